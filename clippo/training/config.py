@@ -1,0 +1,54 @@
+"""What a training run is made of. A recipe fills it in, the command line may change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clippo.data.emoji import EmojiConfig
+from model import TowerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        model: sizes of the tower.
+        data: the texts and how often each is drawn.
+        batch_size: pairs in a step, over all processes.
+        steps: optimizer steps of the whole run.
+        learning_rate: the highest; it is reached after the warm-up and falls to zero along a cosine.
+        warmup_steps: steps over which the learning rate rises.
+        weight_decay: AdamW's, on matrices alone.
+        beta2: AdamW's decay of the mean square of the gradient.
+        clip_norm: bound on the norm of the gradient.
+        max_logit_scale: bound on the factor on the cosine similarities.
+        checkpoint_every: steps between two checkpoints.
+        log_every: steps between two lines of metrics.jsonl.
+        seed: of the initialisation, the sampling and the augmentation.
+    """
+
+    model: TowerConfig
+    data: EmojiConfig
+    batch_size: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    beta2: float
+    clip_norm: float = 1.0
+    max_logit_scale: float = 100.0
+    checkpoint_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm", "max_logit_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "beta2"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -1,0 +1,171 @@
+"""The folder of a training run.
+
+    config.json                  what was asked for
+    metrics.jsonl                one line every few steps
+    checkpoints/step-001500/     config.json and model.safetensors (a `Clippo.save_pretrained` folder),
+                                 and state.pt (the optimizer's state, and the step)
+    results.json, retrieval.png  the evaluation at the end
+
+A checkpoint appears whole or not at all: it is written beside its place, flushed to the disk and renamed. The
+one before it is removed only then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clippo.data.emoji import EmojiConfig, EmojiDataset
+from clippo.errors import UserError
+from clippo.training.config import TrainConfig
+from model import Clippo, TowerConfig
+from renderer import UnifontRenderer
+
+
+class RunFolder:
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+
+    def create(self, config: TrainConfig, *, resume: bool) -> None:
+        """Make the folder ready for a run of `config`, without touching anything that is there.
+
+        Raises:
+            UserError: it cannot be written; it holds a run and `resume` is False; it holds a run of another
+                configuration; it holds something that is not a run.
+        """
+        if self.config_file.exists():
+            if not resume:
+                raise UserError(
+                    f"{self.path} holds a run already: add --resume to go on, or choose another --out"
+                )
+            before, now = flat(asdict(self.config())), flat(asdict(config))
+            if differing := [key for key in now if before.get(key) != now[key]]:
+                key = differing[0]
+                raise UserError(
+                    f"{self.path} holds a run of another configuration: {key} is {before.get(key)} there and "
+                    f"{now[key]} here" + (f" (and {len(differing) - 1} more differ)" if differing[1:] else "")
+                )
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                raise UserError(f"{self.path} is not empty and holds no run; choose another --out")
+            write(self.config_file, json.dumps(asdict(config), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
+
+    def config(self) -> TrainConfig:
+        """The configuration of the run.
+
+        Raises:
+            UserError: the folder holds no run, or one whose configuration cannot be read.
+        """
+        if not self.config_file.is_file():
+            raise UserError(f"{self.path} is not the folder of a run: it has no config.json")
+        try:
+            fields = json.loads(self.config_file.read_text())
+            model = TowerConfig(**fields.pop("model"))
+            data = fields.pop("data")
+            data = EmojiConfig(**data | {"languages": tuple(data["languages"])})
+            return TrainConfig(model=model, data=data, **fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{self.config_file} is not the configuration of a run: {error}") from error
+
+    def newest_checkpoint(self) -> Path | None:
+        """Folder of the checkpoint of the latest step, None where there is none."""
+        # A name with anything but digits is no checkpoint of ours.
+        found = [path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal()]
+        return max(found, key=lambda path: int(path.name[5:]), default=None)
+
+    def save_checkpoint(self, step: int, model: Clippo, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state after `step` steps, then remove the checkpoint before it."""
+        before = self.newest_checkpoint()
+        final = self.checkpoints / f"step-{step:06d}"
+        unfinished = self.checkpoints / f"unfinished-{step:06d}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        torch.save({"step": step, "optimizer": optimizer.state_dict()}, unfinished / "state.pt")
+        for path in (*unfinished.iterdir(), unfinished):
+            flush_to_disk(path)
+        os.replace(unfinished, final)
+        flush_to_disk(self.checkpoints)
+        if before is not None and before != final:
+            shutil.rmtree(before)
+
+    def load_checkpoint(self, model: Clippo, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the newest checkpoint into a model and its optimizer.
+
+        Returns:
+            The step that it was written after; 0, and nothing is restored, where there is no checkpoint.
+        """
+        folder = self.newest_checkpoint()
+        if folder is None:
+            return 0
+        model.load_state_dict(load_model(folder).state_dict())
+        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(state["optimizer"])
+        return state["step"]
+
+    def load(self) -> tuple[Clippo, EmojiDataset]:
+        """The model of the newest checkpoint, ready to use, and the run's data set.
+
+        Raises:
+            UserError: the folder holds no run, or one without a checkpoint, or what it holds cannot be read.
+        """
+        config = self.config()
+        checkpoint = self.newest_checkpoint()
+        if checkpoint is None:
+            raise UserError(f"{self.path} has no checkpoint yet")
+        renderer = UnifontRenderer(config.model.image_size)
+        dataset = EmojiDataset(config.data, renderer, seed=config.seed)
+        return load_model(checkpoint, renderer).eval(), dataset
+
+    def append_metrics(self, metrics: dict[str, float]) -> None:
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget the lines that a run wrote between its last checkpoint and its end."""
+        if self.metrics_file.exists():
+            lines = self.metrics_file.read_text().splitlines(keepends=True)
+            write(self.metrics_file, "".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def load_model(checkpoint: Path, renderer: UnifontRenderer | None = None) -> Clippo:
+    try:
+        return Clippo.from_pretrained(checkpoint, renderer)
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read the checkpoint {checkpoint}: {error}") from error
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"width": 96}}` -> `{"model.width": 96}`."""
+    out: dict[str, Any] = {}
+    for key, value in fields.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a text file, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text)
+    flush_to_disk(unfinished)
+    os.replace(unfinished, path)
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,18 @@
+"""Differentiable operations for vision transformers and contrastive training.
+
+Every op has a reference implementation in plain PyTorch, which is its definition and its fast path on
+CPUs; `clippo_kernels.dispatch` says how an implementation is chosen.
+"""
+
+from .attention import flash_attention, flash_attention_qkvpacked, flash_attention_varlen
+from .contrastive import contrastive_loss, sigmoid_loss
+from .patch_embed import patch_embed
+
+__all__ = [
+    "contrastive_loss",
+    "flash_attention",
+    "flash_attention_qkvpacked",
+    "flash_attention_varlen",
+    "patch_embed",
+    "sigmoid_loss",
+]

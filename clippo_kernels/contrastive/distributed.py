@@ -1,0 +1,45 @@
+"""Collectives of a batch whose rows are spread over the ranks of a group; without a group, the identity.
+
+The functional collectives are called by their operator names, which torch.compile traces and which have
+outlived several Python names.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size(group: dist.ProcessGroup | None) -> int:
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def rank(group: dist.ProcessGroup | None) -> int:
+    return 0 if group is None else dist.get_rank(group)
+
+
+def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """(W * R, ...) from (R, ...) of every rank."""
+    if group is None:
+        return x
+    gather = torch.ops._c10d_functional.all_gather_into_tensor
+    return _wait(gather(x.contiguous(), world_size(group), group.group_name))
+
+
+def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    if group is None:
+        return x
+    return _wait(torch.ops._c10d_functional.all_reduce(x, "sum", group.group_name))
+
+
+def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """(R, ...): this rank's rows of the sum over ranks of (W * R, ...)."""
+    if group is None:
+        return x
+    scatter = torch.ops._c10d_functional.reduce_scatter_tensor
+    return _wait(scatter(x.contiguous(), "sum", world_size(group), group.group_name))
+
+
+def _wait(x: Tensor) -> Tensor:
+    return torch.ops._c10d_functional.wait_tensor(x)

@@ -1,0 +1,63 @@
+"""Finding font files on this machine."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+FONT_PATH_VARIABLE = "CLIPPO_FONT_PATH"
+
+SYSTEM_FONT_FOLDERS = (
+    "/usr/share/fonts",
+    "/usr/local/share/fonts",
+    "/usr/share/unifont",  # Debian keeps unifont.hex apart from the fonts
+    "~/.local/share/fonts",
+    "~/.fonts",
+    "/Library/Fonts",
+    "~/Library/Fonts",
+    "/opt/homebrew/share/fonts",
+)
+
+
+class FontNotFoundError(FileNotFoundError):
+    """A font file is in none of the places where it was looked for."""
+
+
+def find_font(filename: str, *, package: str, path: str | os.PathLike[str] | None = None) -> Path:
+    """Find a font file; every folder is searched with all its subfolders.
+
+    Args:
+        filename: the file's name, such as "unifont.otf".
+        package: the Debian package that holds it, for the error message.
+        path: the file itself, or a folder that holds it. When given, nothing else is searched, so that a
+            wrong path cannot silently become another version of the font. Otherwise the folders in the
+            environment variable CLIPPO_FONT_PATH come first (separated as in PATH), then the system's font
+            folders.
+
+    Raises:
+        FontNotFoundError: no such file; the message names the package and the environment variable.
+    """
+    if path is not None:
+        path = Path(path).expanduser()
+        if path.is_file():
+            return path
+        found, searched = _search([path], filename), str(path)
+    else:
+        own_folders = [Path(p) for p in os.environ.get(FONT_PATH_VARIABLE, "").split(os.pathsep) if p]
+        system_folders = [Path(p) for p in SYSTEM_FONT_FOLDERS]
+        found = _search([*own_folders, *system_folders], filename)
+        searched = f"${FONT_PATH_VARIABLE} and the system's font folders"
+    if found is None:
+        raise FontNotFoundError(
+            f"font file {filename} not found in {searched}: apt-get install {package}, "
+            f"or set {FONT_PATH_VARIABLE} to a folder that holds it"
+        )
+    return found
+
+
+def _search(folders: Iterable[Path], filename: str) -> Path | None:
+    for folder in folders:
+        for parent, subfolders, files in os.walk(folder.expanduser()):
+            subfolders.sort()  # the same file wins on every machine
+            if filename in files:
+                return Path(parent, filename)
+    return None

@@ -1,0 +1,111 @@
+"""GNU Unifont's 16x16 bitmaps, drawn by Skia."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from renderer.fonts import find_font
+from renderer.skia_loader import import_skia
+
+CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
+_HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
+_BASELINE_PX = 14  # from the top of the cell
+_END_OF_PLANE_0 = 0x10000
+_GLYPHS_PER_CANVAS = 1024  # Skia's rasteriser is limited to canvases below 32,768 px
+
+
+class UnifontGlyphs:
+    """Bitmaps as the font's .hex sources define them: 8x16 glyphs in the left half of the cell.
+
+    The OpenType files hold the same pixels, with one difference: combining marks have no advance and are
+    shifted left, over the preceding character. Those of plane 0 are read from unifont.hex instead. Debian has
+    no .hex of the higher planes; there the shift is undone, by half a cell or a whole one, the least that
+    brings all ink back into the cell. (For 96 % of the marks of plane 0 this rule would give the same trimmed
+    bitmap as the .hex.)
+
+    Args:
+        folder: where unifont.otf, unifont_upper.otf and unifont.hex lie; by default as in `find_font`.
+
+    Raises:
+        NotADirectoryError: `folder` is not a folder.
+        FontNotFoundError: one of the three files is missing.
+        SystemLibraryError: Skia cannot be imported.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None):
+        if folder is not None and not Path(folder).expanduser().is_dir():
+            raise NotADirectoryError(f"font_path must be a folder with Unifont's three files, not {folder}")
+        self._skia = import_skia()
+        self._plane_0 = self._load(find_font("unifont.otf", package="fonts-unifont", path=folder))
+        self._higher_planes = self._load(find_font("unifont_upper.otf", package="fonts-unifont", path=folder))
+        # Looked up now, read when the first mark comes: a missing file must not stop a run half-way.
+        self._hex_path = find_font("unifont.hex", package="unifont", path=folder)
+
+    def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
+        """Bitmaps of code points, (G,) integers -> (G, 16, 16) uint8, 1 = ink; unknown ones are blank."""
+        cells_GYX = np.zeros((len(code_points), CELL_PX, CELL_PX), np.uint8)
+        is_plane_0_G = code_points < _END_OF_PLANE_0
+        for font, is_member_G in ((self._plane_0, is_plane_0_G), (self._higher_planes, ~is_plane_0_G)):
+            members = np.flatnonzero(is_member_G)
+            for start in range(0, len(members), _GLYPHS_PER_CANVAS):
+                block = members[start : start + _GLYPHS_PER_CANVAS]
+                cells_GYX[block], marks = self._draw(font, code_points[block])
+                for mark in block[marks] if font is self._plane_0 else ():
+                    bitmap = self._hex_bitmap(int(code_points[mark]))
+                    if bitmap is not None:
+                        cells_GYX[mark] = bitmap
+        return cells_GYX
+
+    def _load(self, path: Path) -> Any:
+        # A font manager of its own: the default one reads the system's whole font configuration first.
+        typeface = self._skia.FontMgr.New_Custom_Empty().makeFromFile(str(path))
+        if typeface is None:
+            raise ValueError(f"{path} is not a font that Skia can read")
+        font = self._skia.Font(typeface, CELL_PX)
+        font.setEdging(self._skia.Font.Edging.kAlias)
+        return font
+
+    def _draw(self, font: Any, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """-> (G, 16, 16) uint8 bitmaps, and which of the G are combining marks, as indices."""
+        skia = self._skia
+        cells_GYX = np.zeros((len(code_points), CELL_PX, CELL_PX), np.uint8)
+        glyph_ids_G = np.array(font.getTypeface().unicharsToGlyphs(code_points.tolist()), np.intp)
+        known = np.flatnonzero(glyph_ids_G)
+        if len(known) == 0:
+            return cells_GYX, known
+        glyph_ids = glyph_ids_G[known].tolist()
+        is_mark = np.array(font.getWidths(glyph_ids)) == 0
+        overhang = np.array([max(0.0, -bounds.left()) for bounds in font.getBounds(glyph_ids)])
+
+        # The cells are stacked into one tall canvas: ink could get from one to another only through a cell's
+        # top or bottom, and no glyph of the font reaches beyond these.
+        x = np.where(is_mark, np.ceil(overhang / _HALF_CELL_PX) * _HALF_CELL_PX, 0)
+        y = known * CELL_PX + _BASELINE_PX
+        builder = skia.TextBlobBuilder()
+        builder.allocRunPos(
+            font, glyph_ids, [skia.Point(*xy) for xy in zip(x.tolist(), y.tolist(), strict=True)]
+        )
+        # The canvas draws into the array, but does not keep it alive.
+        canvas = skia.Canvas(cells_GYX.reshape(-1, CELL_PX), skia.kGray_8_ColorType, skia.kOpaque_AlphaType)
+        canvas.drawTextBlob(builder.make(), 0, 0, skia.Paint(Color=skia.ColorWHITE))
+        return cells_GYX & 1, known[is_mark]  # white, 255, becomes 1
+
+    @cached_property
+    def _hex_lines(self) -> bytes:
+        return b"\n" + self._hex_path.read_bytes()
+
+    def _hex_bitmap(self, code_point: int) -> np.ndarray | None:
+        """(16, 16) uint8 from unifont.hex, or None where it has no such line."""
+        # Lines are "0301:" and 32 or 64 digits. A search takes a millisecond or so, once for each mark, and
+        # spares a dictionary of 57,000 glyphs.
+        key = b"\n%04X:" % code_point
+        start = self._hex_lines.find(key)
+        if start < 0:
+            return None
+        start += len(key)
+        digits = self._hex_lines[start : start + 4 * CELL_PX].split()[0]
+        rows = np.frombuffer(bytes.fromhex(digits.decode()), np.uint8).reshape(CELL_PX, -1)
+        return np.unpackbits(rows, axis=1, count=CELL_PX)

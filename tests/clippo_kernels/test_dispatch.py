@@ -1,0 +1,85 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import clippo_kernels
+from clippo_kernels import (
+    contrastive_loss,
+    flash_attention,
+    flash_attention_qkvpacked,
+    flash_attention_varlen,
+    patch_embed,
+    sigmoid_loss,
+)
+from clippo_kernels.dispatch import BACKEND_VARIABLE, select
+
+BOTH = {"reference": lambda: "reference", "triton": lambda: "triton"}
+ONLY_REFERENCE = {"reference": lambda: "reference"}
+
+CALLS = {
+    "patch_embed": lambda: patch_embed(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
+    "flash_attention": lambda: flash_attention(*torch.zeros(3, 1, 2, 1, 4)),
+    "flash_attention_qkvpacked": lambda: flash_attention_qkvpacked(torch.zeros(1, 2, 3, 1, 4)),
+    "flash_attention_varlen": lambda: flash_attention_varlen(
+        torch.zeros(2, 3, 1, 4), torch.tensor([0, 2], dtype=torch.int32), 2
+    ),
+    "contrastive": lambda: contrastive_loss(torch.zeros(2, 4), torch.zeros(2, 4), 1.0),
+    "sigmoid": lambda: sigmoid_loss(torch.zeros(2, 4), torch.zeros(2, 4), 1.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("device", "implementations", "expected"),
+    [
+        ("cuda", BOTH, "triton"),
+        ("cuda", ONLY_REFERENCE, "reference"),
+        ("cpu", BOTH, "reference"),
+        ("mps", BOTH, "reference"),
+    ],
+)
+@pytest.mark.parametrize("variable", [None, ""])
+def test_device_decides(monkeypatch, device, implementations, expected, variable):
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(BACKEND_VARIABLE, variable)
+    assert select("op", torch.device(device), implementations)() == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_variable_forces(monkeypatch, device, backend):
+    monkeypatch.setenv(BACKEND_VARIABLE, backend)
+    assert select("op", torch.device(device), BOTH)() == backend
+
+
+def test_forcing_what_is_missing(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="CLIPPO_KERNELS_BACKEND=triton, but op has no triton"):
+        select("op", torch.device("cpu"), ONLY_REFERENCE)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_op_reads_the_variable(monkeypatch, name):
+    monkeypatch.setenv(BACKEND_VARIABLE, "reference")
+    CALLS[name]()
+    monkeypatch.setenv(BACKEND_VARIABLE, "cudnn")
+    with pytest.raises(ValueError, match="must be one of reference, triton, got 'cudnn'"):
+        CALLS[name]()
+
+
+def test_public_names():
+    assert all(callable(getattr(clippo_kernels, name)) for name in clippo_kernels.__all__)
+
+
+def test_imports_and_runs_without_triton():
+    code = """
+import sys
+sys.modules["triton"] = None  # makes any import of it fail
+import torch, clippo_kernels
+clippo_kernels.contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0)
+"""
+    root = Path(clippo_kernels.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)

@@ -1,0 +1,16 @@
+"""Fixtures that several packages' tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Arrays that the published code made, in $CLIPPO_REFERENCE or shared/reference beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "reference"
+    folder = Path(os.environ.get("CLIPPO_REFERENCE", default))
+    if not folder.is_dir():
+        pytest.skip(f"reference arrays not found in {folder} (set CLIPPO_REFERENCE)")
+    return folder

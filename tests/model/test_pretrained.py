@@ -1,0 +1,64 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model import Clippo, TowerConfig
+
+
+@pytest.fixture
+def clippo() -> Clippo:
+    return Clippo(TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=8, image_size=16, out_dim=8))
+
+
+def test_round_trip(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path / "new" / "folder")
+    loaded = Clippo.from_pretrained(tmp_path / "new" / "folder")
+    assert loaded.config == clippo.config
+    for name, value in clippo.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_what_is_missing_is_named(clippo, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        Clippo.from_pretrained(tmp_path)
+    clippo.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        Clippo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 2}, "no tower.blocks.1.norm1.weight"),
+        ({"width": 32}, r"expected \(32, 3, 8, 8\), found \(16, 3, 8, 8\)"),
+        ({"width": "16"}, "width must be an integer"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"depth": 10**9}, "no tower.blocks.999999999"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(clippo, tmp_path, change, message):
+    clippo.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        Clippo.from_pretrained(tmp_path)
+
+
+def test_broken_files_are_refused(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        Clippo.from_pretrained(tmp_path)
+    tensors = {name: value for name, value in clippo.state_dict().items() if name != "log_scale"}
+    save_file(tensors, weights)
+    assert "log_scale" not in load_file(weights)
+    with pytest.raises(ValueError, match="log_scale"):
+        Clippo.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="not the configuration"):
+        Clippo.from_pretrained(tmp_path)

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import Clippo, TowerConfig, create_model, list_models
+from model.tower import Tower, named_config
+
+SMALL = TowerConfig(width=32, depth=2, mlp_dim=64, heads=2, patch_size=8, image_size=32, out_dim=16)
+
+
+@pytest.fixture
+def clippo() -> Clippo:
+    torch.manual_seed(0)
+    return Clippo(SMALL)
+
+
+def count(config: TowerConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in Clippo(config).parameters())
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("clippo-b16", 93_474_817), ("clippo-l16", 316_681_985)])
+def test_published_parameter_counts(name, parameters):
+    assert count(named_config(name)) == parameters
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_named_model_can_be_made(name):
+    config = named_config(name)
+    with torch.device("meta"):
+        tower = Tower(config)
+    assert tower.pos_embed.shape == (1, (224 // config.patch_size) ** 2, config.width)
+
+
+def test_create_model_takes_sizes_and_refuses_other_names():
+    model = create_model("clippo-mu16", image_size=64, out_dim=8)
+    assert model.encode_image(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 8)
+    with pytest.raises(ValueError, match=r"name must be one of clippo-mu8.*'vit-b16'"):
+        create_model("vit-b16")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("width", 0), ("depth", -1), ("heads", 3), ("image_size", 33), ("mlp_dim", 1.5)]
+)
+def test_impossible_sizes_are_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        TowerConfig(**vars(SMALL) | {field: value})
+
+
+def test_one_pass_gives_what_two_give(clippo):
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    texts = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    z_images, z_texts = clippo(images, texts)
+    torch.testing.assert_close(z_images, clippo.encode_image(images))
+    torch.testing.assert_close(z_texts, clippo.encode_text(texts))
+    torch.testing.assert_close(z_images.norm(dim=-1), torch.ones(3))
+
+
+def test_layouts_and_dtypes_of_the_same_pixels_agree(clippo):
+    pixels = torch.randint(0, 256, (2, 32, 32, 1), dtype=torch.uint8)
+    expected = clippo.encode_image(pixels)
+    for same in (
+        pixels[..., 0],
+        pixels.expand(-1, -1, -1, 3),
+        pixels.permute(0, 3, 1, 2),
+        pixels.float() / 127.5 - 1,
+    ):
+        torch.testing.assert_close(clippo.encode_image(same), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 16, 3), (2, 16, 16), (32, 32), (2, 3, 32, 32, 1)])
+def test_images_of_another_size_are_refused(clippo, shape):
+    with pytest.raises(ValueError, match="images must be 32 x 32 px"):
+        clippo.encode_image(torch.zeros(shape))
+
+
+def test_strings_need_a_renderer(clippo):
+    with pytest.raises(ValueError, match="without a renderer"):
+        clippo.encode_text(["a cat"])
+
+
+def test_initialisation_follows_the_published_models():
+    torch.manual_seed(0)
+    model = create_model("clippo-ti16", image_size=64)
+    tower, D = model.tower, 192
+    assert model.logit_scale.item() == pytest.approx(10)
+    assert tower.pos_embed.std().item() == pytest.approx(D**-0.5, rel=0.1)
+    assert tower.patch_weight.std().item() == pytest.approx((3 * 16 * 16) ** -0.5, rel=0.05)
+    assert tower.head.weight.std().item() == pytest.approx(D**-0.5, rel=0.05)
+    assert tower.pool.probe.abs().max().item() == pytest.approx(math.sqrt(6 / (1 + D)), rel=0.1)
+    attention = tower.blocks[3].attn
+    for weight in (*attention.qkv.weight.chunk(3), attention.proj.weight):
+        assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / (2 * D)), rel=0.01)
+    for name, parameter in tower.named_parameters():
+        if name.endswith("bias"):
+            assert parameter.abs().max() < 1e-5, name
+
+
+def test_block_is_the_textbook_block(clippo):
+    """Attention written out with a softmax; the tower's own goes through the packed kernel."""
+    block, x = clippo.tower.blocks[0], torch.randn(2, 16, 32)
+    q, k, v = block.attn.qkv(block.norm1(x)).reshape(2, 16, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-1, -2) / 4).softmax(-1)
+    y = x + block.attn.proj((weights @ v).transpose(1, 2).reshape(2, 16, 32))
+    y = y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y)), approximate="tanh"))
+    torch.testing.assert_close(block(x), y)
+
+
+def test_compiles_without_graph_breaks(clippo):
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    texts = torch.randint(0, 256, (2, 32, 32), dtype=torch.uint8)
+    compiled = torch.compile(clippo, fullgraph=True, backend="aot_eager")
+    for ours, eager in zip(compiled(images, texts), clippo(images, texts), strict=True):
+        torch.testing.assert_close(ours, eager)
