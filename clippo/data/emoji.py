@@ -15,12 +15,12 @@ from pathlib import Path
 import emoji as emoji_package
 import numpy as np
 
+from clippo.errors import UserError
 from renderer import UnifontRenderer, find_font, import_skia
 
 LANGUAGES = tuple(emoji_package.LANGUAGES)
 SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 FULLY_QUALIFIED = 2  # the `emoji` package's status of the sequences that are recommended for display
-PLAIN_GROUND = (232, 232, 232, 255)  # RGBA
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,8 @@ def load_concepts(languages: Sequence[str], font: EmojiFont, size: int) -> tuple
 
     Returns:
         N concepts, and their pictures (N, size, size, 4) uint8, premultiplied RGBA.
-
-    Raises:
-        ValueError: a language that the `emoji` package does not have.
     """
     for language in languages:
-        if language not in LANGUAGES:
-            raise ValueError(f"languages must be among {', '.join(LANGUAGES)}; got {language!r}")
         emoji_package.config.load_language(language)
     concepts = []
     # Keyed by the pixels: for sequences newer than itself the font may fall back on a simpler picture.
@@ -134,19 +129,31 @@ class EmojiConfig:
         english_share: share of the texts that are English; the others have equal parts of the rest.
         alias_share: share of the English texts that are an alias, where there is one.
         skin_tone_weight: how often a skin-tone variant is drawn, relative to any other emoji.
+        ground: grey level behind a picture, 0 to 255; 127 is also the ground of rendered text.
+        augmentation: from 0, every picture plain, to 1, scaled down by up to a quarter, turned by up to 8
+            degrees, and on a ground that runs between two colours of any kind.
+
+    Raises:
+        UserError: an unknown language, or a share that is none.
     """
 
     languages: tuple[str, ...] = ("en", "de", "es", "fr", "zh")
     english_share: float = 0.6
     alias_share: float = 0.2
     skin_tone_weight: float = 0.25
+    ground: int = 127
+    augmentation: float = 0.25
 
     def __post_init__(self) -> None:
+        if unknown := set(self.languages) - set(LANGUAGES):
+            raise UserError(f"languages must be among {' '.join(LANGUAGES)}; got {' '.join(sorted(unknown))}")
         if "en" not in self.languages or len(set(self.languages)) != len(self.languages):
-            raise ValueError(f"languages must differ and have en among them, got {' '.join(self.languages)}")
-        for name in ("english_share", "alias_share", "skin_tone_weight"):
+            raise UserError(f"languages must differ and have en among them, got {' '.join(self.languages)}")
+        for name in ("english_share", "alias_share", "skin_tone_weight", "augmentation"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.ground <= 255:
+            raise UserError(f"ground must be between 0 and 255, got {self.ground}")
 
 
 class EmojiDataset:
@@ -175,7 +182,9 @@ class EmojiDataset:
         self.concepts, pictures = load_concepts(config.languages, EmojiFont(font_path), self.image_size)
         rgba, premultiplied = self.skia.kRGBA_8888_ColorType, self.skia.kPremul_AlphaType
         self.images = [self.skia.Image.fromarray(picture, rgba, premultiplied) for picture in pictures]
-        self.grounds = color_gradients(256, self.image_size, np.random.default_rng(seed))
+        self.grounds = color_gradients(
+            256, self.image_size, config.ground, config.augmentation, np.random.default_rng(seed)
+        )
         self.held_out = is_held_out(self.concepts)
         self.weights = np.array([config.skin_tone_weight if c.skin_tones else 1.0 for c in self.concepts])
         self.weights[self.held_out] = 0
@@ -201,16 +210,17 @@ class EmojiDataset:
         arrivals = rng.exponential(size=len(self.weights)) / np.maximum(self.weights, 1e-30)
         chosen = np.argpartition(arrivals, size)[:size]
         languages = rng.choice(self.config.languages, size, p=self.language_shares)
-        as_alias = rng.random((size, 2))
+        alias_draws = rng.random((size, 2))
         placements = rng.random((size, 5))
         texts = [
-            self.text(self.concepts[index], language, *alias)
-            for index, language, alias in zip(chosen[part], languages[part], as_alias[part], strict=True)
+            self.text(self.concepts[index], language, *draws)
+            for index, language, draws in zip(chosen[part], languages[part], alias_draws[part], strict=True)
         ]
         return self.draw(chosen[part], placements[part]), self.renderer(texts)
 
     def text(self, concept: Concept, language: str, use_alias: float, which: float) -> str:
-        if language == "en" and concept.aliases and use_alias < self.config.alias_share:
+        """A name, or an English alias; `use_alias` and `which` are in [0, 1)."""
+        if language == "en" and use_alias < self.config.alias_share and concept.aliases:
             return concept.aliases[int(which * len(concept.aliases))]
         return concept.names[language]
 
@@ -224,26 +234,32 @@ class EmojiDataset:
         skia = self.skia
         S = self.image_size
         if placements is None:
-            out = np.full((len(indices), S, S, 4), PLAIN_GROUND, np.uint8)
+            out = np.full((len(indices), S, S, 4), 255, np.uint8)
+            out[..., :3] = self.config.ground
         else:
             out = self.grounds[(placements[:, 0] * len(self.grounds)).astype(int)]
         sampling = skia.SamplingOptions(skia.FilterMode.kLinear, skia.MipmapMode.kLinear)
         for i, index in enumerate(indices):
             canvas = skia.Canvas(out[i], skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
-            if placements is not None:
-                _, scale, angle, x, y = placements[i]
-                scale = 0.75 + 0.25 * scale
+            if placements is not None and self.config.augmentation:
+                shrink, angle, x, y = placements[i, 1:]
+                scale = 1 - 0.25 * self.config.augmentation * shrink
                 canvas.translate(S * (1 - scale) * x, S * (1 - scale) * y)
                 canvas.scale(scale, scale)
-                canvas.rotate(16 * angle - 8, S / 2, S / 2)
+                canvas.rotate(8 * self.config.augmentation * (2 * angle - 1), S / 2, S / 2)
             canvas.drawImage(self.images[index], 0, 0, sampling)
         return out[..., :3]
 
 
-def color_gradients(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, size, size, 4) uint8 opaque RGBA, each from one random colour, top left, to another."""
+def color_gradients(
+    count: int, size: int, ground: int, strength: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(count, size, size, 4) uint8 opaque RGBA, each from one random colour, top left, to another.
+
+    `strength` 0 leaves the grey `ground`, 1 takes any colours.
+    """
     ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] / (2 * size - 2)
-    start, end = rng.uniform(0, 255, (2, count, 1, 1, 3))
+    start, end = ground + strength * (rng.uniform(0, 255, (2, count, 1, 1, 3)) - ground)
     out = np.full((count, size, size, 4), 255, np.uint8)
     out[..., :3] = start + (end - start) * ramp
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clippo.data.emoji import EmojiConfig
+from clippo.errors import UserError
 from model import TowerConfig
 
 
@@ -26,6 +27,9 @@ class TrainConfig:
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two lines of metrics.jsonl.
         seed: of the initialisation, the sampling and the augmentation.
+
+    Raises:
+        UserError: a value that no run can have.
     """
 
     model: TowerConfig
@@ -45,10 +49,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm", "max_logit_scale"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "beta2"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")

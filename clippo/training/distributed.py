@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from clippo.errors import UserError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -24,10 +26,10 @@ class Processes:
         """The rows of a batch that are this process's.
 
         Raises:
-            ValueError: the batch cannot be divided evenly.
+            UserError: the batch cannot be divided evenly.
         """
         if batch_size % self.count:
-            raise ValueError(f"batch_size must be a multiple of the {self.count} processes, got {batch_size}")
+            raise UserError(f"batch_size must be a multiple of the {self.count} processes, got {batch_size}")
         rows = batch_size // self.count
         return slice(self.rank * rows, (self.rank + 1) * rows)
 

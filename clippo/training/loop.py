@@ -36,7 +36,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         The trained model.
 
     Raises:
-        UserError: see `RunFolder.create`; the loss stopped being a number; the batch does not divide.
+        UserError: see `RunFolder.create`; a batch that does not divide among the processes, or is larger
+            than the data set; a loss that is no number.
     """
     folder = RunFolder(out)
     with join_processes() as processes:
@@ -44,6 +45,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         part = processes.part(config.batch_size)
         renderer = UnifontRenderer(config.model.image_size)
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
+        trained = int((~dataset.held_out).sum())
+        if config.batch_size > trained:
+            raise UserError(f"batch_size must be at most {trained}, the concepts, got {config.batch_size}")
         if processes.rank == 0:
             folder.create(config, resume=resume)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ class RunFolder:
             data = fields.pop("data")
             data = EmojiConfig(**data | {"languages": tuple(data["languages"])})
             return TrainConfig(model=model, data=data, **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.config_file} is not the configuration of a run: {error}") from error
 
     def newest_checkpoint(self) -> Path | None:
@@ -111,9 +112,12 @@ class RunFolder:
         if folder is None:
             return 0
         model.load_state_dict(load_model(folder).state_dict())
-        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state["optimizer"])
-        return state["step"]
+        try:
+            state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+            optimizer.load_state_dict(state["optimizer"])
+            return state["step"]
+        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+            raise UserError(f"cannot read {folder / 'state.pt'}: {first_line(error)}") from error
 
     def load(self) -> tuple[Clippo, EmojiDataset]:
         """The model of the newest checkpoint, ready to use, and the run's data set.
@@ -144,7 +148,11 @@ def load_model(checkpoint: Path, renderer: UnifontRenderer | None = None) -> Cli
     try:
         return Clippo.from_pretrained(checkpoint, renderer)
     except (ValueError, OSError) as error:
-        raise UserError(f"cannot read the checkpoint {checkpoint}: {error}") from error
+        raise UserError(f"cannot read the checkpoint {checkpoint}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""The program, run as a user runs it: in another folder, which holds a stranger's model.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clippo.training.loop import train
+from renderer import UnifontRenderer
+
+SCRIPT = Path(sys.executable).with_name("clippo")
+MODULE = [sys.executable, "-m", "clippo"]
+
+
+@pytest.fixture
+def cwd(tmp_path) -> Path:
+    for name in ("model.py", "renderer.py", "clippo_kernels.py"):
+        (tmp_path / name).write_text(f"raise SystemExit('a stranger was imported as {name}')")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny_config) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "emoji"
+    train(tiny_config, folder)
+    return folder
+
+
+def clippo(*arguments: object, cwd: Path, program=(str(SCRIPT),), **environment: str):
+    return subprocess.run(
+        [*program, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def assert_one_line_of_complaint(run, message: str) -> None:
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    [line] = run.stderr.strip().splitlines()
+    assert line.startswith("clippo: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("program", [(str(SCRIPT),), MODULE])
+def test_help_teaches(cwd, program):
+    run = clippo("--help", cwd=cwd, program=program)
+    assert run.returncode == 0, run.stderr
+    assert all(verb in run.stdout for verb in ("train", "search", "render"))
+    for verb, example in [
+        ("train", "clippo train --out runs/mine --seed 1"),
+        ("search", "clippo search runs/emoji"),
+        ("render", "--out cat.png"),
+    ]:
+        run = clippo(verb, "--help", cwd=cwd, program=program)
+        assert run.returncode == 0
+        assert example in run.stdout
+
+
+def test_render_writes_what_the_tower_reads(cwd):
+    run = clippo("render", "Ça va? 你好", "--out", "hello.png", "--size", 64, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    with Image.open(cwd / "hello.png") as picture:
+        assert np.array_equal(np.asarray(picture), UnifontRenderer(64)(["Ça va? 你好"])[0])
+
+
+def test_train_then_search(cwd):
+    small = "--steps 4 --batch-size 8 --model.width 48 --model.depth 1 --model.image-size 32".split()
+    run = clippo("train", "--out", "run", *small, "--data.languages", "en", "ru", cwd=cwd, program=MODULE)
+    assert run.returncode == 0, run.stderr
+    assert "text->image" in run.stdout
+    config = json.loads((cwd / "run" / "config.json").read_text())
+    assert config["steps"] == 4
+    assert config["data"]["languages"] == ["en", "ru"]
+
+    run = clippo("search", "run", "собака", "--top", 3, "--out", "grid.png", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 3
+    scores = [float(line.split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(cwd / "grid.png") as picture:
+        assert picture.width == 4 * 104 + 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "RUN", "  "], "the query is empty"),
+        (["search", "RUN", "dog", "--top", 0], "--top must be at least 1, got 0"),
+        (["search", "nowhere", "dog"], "nowhere is not the folder of a run"),
+        (["search", ".", "dog"], "is not the folder of a run"),
+        (["search", "RUN", "dog", "--out", "no/such/folder/x.png"], "cannot write the picture"),
+        (["search", "RUN", "dog", "--out", "x.unknown"], "cannot write the picture x.unknown"),
+        (["render", "dog", "--out", "x.png", "--size", 4], "--size: "),
+        (["train", "--out", "RUN"], "holds a run already"),
+        (["train", "--out", "RUN", "--resume"], "another configuration"),
+        (["train", "--out", "."], "is not empty and holds no run"),
+        (["train", "--out", "model.py/run"], "cannot write into model.py/run"),
+        (["train", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
+        (["train", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
+        (["train", "--out", "new", "--batch-size", 100_000], "batch_size"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(cwd, run_folder, arguments, message):
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    run = clippo(*(run_folder if a == "RUN" else a for a in arguments), cwd=cwd)
+    assert_one_line_of_complaint(run, message)
+    assert not (cwd / "new").exists()
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+
+
+def test_a_missing_font_names_its_package(cwd):
+    code = (
+        "import renderer.fonts; renderer.fonts.SYSTEM_FONT_FOLDERS = ()\n"
+        "from clippo.cli import main; main(['render', 'dog', '--out', 'x.png'])"
+    )
+    run = clippo(cwd=cwd, program=(sys.executable, "-P", "-c", code))
+    assert_one_line_of_complaint(run, "apt-get install")
+    assert not (cwd / "x.png").exists()
+
+
+def test_a_missing_system_library_is_named(cwd):
+    # A module of this name earlier on the path fails as skia does without the library.
+    (cwd / "broken").mkdir()
+    message = "libEGL.so.1: cannot open shared object file: No such file or directory"
+    (cwd / "broken" / "skia.py").write_text(f"raise ImportError({message!r})")
+    run = clippo("render", "dog", "--out", "x.png", cwd=cwd, PYTHONPATH=str(cwd / "broken"))
+    assert_one_line_of_complaint(run, "libEGL.so.1")
+
+
+def test_sizes_that_do_not_fit_are_refused(cwd):
+    run = clippo("train", "--out", "new", "--model.heads", 5, cwd=cwd)
+    assert run.returncode == 2
+    assert "heads must divide width" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (cwd / "new").exists()
+
+
+def test_unknown_words_are_refused_by_name(cwd):
+    run = clippo("train", "--learning-rat", "1", cwd=cwd)
+    assert run.returncode == 2
+    assert "--learning-rat" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,140 @@
+import dataclasses
+import json
+import os
+
+import pytest
+import torch
+
+from clippo.errors import UserError
+from clippo.training import run_folder
+from clippo.training.optimizer import make_optimizer
+from clippo.training.run_folder import RunFolder
+from model import Clippo
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_config) -> RunFolder:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.create(tiny_config, resume=False)
+    return folder
+
+
+@pytest.fixture
+def trainee(tiny_config):
+    model = Clippo(tiny_config.model)
+    optimizer = make_optimizer(model, tiny_config)
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_a_run_is_not_overwritten(folder, tiny_config):
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        folder.create(tiny_config, resume=False)
+    folder.create(tiny_config, resume=True)
+
+
+def test_another_configuration_is_not_resumed(folder, tiny_config):
+    before = folder.config_file.read_text()
+    other = dataclasses.replace(
+        tiny_config, seed=7, model=dataclasses.replace(tiny_config.model, width=64), steps=21
+    )
+    with pytest.raises(UserError, match=r"model.width is 32 there and 64 here \(and 2 more differ\)"):
+        folder.create(other, resume=True)
+    assert folder.config_file.read_text() == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, tiny_config):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for resume in (True, False):
+        with pytest.raises(UserError, match="is not empty and holds no run"):
+            RunFolder(tmp_path).create(tiny_config, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiny_config):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write into .*file/run: Not a directory"):
+        RunFolder(tmp_path / "file" / "run").create(tiny_config, resume=False)
+
+
+def test_what_is_no_run_is_said(tmp_path, folder):
+    with pytest.raises(UserError, match="is not the folder of a run: it has no config.json"):
+        RunFolder(tmp_path).config()
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        folder.load()
+    config = json.loads(folder.config_file.read_text())
+    for broken in ("{", "[]", "{}", json.dumps(config | {"extra": 1}), json.dumps(config | {"steps": 0})):
+        folder.config_file.write_text(broken)
+        with pytest.raises(UserError, match="is not the configuration of a run"):
+            folder.config()
+
+
+def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_config, trainee):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, optimizer)
+    folder.save_checkpoint(20, model, optimizer)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
+
+    fresh = Clippo(tiny_config.model)
+    fresh_optimizer = make_optimizer(fresh, tiny_config)
+    assert folder.load_checkpoint(fresh, fresh_optimizer) == 20
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
+    theirs, ours = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
+    assert theirs.keys() == ours.keys()
+    for key in theirs:
+        assert all(torch.equal(theirs[key][name], ours[key][name]) for name in theirs[key])
+
+
+@pytest.mark.parametrize("fails_at", range(6))
+def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
+    folder, tiny_config, trainee, monkeypatch, fails_at
+):
+    """The disk fills up at any of the steps of writing."""
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, optimizer)
+    steps = iter(range(100))
+
+    def failing(function):
+        def call(*args, **kwargs):
+            if next(steps) == fails_at:
+                raise OSError(28, "No space left on device")
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(model, "save_pretrained", failing(model.save_pretrained))
+    monkeypatch.setattr(run_folder.torch, "save", failing(torch.save))
+    monkeypatch.setattr(run_folder, "flush_to_disk", failing(run_folder.flush_to_disk))
+    monkeypatch.setattr(run_folder.os, "replace", failing(os.replace))
+    with pytest.raises(OSError, match="No space left"):
+        folder.save_checkpoint(20, model, optimizer)
+    monkeypatch.undo()
+    assert folder.newest_checkpoint() == folder.checkpoints / "step-000010"
+    fresh = Clippo(tiny_config.model)
+    assert folder.load_checkpoint(fresh, make_optimizer(fresh, tiny_config)) == 10
+    folder.save_checkpoint(20, model, optimizer)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
+
+
+def test_metrics_after_the_checkpoint_are_dropped(folder):
+    for step in (5, 10, 15):
+        folder.append_metrics({"step": step, "loss": 1.0})
+    folder.drop_metrics_after(10)
+    steps = [json.loads(line)["step"] for line in folder.metrics_file.read_text().splitlines()]
+    assert steps == [5, 10]
+
+
+def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, optimizer)
+    state_file = folder.checkpoints / "step-000010" / "state.pt"
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(folder.path / "exploded"),))
+
+    torch.save({"step": 10, "optimizer": Bomb()}, state_file)
+    with pytest.raises(UserError, match="cannot read .*state.pt: Weights only load failed"):
+        folder.load_checkpoint(Clippo(tiny_config.model), optimizer)
+    assert not (folder.path / "exploded").exists()
