@@ -22,6 +22,11 @@ class Processes:
     device: torch.device
     group: dist.ProcessGroup | None
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
     def part(self, batch_size: int) -> slice:
         """The rows of a batch that are this process's.
 

@@ -41,78 +41,85 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
     """
     folder = RunFolder(out)
     with join_processes() as processes:
-        device = processes.device
+        # -- data
         part = processes.part(config.batch_size)
         renderer = UnifontRenderer(config.model.image_size)
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         trained = int((~dataset.held_out).sum())
         if config.batch_size > trained:
             raise UserError(f"batch_size must be at most {trained}, the concepts, got {config.batch_size}")
-        if processes.rank == 0:
-            folder.create(config, resume=resume)
 
         # -- model and optimizer
         torch.manual_seed(config.seed)
+        device = processes.device
         model = Clippo(config.model, renderer).to(device)
         optimizer = make_optimizer(model, config)
+        if processes.is_first:
+            folder.create(config, resume=resume)
         first_step = folder.load_checkpoint(model, optimizer)
-        if processes.rank == 0:
+        if processes.is_first:
             folder.drop_metrics_after(first_step)
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            print(
+                f"{folder.path}: {parameters / 1e6:.2f} M parameters, {trained} emoji in "
+                f"{len(config.data.languages)} languages, {len(dataset.held_out) - trained} more held out"
+            )
 
         # -- the loop
-        bar = tqdm(
-            total=config.steps, initial=first_step, unit="step", disable=processes.rank > 0, mininterval=1.0
-        )
-        start = time.perf_counter()
-        waited_s = 0.0
-        for step in range(first_step, config.steps):
-            asked = time.perf_counter()
-            images, texts = (torch.from_numpy(a) for a in dataset.batch(step, config.batch_size, part))
-            waited_s += time.perf_counter() - asked
+        with tqdm(
+            total=config.steps, initial=first_step, unit="step", disable=not processes.is_first, mininterval=1
+        ) as bar:
+            start = time.perf_counter()
+            waited_s = 0.0
+            for step in range(first_step, config.steps):
+                asked = time.perf_counter()
+                images, texts = (torch.from_numpy(a) for a in dataset.batch(step, config.batch_size, part))
+                waited_s += time.perf_counter() - asked
 
-            # bfloat16 on a CPU costs more in casts than it saves in products at the widths trained there.
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                z_images, z_texts = model(images.to(device), texts.to(device))
-            loss = contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
+                # bfloat16 on a CPU costs more in casts than it saves in products at widths trained there.
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    z_images, z_texts = model(images.to(device), texts.to(device))
+                loss = contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
 
-            optimizer.zero_grad()
-            loss.backward()
-            processes.average_gradients(model.parameters())
-            gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = learning_rate(step, config)
-            optimizer.step()
-            with torch.no_grad():
-                model.log_scale.clamp_(max=math.log(config.max_logit_scale))
+                optimizer.zero_grad()
+                loss.backward()
+                processes.average_gradients(model.parameters())
+                gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, config)
+                optimizer.step()
+                with torch.no_grad():
+                    model.log_scale.clamp_(max=math.log(config.max_logit_scale))
 
-            done = step + 1
-            bar.update()
-            if done % config.log_every == 0 or done == config.steps:
-                elapsed_s = time.perf_counter() - start
-                metrics = {
-                    "step": done,
-                    "loss": loss.item(),
-                    "gradient_norm": gradient_norm.item(),
-                    "learning_rate": learning_rate(step, config),
-                    "logit_scale": model.logit_scale.item(),
-                    "pairs_per_s": (done - first_step) * config.batch_size / elapsed_s,
-                    "waiting_for_data": waited_s / elapsed_s,
-                    "elapsed_s": elapsed_s,
-                }
-                # Checked here and not at every step, where it would make the GPU wait for the CPU.
-                if not math.isfinite(metrics["loss"]):
-                    raise UserError(f"the loss is {loss.item()} at step {done}; try a lower --learning-rate")
-                bar.set_postfix_str(
-                    f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
-                    f"waiting for data {metrics['waiting_for_data']:.0%}"
-                )
-                if processes.rank == 0:
-                    folder.append_metrics(metrics)
-            if processes.rank == 0 and (done % config.checkpoint_every == 0 or done == config.steps):
-                folder.save_checkpoint(done, model, optimizer)
-        bar.close()
+                done = step + 1
+                bar.update()
+                if done % config.log_every == 0 or done == config.steps:
+                    elapsed_s = time.perf_counter() - start
+                    metrics = {
+                        "step": done,
+                        "loss": loss.item(),
+                        "gradient_norm": gradient_norm.item(),
+                        "learning_rate": learning_rate(step, config),
+                        "logit_scale": model.logit_scale.item(),
+                        "pairs_per_s": (done - first_step) * config.batch_size / elapsed_s,
+                        "waiting_for_data": waited_s / elapsed_s,
+                        "elapsed_s": elapsed_s,
+                    }
+                    # Looked at here and not at every step, where it would make a GPU wait for the CPU.
+                    if not math.isfinite(metrics["loss"]):
+                        raise UserError(
+                            f"the loss is {loss.item()} at step {done}; try a lower --learning-rate"
+                        )
+                    bar.set_postfix_str(
+                        f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
+                        f"waiting for data {metrics['waiting_for_data']:.0%}"
+                    )
+                    if processes.is_first:
+                        folder.append_metrics(metrics)
+                if processes.is_first and (done % config.checkpoint_every == 0 or done == config.steps):
+                    folder.save_checkpoint(done, model, optimizer)
 
         # -- what it learned
-        if processes.rank == 0:
+        if processes.is_first:
             report(model.eval(), dataset, folder)
     return model
