@@ -12,7 +12,7 @@ import tyro
 from clippo.errors import UserError
 from clippo.training import recipes
 from clippo.training.config import TrainConfig
-from renderer import FontNotFoundError, SystemLibraryError, UnifontRenderer
+from renderer import SystemLibraryError, UnifontRenderer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; what a user can put right ends it with one line and exit code 2."""
     try:
         app.cli(prog="clippo", description=__doc__, args=arguments)
-    except (UserError, FontNotFoundError, SystemLibraryError) as error:
+    except (UserError, SystemLibraryError, OSError) as error:
         print(f"clippo: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -88,10 +88,9 @@ class RunFolder:
         return max(found, key=lambda path: int(path.name[5:]), default=None)
 
     def save_checkpoint(self, step: int, model: Clippo, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state after `step` steps, then remove the checkpoint before it."""
-        before = self.newest_checkpoint()
+        """Write the state after `step` steps, then remove the checkpoints before it."""
         final = self.checkpoints / f"step-{step:06d}"
-        unfinished = self.checkpoints / f"unfinished-{step:06d}"
+        unfinished = self.checkpoints / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         torch.save({"step": step, "optimizer": optimizer.state_dict()}, unfinished / "state.pt")
@@ -99,19 +98,23 @@ class RunFolder:
             flush_to_disk(path)
         os.replace(unfinished, final)
         flush_to_disk(self.checkpoints)
-        if before is not None and before != final:
-            shutil.rmtree(before)
+        for path in self.checkpoints.glob("step-*"):
+            if path != final:
+                shutil.rmtree(path)
 
     def load_checkpoint(self, model: Clippo, optimizer: torch.optim.Optimizer) -> int:
         """Restore the newest checkpoint into a model and its optimizer.
 
         Returns:
             The step that it was written after; 0, and nothing is restored, where there is no checkpoint.
+
+        Raises:
+            UserError: the checkpoint is of a tower of other sizes, or cannot be read.
         """
         folder = self.newest_checkpoint()
         if folder is None:
             return 0
-        model.load_state_dict(load_model(folder).state_dict())
+        model.load_state_dict(load_model(folder, model.config).state_dict())
         try:
             state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
             optimizer.load_state_dict(state["optimizer"])
@@ -131,7 +134,7 @@ class RunFolder:
             raise UserError(f"{self.path} has no checkpoint yet")
         renderer = UnifontRenderer(config.model.image_size)
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
-        return load_model(checkpoint, renderer).eval(), dataset
+        return load_model(checkpoint, config.model, renderer).eval(), dataset
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
         with self.metrics_file.open("a") as file:
@@ -141,14 +144,18 @@ class RunFolder:
         """Forget the lines that a run wrote between its last checkpoint and its end."""
         if self.metrics_file.exists():
             lines = self.metrics_file.read_text().splitlines(keepends=True)
-            write(self.metrics_file, "".join(line for line in lines if json.loads(line)["step"] <= step))
+            whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+            write(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
-def load_model(checkpoint: Path, renderer: UnifontRenderer | None = None) -> Clippo:
+def load_model(checkpoint: Path, config: TowerConfig, renderer: UnifontRenderer | None = None) -> Clippo:
     try:
-        return Clippo.from_pretrained(checkpoint, renderer)
+        model = Clippo.from_pretrained(checkpoint, renderer)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot read the checkpoint {checkpoint}: {first_line(error)}") from error
+    if model.config != config:
+        raise UserError(f"{checkpoint} is of another configuration: {model.config}, not {config}")
+    return model
 
 
 def first_line(error: Exception) -> str:

@@ -120,9 +120,18 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
 def test_metrics_after_the_checkpoint_are_dropped(folder):
     for step in (5, 10, 15):
         folder.append_metrics({"step": step, "loss": 1.0})
+    with folder.metrics_file.open("a") as file:
+        file.write('{"step": 20, "lo')  # the power went
     folder.drop_metrics_after(10)
     steps = [json.loads(line)["step"] for line in folder.metrics_file.read_text().splitlines()]
     assert steps == [5, 10]
+
+
+def test_a_checkpoint_of_another_tower_is_refused(folder, tiny_config, trainee):
+    folder.save_checkpoint(10, *trainee)
+    other = Clippo(dataclasses.replace(tiny_config.model, depth=2))
+    with pytest.raises(UserError, match="step-000010 is of another configuration: .*depth=1.*depth=2"):
+        folder.load_checkpoint(other, make_optimizer(other, tiny_config))
 
 
 def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
