@@ -138,7 +138,7 @@ class EmojiConfig:
     """
 
     languages: tuple[str, ...] = ("en", "de", "es", "fr", "zh")
-    english_share: float = 0.6
+    english_share: float = 0.4
     alias_share: float = 0.2
     skin_tone_weight: float = 0.25
     ground: int = 127

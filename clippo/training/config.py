@@ -22,6 +22,7 @@ class TrainConfig:
         warmup_steps: steps over which the learning rate rises.
         weight_decay: AdamW's, on matrices alone.
         beta2: AdamW's decay of the mean square of the gradient.
+        residual_scale: factor on the initial weights that end each residual branch; see `Tower.init_weights`.
         clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
         checkpoint_every: steps between two checkpoints.
@@ -40,6 +41,7 @@ class TrainConfig:
     warmup_steps: int
     weight_decay: float
     beta2: float
+    residual_scale: float = 1.0
     clip_norm: float = 1.0
     max_logit_scale: float = 100.0
     checkpoint_every: int = 500
@@ -53,6 +55,6 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm", "max_logit_scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "beta2"):
+        for name in ("warmup_steps", "weight_decay", "beta2", "residual_scale"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -53,6 +53,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         torch.manual_seed(config.seed)
         device = processes.device
         model = Clippo(config.model, renderer).to(device)
+        model.tower.init_weights(residual_scale=config.residual_scale)
         optimizer = make_optimizer(model, config)
         if processes.is_first:
             folder.create(config, resume=resume)

@@ -12,10 +12,11 @@ def emoji() -> TrainConfig:
     return TrainConfig(
         model=TowerConfig(width=96, depth=3, mlp_dim=384, heads=3, patch_size=16, image_size=64, out_dim=128),
         data=EmojiConfig(),
-        batch_size=256,
-        steps=2000,
-        learning_rate=1e-3,
-        warmup_steps=100,
+        batch_size=128,
+        steps=3000,
+        learning_rate=1.5e-3,
+        warmup_steps=200,
         weight_decay=0.05,
         beta2=0.98,
+        residual_scale=0.2,
     )

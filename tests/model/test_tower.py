@@ -98,6 +98,20 @@ def test_initialisation_follows_the_published_models():
             assert parameter.abs().max() < 1e-5, name
 
 
+def test_residual_scale_shrinks_what_a_block_adds(clippo):
+    tower, x = clippo.tower, torch.randn(2, 16, 32)
+    tower.init_weights(residual_scale=0)
+    for parameter in tower.blocks[0].mlp.fc2.bias, tower.blocks[0].attn.proj.bias:
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(tower.blocks[0](x), x)
+    torch.manual_seed(1)
+    tower.init_weights()
+    published = tower.blocks[1].attn.proj.weight.clone()
+    torch.manual_seed(1)
+    tower.init_weights(residual_scale=0.5)
+    assert torch.equal(tower.blocks[1].attn.proj.weight, published / 2)
+
+
 def test_block_is_the_textbook_block(clippo):
     """Attention written out with a softmax; the tower's own goes through the packed kernel."""
     block, x = clippo.tower.blocks[0], torch.randn(2, 16, 32)
