@@ -32,6 +32,7 @@ class UnifontGlyphs:
     Raises:
         NotADirectoryError: `folder` is not a folder.
         FontNotFoundError: one of the three files is missing.
+        OSError: one of them is no font.
         SystemLibraryError: Skia cannot be imported.
     """
 
@@ -63,7 +64,7 @@ class UnifontGlyphs:
         # A font manager of its own: the default one reads the system's whole font configuration first.
         typeface = self._skia.FontMgr.New_Custom_Empty().makeFromFile(str(path))
         if typeface is None:
-            raise ValueError(f"{path} is not a font that Skia can read")
+            raise OSError(f"{path} is not a font that Skia can read")
         font = self._skia.Font(typeface, CELL_PX)
         font.setEdging(self._skia.Font.Edging.kAlias)
         return font

@@ -46,6 +46,11 @@ class EmojiFont:
 
     Args:
         path: the font file or its folder; found in the system's font folders by default.
+
+    Raises:
+        FontNotFoundError: the font is not there.
+        OSError: the file is no font.
+        SystemLibraryError: Skia cannot be imported.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -53,6 +58,8 @@ class EmojiFont:
         file = find_font("NotoColorEmoji.ttf", package="fonts-noto-color-emoji", path=path)
         # This font manager knows no font of the system's, so that nothing can fall back on one.
         self.typeface = self.skia.FontMgr.New_Custom_Empty().makeFromFile(str(file))
+        if self.typeface is None:
+            raise OSError(f"{file} is not a font that Skia can read")
 
     def draw(self, sequence: str, size: int) -> np.ndarray | None:
         """The picture of one emoji.

@@ -89,7 +89,7 @@ def test_font_path_must_be_a_folder(folders):
 
 def test_unreadable_font_is_named(folders):
     put(folders["system"], "unifont.otf")
-    with pytest.raises(ValueError, match=r"unifont\.otf is not a font"):
+    with pytest.raises(OSError, match=r"unifont\.otf is not a font"):
         UnifontRenderer(64)
 
 

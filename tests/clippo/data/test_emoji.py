@@ -163,3 +163,6 @@ def test_wrong_settings_are_named(tmp_path):
         EmojiConfig(ground=256)
     with pytest.raises(FontNotFoundError, match="fonts-noto-color-emoji"):
         EmojiFont(tmp_path)
+    (tmp_path / "NotoColorEmoji.ttf").write_text("no font")
+    with pytest.raises(OSError, match="is not a font that Skia can read"):
+        EmojiFont(tmp_path)

@@ -1,0 +1,16 @@
+"""What the README shows runs, in the order it is shown."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_python_examples_run():
+    examples = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert len(examples) >= 3
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(compile(example, str(README), "exec"), names)  # noqa: S102 - our own README
+    assert tuple(names["tokens"].shape) == (8, 196, 192)
+    assert tuple(names["similarity"].shape) == (3, 8)
