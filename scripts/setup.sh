@@ -50,12 +50,11 @@ wanted="$TORCH $("$PYTHON" --version) $(cksum <pyproject.toml)"
 [ "$(cat $VENV/ready 2>/dev/null || true)" = "$wanted" ] && exit 0
 echo "setup: making $VENV"
 # A PyTorch that the machine has already, with CUDA for instance, is used as it is.
-if "$PYTHON" -c 'import torch, sys; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
-then
-    "$PYTHON" -m venv --system-site-packages $VENV
-else
-    "$PYTHON" -m venv $VENV
-    $VENV/bin/python -m pip install --quiet "$TORCH"
-fi
+has_torch() {
+    "$1" -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
+}
+if has_torch "$PYTHON"; then packages=--system-site-packages; else packages=""; fi
+"$PYTHON" -m venv $packages $VENV
+has_torch $VENV/bin/python || $VENV/bin/python -m pip install --quiet "$TORCH"
 $VENV/bin/python -m pip install --quiet --editable '.[dev,bench]'
 echo "$wanted" >$VENV/ready
