@@ -52,7 +52,7 @@ def train(
 def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> None:
     """Find emoji by text, with a model that was trained here.
 
-        clippo search runs/emoji "red fruit"
+        clippo search runs/emoji "strawberry"
         clippo search runs/emoji "Hund" --top 5 --out dogs.png
 
     Args:

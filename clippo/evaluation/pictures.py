@@ -35,15 +35,14 @@ def find_pictures(
     return nearest.values.tolist(), nearest.indices.tolist()
 
 
-def sample_findings(model: Clippo, dataset: EmojiDataset, per_language: int, seed: int = 0) -> list[Finding]:
-    """Pictures found for names drawn at random, trained and held-out ones in turn."""
+def sample_findings(model: Clippo, dataset: EmojiDataset, seed: int = 0) -> list[Finding]:
+    """What is found for two names in every language, drawn at random: a trained and a held-out one."""
     rng = np.random.default_rng(seed)
-    pools = [np.flatnonzero(~dataset.held_out), np.flatnonzero(dataset.held_out)]
-    wanted = [int(rng.choice(pools[i % 2])) for _ in dataset.config.languages for i in range(per_language)]
-    languages = [language for language in dataset.config.languages for _ in range(per_language)]
-    texts = [dataset.concepts[w].names[language] for w, language in zip(wanted, languages, strict=True)]
+    pools = np.flatnonzero(~dataset.held_out), np.flatnonzero(dataset.held_out)
+    asked = [(language, int(rng.choice(pool))) for language in dataset.config.languages for pool in pools]
+    texts = [dataset.concepts[wanted].names[language] for language, wanted in asked]
     _, found = find_pictures(model, dataset, texts, top=5)
-    return [Finding(*row) for row in zip(texts, found, wanted, strict=True)]
+    return [Finding(text, f, wanted) for text, f, (_, wanted) in zip(texts, found, asked, strict=True)]
 
 
 def draw_sheet(dataset: EmojiDataset, findings: Sequence[Finding]) -> Image.Image:

@@ -19,5 +19,5 @@ def report(model: Clippo, dataset: EmojiDataset, folder: RunFolder) -> None:
     results = folder.path / "results.json"
     write(results, json.dumps([asdict(row) | {"chance": row.chance} for row in rows], indent=2) + "\n")
     picture = folder.path / "retrieval.png"
-    draw_sheet(dataset, sample_findings(model, dataset, per_language=2)).save(picture)
+    draw_sheet(dataset, sample_findings(model, dataset)).save(picture)
     print(f"{results} holds the table; {picture} shows the pictures found for some names in every language.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -21,7 +20,8 @@ class Recall:
     """One row of the table.
 
     Attributes:
-        concepts: "trained" or "held out".
+        concepts: those of the queries, "trained" or "held out".
+        among: those of the candidates, "trained", "held out" or "all".
         language: two-letter code of the texts.
         direction: "text->image" or "image->text".
         candidates: how many pictures (or texts) are ranked for a query; chance is k in so many.
@@ -29,6 +29,7 @@ class Recall:
     """
 
     concepts: str
+    among: str
     language: str
     direction: str
     candidates: int
@@ -39,16 +40,18 @@ class Recall:
         return {k: 100 * min(1.0, k / self.candidates) for k in KS}
 
 
-def recall_at_k(queries: Tensor, candidates: Tensor) -> dict[int, float]:
-    """Percent of queries whose partner, the candidate of the same row, is among the k most similar.
+def recall_at_k(queries: Tensor, candidates: Tensor, partners: Tensor) -> dict[int, float]:
+    """Percent of queries whose partner is among the k most similar candidates, by k.
 
     Args:
-        queries, candidates: (N, D) embeddings.
+        queries: (Q, D) embeddings.
+        candidates: (N, D) embeddings.
+        partners: (Q,) index of each query's partner among the candidates.
     """
     ranks = []
-    for start in range(0, len(queries), 1024):  # N x N similarities need never exist
-        similarity = queries[start : start + 1024] @ candidates.T
-        own = similarity.diagonal(start).unsqueeze(1)
+    for rows in torch.arange(len(queries)).split(1024):  # the Q x N similarities need never exist at once
+        similarity = queries[rows] @ candidates.T
+        own = similarity.gather(1, partners[rows, None])
         # A candidate that ties with the partner counts as before it: a constant embedding earns nothing.
         ranks.append((similarity >= own).sum(1))
     rank = torch.cat(ranks)
@@ -57,41 +60,56 @@ def recall_at_k(queries: Tensor, candidates: Tensor) -> dict[int, float]:
 
 @torch.inference_mode()
 def embed_pictures(model: Clippo, dataset: EmojiDataset, batch_size: int = 256) -> Tensor:
-    """(N, D) embeddings of the plain pictures of all concepts."""
+    """(N, D) embeddings of the plain pictures of all concepts, on the CPU."""
     device = model.log_scale.device
-    parts = np.array_split(np.arange(len(dataset.concepts)), -(-len(dataset.concepts) // batch_size))
-    return torch.cat([model.encode_image(torch.from_numpy(dataset.draw(part)).to(device)) for part in parts])
+    parts = torch.arange(len(dataset.concepts)).split(batch_size)
+    pictures = (torch.from_numpy(dataset.draw(part.numpy())) for part in parts)
+    return torch.cat([model.encode_image(part.to(device)).cpu() for part in pictures])
 
 
 @torch.inference_mode()
 def embed_texts(model: Clippo, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """(N, D) embeddings of strings."""
-    return torch.cat([model.encode_text(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
+    """(N, D) embeddings of strings, on the CPU."""
+    parts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    return torch.cat([model.encode_text(part).cpu() for part in parts])
 
 
 def evaluate_retrieval(model: Clippo, dataset: EmojiDataset) -> list[Recall]:
-    """Recall both ways, by language, over the trained and over the held-out concepts."""
+    """Recall both ways, by language.
+
+    Trained concepts are ranked among the trained ones. Held-out ones are ranked among themselves, and among
+    all: there, what is trained of the same person and role in other skin tones competes.
+    """
     pictures = embed_pictures(model, dataset)
     held_out = torch.from_numpy(dataset.held_out)
+    members = {
+        "trained": (~held_out).nonzero().squeeze(1),
+        "held out": held_out.nonzero().squeeze(1),
+        "all": torch.arange(len(held_out)),
+    }
     rows = []
     for language in tqdm(dataset.config.languages, desc="retrieval", unit="language"):
         texts = embed_texts(model, [concept.names[language] for concept in dataset.concepts])
-        for concepts, chosen in (("trained", ~held_out), ("held out", held_out)):
-            z_texts, z_pictures = texts[chosen], pictures[chosen]
-            to_image, to_text = recall_at_k(z_texts, z_pictures), recall_at_k(z_pictures, z_texts)
-            rows.append(Recall(concepts, language, "text->image", len(z_texts), to_image))
-            rows.append(Recall(concepts, language, "image->text", len(z_texts), to_text))
+        for concepts, among in (("trained", "trained"), ("held out", "held out"), ("held out", "all")):
+            asked, ranked = members[concepts], members[among]
+            partners = torch.searchsorted(ranked, asked)
+            for direction, queries, candidates in (
+                ("text->image", texts, pictures),
+                ("image->text", pictures, texts),
+            ):
+                recall = recall_at_k(queries[asked], candidates[ranked], partners)
+                rows.append(Recall(concepts, among, language, direction, len(ranked), recall))
     return rows
 
 
 def format_table(rows: Sequence[Recall]) -> str:
     """The rows as text, each number with its chance beside it."""
-    header = f"{'concepts':<10}{'language':<10}{'direction':<14}{'among':>6}" + "".join(
+    header = f"{'concepts':<10}{'among':<15}{'language':<10}{'direction':<13}" + "".join(
         f"{f'R@{k}':>8}{'chance':>8}" for k in KS
     )
-    lines = [
-        f"{row.concepts:<10}{row.language:<10}{row.direction:<14}{row.candidates:>6}"
-        + "".join(f"{row.recall[k]:>7.1f}%{row.chance[k]:>7.2f}%" for k in KS)
-        for row in sorted(rows, key=lambda row: (row.concepts != "trained", row.direction != "text->image"))
-    ]
-    return "\n".join([header, "-" * len(header), *lines])
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        line = f"{row.concepts:<10}{f'{row.candidates} {row.among}':<15}{row.language:<10}{row.direction:<13}"
+        line += "".join(f"{row.recall[k]:>7.1f}%{row.chance[k]:>7.2f}%" for k in KS)
+        groups.setdefault((row.concepts, row.among, row.direction), []).append(line)
+    return "\n".join([header, "-" * len(header), *(line for group in groups.values() for line in group)])

@@ -22,60 +22,71 @@ def untrained(dataset) -> Clippo:
 
 
 def test_recall_matches_the_reference(reference_dir):
-    """20 pictures with five captions each; ours has one partner a query, so the captions' side compares."""
+    """20 pictures, five captions each: the captions are the queries."""
     with np.load(reference_dir / "evaluation" / "retrieval_ref.npz") as file:
         similarity, owner, expected = (torch.from_numpy(file[name]) for name in ("sim", "corr", "t2i"))
-    # Rows as queries, with a one-hot gallery: the product is the similarity itself. A query a row is needed,
-    # so each batch takes one caption of every picture.
-    hits = torch.zeros(3, dtype=torch.float64)
-    for caption in range(5):
-        columns = torch.stack([(owner == picture).nonzero()[caption, 0] for picture in range(20)])
-        recall = recall_at_k(similarity[:, columns].T, torch.eye(20, dtype=similarity.dtype))
-        hits += torch.tensor([recall[k] for k in (1, 5, 10)], dtype=torch.float64) / 500
-    torch.testing.assert_close(hits, expected.double())
+    # Against one-hot candidates a query is its own row of similarities.
+    recall = recall_at_k(similarity.T, torch.eye(20, dtype=similarity.dtype), owner.long())
+    assert [recall[k] / 100 for k in (1, 5, 10)] == pytest.approx(expected.tolist())
 
 
 def test_recall_counts_partners_among_the_most_similar():
-    queries = torch.eye(20)
-    assert recall_at_k(queries, queries) == {1: 100, 5: 100, 10: 100}
-    candidates = torch.eye(20).roll(3, 0)  # every partner is now orthogonal, and 18 others tie with it
-    assert recall_at_k(queries, candidates) == {1: 0, 5: 0, 10: 0}
-    # Query i prefers candidate i + d for d = 0, 1, 2, ... in this order; its partner is at d = 3.
-    preference = torch.arange(20.0).flip(0)
-    queries = torch.stack([preference.roll(i - 3) for i in range(20)])
-    assert recall_at_k(queries, torch.eye(20)) == {1: 0, 5: 100, 10: 100}
+    own = torch.arange(20)
+    assert recall_at_k(torch.eye(20), torch.eye(20), own) == {1: 100, 5: 100, 10: 100}
+    # Every partner is orthogonal, and ties with 18 others.
+    assert recall_at_k(torch.eye(20), torch.eye(20).roll(3, 0), own) == {1: 0, 5: 0, 10: 0}
+    # A query prefers candidates 0, 1, 2, ... in this order.
+    queries = torch.arange(20.0).flip(0).expand(4, 20)
+    partners = torch.tensor([0, 3, 7, 15])
+    assert recall_at_k(queries, torch.eye(20), partners) == {1: 25, 5: 50, 10: 75}
 
 
 def test_recall_of_many_queries_is_that_of_the_whole_matrix():
     torch.manual_seed(0)
-    candidates = torch.randn(2500, 8)
-    queries = candidates + torch.randn(2500, 8)
-    top = (queries @ candidates.T).topk(10).indices == torch.arange(2500)[:, None]
+    candidates = torch.randn(3000, 8)
+    partners = torch.randperm(3000)[:2500]
+    queries = candidates[partners] + torch.randn(2500, 8)
+    top = (queries @ candidates.T).topk(10).indices == partners[:, None]
     expected = {k: 100 * top[:, :k].any(1).float().mean().item() for k in (1, 5, 10)}
-    assert recall_at_k(queries, candidates) == pytest.approx(expected)
+    assert recall_at_k(queries, candidates, partners) == pytest.approx(expected)
 
 
 def test_a_constant_embedding_earns_nothing():
-    assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4)) == {1: 0, 5: 0, 10: 0}
+    assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50)) == {1: 0, 5: 0, 10: 0}
 
 
 def test_evaluation_covers_every_language_split_and_direction(untrained, dataset):
     rows = evaluate_retrieval(untrained, dataset)
-    assert len(rows) == 2 * 2 * len(dataset.config.languages)
-    sizes = {"held out": dataset.held_out.sum(), "trained": (~dataset.held_out).sum()}
+    sizes = {
+        "trained": (~dataset.held_out).sum(),
+        "held out": dataset.held_out.sum(),
+        "all": len(dataset.concepts),
+    }
+    assert len(rows) == 3 * 2 * len(dataset.config.languages)
+    assert {(row.concepts, row.among) for row in rows} == {
+        ("trained", "trained"),
+        ("held out", "held out"),
+        ("held out", "all"),
+    }
     for row in rows:
-        assert row.candidates == sizes[row.concepts]
+        assert row.candidates == sizes[row.among]
         assert row.chance[10] == pytest.approx(1000 / row.candidates)
         assert row.recall[1] <= row.recall[5] <= row.recall[10] < 10  # untrained
 
 
+def test_evaluation_finds_the_right_partners(untrained, dataset, monkeypatch):
+    """A model that knows all is right about everything, whichever candidates it chooses among."""
+    known = torch.eye(len(dataset.concepts))
+    monkeypatch.setattr("clippo.evaluation.retrieval.embed_pictures", lambda *_: known)
+    monkeypatch.setattr("clippo.evaluation.retrieval.embed_texts", lambda *_: known)
+    assert all(row.recall[1] == 100 for row in evaluate_retrieval(untrained, dataset))
+
+
 def test_table_shows_each_number_beside_its_chance():
-    row = Recall("trained", "de", "text->image", 200, {1: 12.34, 5: 40.0, 10: 61.0})
+    row = Recall("held out", "all", "de", "text->image", 200, {1: 12.34, 5: 40.0, 10: 61.0})
     header, _, line = format_table([row]).splitlines()
-    assert header.split() == ["concepts", "language", "direction", "among"] + [
-        word for k in (1, 5, 10) for word in (f"R@{k}", "chance")
-    ]
-    assert line.split() == "trained de text->image 200 12.3% 0.50% 40.0% 2.50% 61.0% 5.00%".split()
+    assert header.split() == "concepts among language direction R@1 chance R@5 chance R@10 chance".split()
+    assert line.split() == "held out 200 all de text->image 12.3% 0.50% 40.0% 2.50% 61.0% 5.00%".split()
 
 
 def test_batches_do_not_change_embeddings(untrained, dataset):
@@ -95,7 +106,7 @@ def test_findings_are_the_nearest_pictures(untrained, dataset):
 
 
 def test_sampled_findings_alternate_between_trained_and_held_out(untrained, dataset):
-    findings = sample_findings(untrained, dataset, per_language=2)
+    findings = sample_findings(untrained, dataset)
     assert [bool(dataset.held_out[f.wanted]) for f in findings] == [False, True] * 3
     for finding, language in zip(findings, ["en", "en", "de", "de", "zh", "zh"], strict=True):
         assert finding.text == dataset.concepts[finding.wanted].names[language]

@@ -66,7 +66,7 @@ def test_the_folder_holds_what_it_says(finished, tiny_config):
     metrics = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
     assert metrics["pairs_per_s"] > 0
     assert 0 < metrics["waiting_for_data"] < 1
-    assert len(json.loads((finished / "results.json").read_text())) == 2 * 2 * 2
+    assert len(json.loads((finished / "results.json").read_text())) == 3 * 2 * 2
 
 
 class PulledPlugError(Exception):
