@@ -113,4 +113,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"clippo: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("clippo: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -36,14 +36,17 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         The trained model.
 
     Raises:
-        UserError: see `RunFolder.create`; a batch that does not divide among the processes, or is larger
-            than the data set; a loss that is no number.
+        UserError: see `RunFolder.create`; images too small for text; a batch that does not divide among the
+            processes, or is larger than the data set; a loss that is no number.
     """
     folder = RunFolder(out)
     with join_processes() as processes:
         # -- data
         part = processes.part(config.batch_size)
-        renderer = UnifontRenderer(config.model.image_size)
+        try:
+            renderer = UnifontRenderer(config.model.image_size)
+        except ValueError as error:
+            raise UserError(f"image_size is too small to render text: {error}") from error
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         trained = int((~dataset.held_out).sum())
         if config.batch_size > trained:

@@ -107,7 +107,8 @@ def test_train_then_search(cwd):
         (["train", "--out", "model.py/run"], "cannot write into model.py/run"),
         (["train", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
         (["train", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
-        (["train", "--out", "new", "--batch-size", 100_000], "batch_size"),
+        (["train", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
+        (["train", "--out", "new", "--model.image-size", 16], "image_size is too small to render text"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line(cwd, run_folder, arguments, message, monkeypatch, capsys):
