@@ -52,6 +52,8 @@ def train(
 def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> None:
     """Find emoji by text, with a model that was trained here.
 
+    Lists the most similar pictures, best first, each with its cosine similarity:
+
         clippo search runs/emoji "strawberry"
         clippo search runs/emoji "Hund" --top 5 --out dogs.png
 
@@ -80,6 +82,8 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
 @app.command
 def render(text: str, /, out: Path, size: int = 224) -> None:
     """Draw text exactly as a CLIPPO tower reads it.
+
+    GNU Unifont, rows of 16 px from the top; what does not fit is cut:
 
         clippo render "a photo of a cat" --out cat.png
         clippo render "写真の猫" --size 64 --out neko.png
