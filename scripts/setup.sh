@@ -41,7 +41,7 @@ if [ -n "$missing" ]; then
     if [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; then fail "missing; run: $by_hand"; fi
     echo "setup: installing$missing"
     $sudo apt-get update -qq || true # a stale list may still do
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing ||
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
         fail "apt-get failed; run: $by_hand"
 fi
 
