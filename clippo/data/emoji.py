@@ -194,11 +194,10 @@ class EmojiDataset:
         )
         self.held_out = is_held_out(self.concepts)
         self.weights = np.array([config.skin_tone_weight if c.skin_tones else 1.0 for c in self.concepts])
-        self.weights[self.held_out] = 0
         others = len(config.languages) - 1
+        english = config.english_share if others else 1.0
         self.language_shares = [
-            (1 - config.english_share) / others if language != "en" else config.english_share if others else 1
-            for language in config.languages
+            english if language == "en" else (1 - english) / others for language in config.languages
         ]
 
     def batch(self, number: int, size: int, part: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +205,7 @@ class EmojiDataset:
 
         Args:
             number: of the batch, from 0.
-            size: B, pairs in the whole batch.
+            size: B, pairs in the whole batch; at most as many as there are trained concepts.
             part: the rows to return, for one of several processes.
 
         Returns:
@@ -215,6 +214,7 @@ class EmojiDataset:
         rng = np.random.default_rng((self.seed, number))
         # Weighted sampling without replacement: the first arrivals among exponential clocks.
         arrivals = rng.exponential(size=len(self.weights)) / np.maximum(self.weights, 1e-30)
+        arrivals[self.held_out] = np.inf  # never, whatever the weights
         chosen = np.argpartition(arrivals, size)[:size]
         languages = rng.choice(self.config.languages, size, p=self.language_shares)
         alias_draws = rng.random((size, 2))
@@ -248,7 +248,7 @@ class EmojiDataset:
         sampling = skia.SamplingOptions(skia.FilterMode.kLinear, skia.MipmapMode.kLinear)
         for i, index in enumerate(indices):
             canvas = skia.Canvas(out[i], skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
-            if placements is not None and self.config.augmentation:
+            if placements is not None:
                 shrink, angle, x, y = placements[i, 1:]
                 scale = 1 - 0.25 * self.config.augmentation * shrink
                 canvas.translate(S * (1 - scale) * x, S * (1 - scale) * y)

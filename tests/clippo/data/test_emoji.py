@@ -78,6 +78,16 @@ def test_training_never_draws_a_held_out_concept(dataset, monkeypatch):
     assert rare / common == pytest.approx(dataset.config.skin_tone_weight, rel=0.15)
 
 
+def test_held_out_concepts_stay_out_of_batches_of_every_trained_one(monkeypatch):
+    """Also where skin-tone variants have no weight, and a batch is too large to do without them."""
+    dataset = EmojiDataset(EmojiConfig(languages=("en",), skin_tone_weight=0), UnifontRenderer(32))
+    batches: list[np.ndarray] = []
+    monkeypatch.setattr(dataset, "draw", lambda indices, placements: batches.append(indices))
+    dataset.batch(0, int((~dataset.held_out).sum()))
+    assert not dataset.held_out[batches[0]].any()
+    assert len(set(batches[0].tolist())) == (~dataset.held_out).sum()
+
+
 def test_batches_follow_from_seed_and_number(dataset):
     pictures, texts = dataset.batch(3, 32)
     assert pictures.shape == (32, 64, 64, 3)
