@@ -4,11 +4,19 @@ Every op has a reference implementation in plain PyTorch, which is its definitio
 CPUs; `clippo_kernels.dispatch` says how an implementation is chosen.
 """
 
-from .attention import flash_attention, flash_attention_qkvpacked, flash_attention_varlen
+from .attention import (
+    attention_pool,
+    attention_pool_varlen,
+    flash_attention,
+    flash_attention_qkvpacked,
+    flash_attention_varlen,
+)
 from .contrastive import contrastive_loss, sigmoid_loss
 from .patch_embed import patch_embed
 
 __all__ = [
+    "attention_pool",
+    "attention_pool_varlen",
     "contrastive_loss",
     "flash_attention",
     "flash_attention_qkvpacked",

@@ -1,10 +1,13 @@
 """Choice of the implementation that runs an op.
 
 Triton runs on CUDA and ROCm tensors (PyTorch calls both "cuda") for the ops that have a Triton
-implementation; the reference runs everywhere else. `CLIPPO_KERNELS_BACKEND=reference` or `=triton` forces
-one. The variable is read at every call; code under `torch.compile` keeps what it was when traced.
+implementation, where Triton is installed; the reference runs everywhere else.
+`CLIPPO_KERNELS_BACKEND=reference` or `=triton` forces one. The variable is read at every call; code under
+`torch.compile` keeps what it was when traced. With `TRITON_INTERPRET=1`, the kernels also run on CPU tensors,
+slowly, in Triton's interpreter.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +18,7 @@ Implementations = Mapping[str, Callable[..., Any]]
 
 BACKEND_VARIABLE = "CLIPPO_KERNELS_BACKEND"
 BACKENDS = ("reference", "triton")
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def select(op: str, device: torch.device, implementations: Implementations) -> Callable[..., Any]:
@@ -22,14 +26,18 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
 
     `implementations` maps names of `BACKENDS` to callables of one signature and always has a "reference".
     Raises ValueError where the environment variable holds an unknown name, RuntimeError where it forces a
-    backend that `op` does not have.
+    backend that `op` does not have or the device cannot run.
     """
     forced = os.environ.get(BACKEND_VARIABLE)
     if not forced:
-        on_gpu = device.type == "cuda"
-        return implementations["triton" if on_gpu and "triton" in implementations else "reference"]
+        use_triton = device.type == "cuda" and HAS_TRITON and "triton" in implementations
+        return implementations["triton" if use_triton else "reference"]
     if forced not in BACKENDS:
         raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {forced!r}")
     if forced not in implementations:
         raise RuntimeError(f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation")
+    if forced == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            f"{BACKEND_VARIABLE}=triton needs tensors on a GPU, or TRITON_INTERPRET=1; got them on {device}"
+        )
     return implementations[forced]

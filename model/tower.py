@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clippo_kernels import flash_attention, flash_attention_qkvpacked, patch_embed
+from clippo_kernels import attention_pool, flash_attention_qkvpacked, patch_embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +147,10 @@ class MapHead(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        # Every sequence asks the same question: q is projected once and broadcast by a zero stride.
-        q_B1HF = self.q(self.probe).unflatten(-1, (self.heads, -1)).expand(len(x_BND), -1, -1, -1)
-        k_BNHF, v_BNHF = self.kv(x_BND).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        a_BD = self.proj(flash_attention(q_B1HF, k_BNHF, v_BNHF).flatten(1))
+        # Every sequence asks the same question.
+        q_HF = self.q(self.probe).view(self.heads, -1)
+        kv_BN2HF = self.kv(x_BND).unflatten(-1, (2, self.heads, -1))
+        a_BD = self.proj(attention_pool(q_HF, kv_BN2HF).flatten(1))
         return a_BD + self.mlp(self.norm(a_BD))
 
 

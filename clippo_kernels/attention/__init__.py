@@ -1,35 +1,43 @@
-"""Bidirectional softmax attention for separate, packed and variable-length inputs."""
+"""Bidirectional softmax attention for separate, packed and variable-length inputs, and attention pooling.
 
+On a GPU the Triton kernels compute it (`operators`, `launch`, `kernels`), elsewhere and in float64 PyTorch's
+own fused attention does (`reference`). It can be differentiated once.
+"""
+
+import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .._checks import check_floating, check_same_device, check_same_kind, check_tensor
+from .._ops import to_autocast_dtype
 from ..dispatch import select
-from . import reference
+from . import operators, reference
 
 MAX_HEAD_DIM = 128
-
-DENSE_IMPLEMENTATIONS = {"reference": reference.attention}
-VARLEN_IMPLEMENTATIONS = {"reference": reference.attention_varlen}
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
     """`softmax(scale * q k^T) v` for each head, without a mask: (B, Nq, H, D).
 
     The attention of Vaswani et al. (arXiv 1706.03762) with the layout of FlashAttention (Dao et al.,
-    arXiv 2205.14135). Runs in the dtype of its inputs, or in the autocast dtype where autocast is on.
+    arXiv 2205.14135). Runs in the dtype of its inputs, or in the autocast dtype where autocast is on. Memory
+    is that of inputs, output and one float32 a query and head; the result and its gradients are the same
+    bits every time.
 
     Args:
-        q: (B, Nq, H, D), floating, D <= 128. Any strides; a unit last stride is the fast case.
+        q: (B, Nq, H, D), floating, D <= 128. Any strides; a unit last stride saves a copy.
         k, v: (B, Nk, H, D), dtype and device of `q`.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
-        TypeError: dtypes that are not floating or differ.
-        ValueError: ranks, shapes, head dims or devices that do not fit.
+        TypeError: dtypes that are not floating or differ, a scale that is not a number.
+        ValueError: ranks, shapes, head dims or devices that do not fit, a scale that is not finite.
     """
     check_tensor("q", q, "(B, Nq, H, D)")
     check_floating("q", q)
@@ -43,22 +51,29 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = No
                 f"{name} must have shape ({B}, {k.shape[1]}, {H}, {D}) to go with q {tuple(q.shape)} "
                 f"and k {tuple(k.shape)}, got {tuple(tensor.shape)}"
             )
-    attention = select("flash_attention", q.device, DENSE_IMPLEMENTATIONS)
-    return attention(q, k, v, default_scale(scale, D))
+    scale = check_scale(scale, D)
+    attention = implementation("flash_attention", q, reference.attention, operators.attention)
+    q, k, v = to_autocast_dtype(q, k, v)
+    q, scale = positive_scale(q, scale)
+    return attention(q, k, v, scale)
 
 
 def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Tensor:
     """`flash_attention` of the slices of qkv (B, N, 3, H, D), with one packed gradient: (B, N, H, D).
 
     Raises:
-        TypeError: a dtype that is not floating.
-        ValueError: another shape, or D > 128.
+        TypeError: a dtype that is not floating, a scale that is not a number.
+        ValueError: another shape, D > 128, or a scale that is not finite.
     """
     check_tensor("qkv", qkv, "(B, N, 3, H, D)")
-    check_packed(qkv)
-    attention = select("flash_attention_qkvpacked", qkv.device, DENSE_IMPLEMENTATIONS)
-    q, k, v = qkv.unbind(2)
-    return attention(q, k, v, default_scale(scale, qkv.shape[-1]))
+    check_packed("qkv", qkv, 3)
+    scale = check_scale(scale, qkv.shape[-1])
+    attention = implementation(
+        "flash_attention_qkvpacked", qkv, reference.attention_packed, operators.attention_packed
+    )
+    (qkv,) = to_autocast_dtype(qkv)
+    qkv, scale = positive_scale_packed(qkv, scale)
+    return attention(qkv, scale)
 
 
 def flash_attention_varlen(
@@ -66,37 +81,116 @@ def flash_attention_varlen(
 ) -> Tensor:
     """Attention within each of S sequences of different lengths, packed without padding: (T, H, D).
 
-    Sequence s is the rows `cu_seqlens[s]:cu_seqlens[s + 1]` of `qkv`; it may be empty. Eager mode checks
-    the offsets, for which it copies them to the host.
+    Sequence s is the rows `cu_seqlens[s]:cu_seqlens[s + 1]` of `qkv`; it may be empty. In eager mode the
+    offsets are checked, for which they are copied to the host: once for every tensor of offsets, however
+    many layers share it.
 
     Args:
         qkv: (T, 3, H, D), floating, D <= 128.
         cu_seqlens: (S + 1,), int32, on the device of `qkv`: the cumulative lengths, from 0 up to T.
-        max_seqlen: at least the longest length.
+        max_seqlen: at least the longest length. The closer, the faster.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
-        TypeError: a dtype of `qkv` that is not floating, a `cu_seqlens` that is not int32.
-        ValueError: shapes or devices that do not fit; in eager mode also offsets that do not rise from 0 to
-            T in steps of at most `max_seqlen`.
+        TypeError: a dtype of `qkv` that is not floating, a `cu_seqlens` that is not int32, a scale that is
+            not a number.
+        ValueError: shapes or devices that do not fit, a scale that is not finite; in eager mode also offsets
+            that do not rise from 0 to T in steps of at most `max_seqlen`.
     """
     check_tensor("qkv", qkv, "(T, 3, H, D)")
-    check_packed(qkv)
-    check_tensor("cu_seqlens", cu_seqlens, "(S + 1,)")
-    check_same_device("cu_seqlens", cu_seqlens, "qkv", qkv)
-    if cu_seqlens.dtype != torch.int32:
-        raise TypeError(f"cu_seqlens must be int32, got {cu_seqlens.dtype}")
-    if cu_seqlens.shape[0] == 0:
-        raise ValueError("cu_seqlens must have shape (S + 1,), got (0,)")
-    # A traced or fake tensor has no values to look at.
-    if not torch.compiler.is_compiling() and not isinstance(cu_seqlens, FakeTensor):
-        check_offsets(cu_seqlens.tolist(), qkv.shape[0], max_seqlen)
-    attention = select("flash_attention_varlen", qkv.device, VARLEN_IMPLEMENTATIONS)
-    return attention(qkv, cu_seqlens, max_seqlen, default_scale(scale, qkv.shape[-1]))
+    check_packed("qkv", qkv, 3)
+    check_cu_seqlens(cu_seqlens, "qkv", qkv, max_seqlen)
+    scale = check_scale(scale, qkv.shape[-1])
+    attention = implementation(
+        "flash_attention_varlen", qkv, reference.attention_varlen, operators.attention_varlen
+    )
+    (qkv,) = to_autocast_dtype(qkv)
+    qkv, scale = positive_scale_packed(qkv, scale)
+    return attention(qkv, cu_seqlens.contiguous(), max_seqlen, scale)
 
 
-def default_scale(scale: float | None, head_dim: int) -> float:
-    return head_dim**-0.5 if scale is None else scale
+def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tensor:
+    """One query attends to each sequence, for a MAP head or class attention: (B, H, D).
+
+    `flash_attention` with Nq = 1, in a kernel that reads keys and values once, forward as backward, and
+    writes one packed gradient for them.
+
+    Args:
+        q: (H, D), one query for all sequences, or (B, H, D). D <= 128.
+        kv: (B, N, 2, H, D), dtype and device of `q`.
+        scale: factor of the logits, D ** -0.5 by default.
+
+    Raises:
+        TypeError: dtypes that are not floating or differ, a scale that is not a number.
+        ValueError: shapes, head dims or devices that do not fit, a scale that is not finite.
+    """
+    check_tensor("kv", kv, "(B, N, 2, H, D)")
+    check_packed("kv", kv, 2)
+    q = check_pool_query(q, kv, kv.shape[0])
+    scale = check_scale(scale, q.shape[-1])
+    pool = implementation("attention_pool", q, reference.attention_pool, operators.attention_pool)
+    q, kv = to_autocast_dtype(q, kv)
+    q, scale = positive_scale(q, scale)
+    return pool(q, kv, scale)
+
+
+def attention_pool_varlen(
+    q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
+) -> Tensor:
+    """`attention_pool` of S sequences packed without padding: (S, H, D). An empty sequence pools to 0.
+
+    Args:
+        q: (H, D), one query for all sequences, or (S, H, D). D <= 128.
+        kv: (T, 2, H, D), dtype and device of `q`.
+        cu_seqlens, max_seqlen, scale: as in `flash_attention_varlen`, errors included.
+    """
+    check_tensor("kv", kv, "(T, 2, H, D)")
+    check_packed("kv", kv, 2)
+    check_cu_seqlens(cu_seqlens, "kv", kv, max_seqlen)
+    q = check_pool_query(q, kv, cu_seqlens.shape[0] - 1)
+    scale = check_scale(scale, q.shape[-1])
+    pool = implementation(
+        "attention_pool_varlen", q, reference.attention_pool_varlen, operators.attention_pool_varlen
+    )
+    q, kv = to_autocast_dtype(q, kv)
+    q, scale = positive_scale(q, scale)
+    return pool(q, kv, cu_seqlens.contiguous(), max_seqlen, scale)
+
+
+def implementation(
+    op: str, x: Tensor, plain: Callable[..., Tensor], kernel: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    kernels = {"triton": kernel} if x.dtype in TRITON_DTYPES else {}
+    return select(op, x.device, {"reference": plain, **kernels})
+
+
+def positive_scale(queries: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Queries and a positive scale that give the same logits.
+
+    The kernels take positive scales, for which the largest product is the largest logit. The sign of another
+    goes to the queries; a scale of 0 is that of queries of 0.
+    """
+    if scale > 0:
+        return queries, scale
+    return queries * math.copysign(bool(scale), scale), abs(scale) or 1.0
+
+
+def positive_scale_packed(qkv: Tensor, scale: float) -> tuple[Tensor, float]:
+    if scale > 0:
+        return qkv, scale
+    q, k, v = qkv.unbind(-3)
+    q, scale = positive_scale(q, scale)
+    return torch.stack((q, k, v), -3), scale
+
+
+def check_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if not isinstance(scale, int | float):
+        raise TypeError(f"scale must be a number, got {type(scale).__name__}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return float(scale)
 
 
 def check_head_dim(name: str, tensor: Tensor) -> None:
@@ -104,11 +198,50 @@ def check_head_dim(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must have a head dim of 1 to {MAX_HEAD_DIM}, got {tensor.shape[-1]}")
 
 
-def check_packed(qkv: Tensor) -> None:
-    check_floating("qkv", qkv)
-    if qkv.shape[-3] != 3:
-        raise ValueError(f"qkv must have 3 entries on axis {qkv.ndim - 3}, got {tuple(qkv.shape)}")
-    check_head_dim("qkv", qkv)
+def check_packed(name: str, tensor: Tensor, entries: int) -> None:
+    check_floating(name, tensor)
+    if tensor.shape[-3] != entries:
+        raise ValueError(
+            f"{name} must have {entries} entries on axis {tensor.ndim - 3}, got {tuple(tensor.shape)}"
+        )
+    check_head_dim(name, tensor)
+
+
+def check_pool_query(q: Tensor, kv: Tensor, sequences: int) -> Tensor:
+    """`q` as (sequences, H, D)."""
+    H, D = kv.shape[-2:]
+    if isinstance(q, Tensor) and q.ndim == 2:
+        q = q.expand(sequences, -1, -1)
+    check_tensor("q", q, "(B, H, D)")
+    check_same_kind("q", q, "kv", kv)
+    if q.shape != (sequences, H, D):
+        raise ValueError(
+            f"q must have shape ({H}, {D}) or ({sequences}, {H}, {D}) to go with kv {tuple(kv.shape)}, "
+            f"got {tuple(q.shape)}"
+        )
+    return q
+
+
+# The version of each tensor of offsets when it was checked, and what for.
+_checked_offsets = WeakIdKeyDictionary()
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, name: str, packed: Tensor, max_seqlen: int) -> None:
+    check_tensor("cu_seqlens", cu_seqlens, "(S + 1,)")
+    check_same_device("cu_seqlens", cu_seqlens, name, packed)
+    if cu_seqlens.dtype != torch.int32:
+        raise TypeError(f"cu_seqlens must be int32, got {cu_seqlens.dtype}")
+    if cu_seqlens.shape[0] == 0:
+        raise ValueError("cu_seqlens must have shape (S + 1,), got (0,)")
+    # A traced or fake tensor has no values to look at.
+    if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor):
+        return
+    # Inference tensors do not count their versions.
+    version = None if cu_seqlens.is_inference() else cu_seqlens._version
+    checked = (version, packed.shape[0], max_seqlen)
+    if version is None or _checked_offsets.get(cu_seqlens) != checked:
+        check_offsets(cu_seqlens.tolist(), packed.shape[0], max_seqlen)
+        _checked_offsets[cu_seqlens] = checked
 
 
 def check_offsets(offsets: list[int], tokens: int, max_seqlen: int) -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._checks import check_floating, check_same_device, check_same_kind, check_tensor
+from .._ops import refuse_second_derivative, register
 from ..dispatch import Implementations, select
 from . import reference
 from .distributed import gather_rows, rank, sum_over_ranks, sum_to_owners, world_size
@@ -118,13 +119,6 @@ def to_scalar(name: str, value: Tensor | float, image: Tensor) -> Tensor:
     return value.reshape(()).to(dtype)
 
 
-def refuse_second_derivative() -> None:
-    # A backward pass has gradients enabled only where its result is to be differentiated again. The result
-    # would come without a graph, and a term of it be lost without a word. (torch.compile refuses by itself.)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("a contrastive loss can be differentiated once, not with create_graph=True")
-
-
 class ContrastiveLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -143,7 +137,7 @@ class ContrastiveLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
+        refuse_second_derivative("a contrastive loss")
         image, texts, scale, row_lse, column_lse = ctx.saved_tensors
         dimage, dtexts, dscale = torch.ops.clippo_kernels.contrastive_backward(
             image, texts, scale, row_lse, column_lse, rank(ctx.group) * image.shape[0]
@@ -168,7 +162,7 @@ class SigmoidLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
+        refuse_second_derivative("a contrastive loss")
         image, texts, scale, bias = ctx.saved_tensors
         dimage, dtexts, dscale, dbias = torch.ops.clippo_kernels.sigmoid_backward(
             image, texts, scale, bias, rank(ctx.group) * image.shape[0]
@@ -205,14 +199,9 @@ def _fake_backward(scalars: int) -> Callable[..., tuple[Tensor, ...]]:
 
 def _register(name: str, schema: str, implementations: Implementations, fake: Callable[..., Any]) -> None:
     def run(image: Tensor, *args: Any) -> Any:
-        # Gradients are the business of the autograd functions, also where torch.export has left only the
-        # operators. Autocast would take the products, and with them the losses, to 16 bits.
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            return select(name, image.device, implementations)(image, *args)
+        return select(name, image.device, implementations)(image, *args)
 
-    torch.library.define(f"clippo_kernels::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(f"clippo_kernels::{name}", "CompositeExplicitAutograd", run)
-    torch.library.register_fake(f"clippo_kernels::{name}", fake)
+    register(name, schema, run, fake)
 
 
 _register(

@@ -1,8 +1,14 @@
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
 from torch import Tensor
+
+from clippo_kernels.dispatch import BACKEND_VARIABLE
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture
@@ -20,6 +26,59 @@ def assert_as_accurate() -> Callable[[Tensor, Tensor, Tensor], None]:
     return check
 
 
+@pytest.fixture(params=["reference", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with each implementation of the ops."""
+    monkeypatch.setenv(BACKEND_VARIABLE, request.param)
+    return request.param
+
+
+@pytest.fixture
+def poisoned_memory() -> Callable[[], AbstractContextManager[None]]:
+    """Memory that nobody wrote to is NaN: an output with a hole in it shows."""
+
+    @contextmanager
+    def poisoned() -> Iterator[None]:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            assert torch.empty(3).isnan().all()
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return poisoned
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _on_gpu() -> Iterator[None]:
+    """New tensors are on the GPU where there is one."""
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_interpreter() -> None:
+    """Triton's interpreter patches triton.language anew for every function that a kernel calls: over half of
+    its time. Once for each module that defines such functions is enough.
+    """
+    if not INTERPRETED:
+        return
+    from triton.runtime.interpreter import InterpretedFunction
+
+    patched = set()
+    call_and_patch = InterpretedFunction.__call__
+
+    def call(self, *args, **kwargs):
+        module = id(self.fn.__globals__)
+        if module not in patched:
+            patched.add(module)
+            return call_and_patch(self, *args, **kwargs)
+        return self.rewrite()(*args, **kwargs)
+
+    InterpretedFunction.__call__ = call

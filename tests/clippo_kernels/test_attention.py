@@ -1,8 +1,32 @@
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
-from clippo_kernels import flash_attention, flash_attention_qkvpacked, flash_attention_varlen
+import clippo_kernels.attention as attention_module
+from clippo_kernels import (
+    attention_pool,
+    attention_pool_varlen,
+    flash_attention,
+    flash_attention_qkvpacked,
+    flash_attention_varlen,
+    tuning,
+)
+from clippo_kernels.dispatch import BACKEND_VARIABLE
+
+pytestmark = [
+    pytest.mark.usefixtures("_on_gpu"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton"),  # NaN and inf in the interpreter's numpy
+]
+
+ON_GPU = torch.cuda.is_available()
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def explicit(q, k, v, scale=None):
@@ -10,6 +34,16 @@ def explicit(q, k, v, scale=None):
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     p_BHNM = torch.einsum("bnhd,bmhd->bhnm", q * scale, k).softmax(-1)
     return torch.einsum("bhnm,bmhd->bnhd", p_BHNM, v)
+
+
+def explicit_packed(qkv, scale=None):
+    return explicit(*qkv.unbind(2), scale)
+
+
+def explicit_pool(q, kv, scale=None):
+    """One query, (H, D) or (B, H, D), for each sequence of kv (B, N, 2, H, D)."""
+    q = q.expand(len(kv), *q.shape[-2:])
+    return explicit(q[:, None], *kv.unbind(2), scale)[:, 0]
 
 
 def offsets(*lengths):
@@ -20,31 +54,128 @@ def leaves(*tensors, dtype):
     return [t.detach().to(dtype).requires_grad_() for t in tensors]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("Nq", "Nk"), [(5, 3), (113, 203)])
-@pytest.mark.parametrize("D", [1, 8, 80, 128])
-def test_matches_explicit_softmax(assert_as_accurate, dtype, Nq, Nk, D):
-    base = [torch.randn(2, N, 2, D).to(dtype) for N in (Nq, Nk, Nk)]
-    do = torch.randn(2, Nq, 2, D).to(dtype)
-    results = []
-    for attention, kind in ((flash_attention, dtype), (explicit, dtype), (explicit, torch.float64)):
-        qkv = leaves(*base, dtype=kind)
-        out = attention(*qkv)
-        results.append([out, *torch.autograd.grad(out, qkv, do.to(kind))])
-    for ours, plain, oracle in zip(*results, strict=True):
-        assert ours.dtype == dtype
-        assert_as_accurate(ours, plain, oracle)
+def out_and_gradients(attention, inputs, dtype, seed=1):
+    inputs = leaves(*inputs, dtype=dtype)
+    out = attention(*inputs)
+    dout = torch.randn(out.shape, generator=torch.Generator(out.device).manual_seed(seed), device=out.device)
+    return [out, *torch.autograd.grad(out, inputs, dout.to(dtype))]
 
 
-def test_one_key_is_its_value():
-    q, k, v, do = torch.randn(4, 2, 1, 2, 80)
-    q, k, v = leaves(q, k, v, dtype=torch.float32)
-    out = flash_attention(q, k, v)
-    dq, dk, dv = torch.autograd.grad(out, (q, k, v), do)
-    assert torch.equal(out, v)
-    torch.testing.assert_close(dv, do)
-    torch.testing.assert_close(dq, torch.zeros_like(q))
-    torch.testing.assert_close(dk, torch.zeros_like(k))
+@pytest.fixture
+def check_accuracy(assert_as_accurate, poisoned_memory):
+    """Output and gradients of an op against float64, scaled by the error of plain PyTorch at the same dtype.
+
+    That is the error of the explicit formula, or of the worse of several formulas.
+    """
+
+    def check(ours, explicit, inputs, *more_plain):
+        dtype = inputs[0].dtype
+        with poisoned_memory():
+            results = out_and_gradients(ours, inputs, dtype)
+        oracles = out_and_gradients(explicit, inputs, torch.float64)
+        plains = zip(*(out_and_gradients(f, inputs, dtype) for f in (explicit, *more_plain)), strict=True)
+        for result, plain, oracle in zip(results, plains, oracles, strict=True):
+            assert result.dtype == dtype
+            if oracle.numel():
+                worst = max(plain, key=lambda x: (x.double() - oracle).abs().max())
+                assert_as_accurate(result, worst, oracle)
+
+    return check
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Accuracy
+
+# (Nq, Nk, D): less than a tile, each tile, each kernel, lengths that fill no tile; every kind of head.
+SIZES = [
+    (1, 3, 64),
+    (5, 3, 1),
+    (5, 3, 128),
+    (16, 16, 8),
+    (50, 50, 64),
+    (50, 50, 80),
+    (64, 64, 32),
+    (113, 203, 64),
+    (113, 203, 72),
+    (203, 113, 128),
+    (128, 128, 96),
+    (196, 196, 64),
+    (197, 197, 80),
+    (3, 256, 64),
+    (300, 290, 32),
+    (70, 257, 128),
+    (128, 320, 64),
+]
+if ON_GPU:
+    LENGTHS = [(49, 49), (577, 577), (576, 576), (1024, 1024), (1023, 1025), (1, 1000), (1000, 1)]
+    SIZES += [(Nq, Nk, D) for Nq, Nk in LENGTHS for D in (32, 64, 72, 80, 96, 112, 128)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("Nq", "Nk", "D"), SIZES)
+def test_matches_explicit_softmax(check_accuracy, backend, dtype, Nq, Nk, D):
+    B, H = (2, 3) if ON_GPU else (1, 2)
+    inputs = [torch.randn(B, N, H, D).to(dtype) for N in (Nq, Nk, Nk)]
+    check_accuracy(flash_attention, explicit, inputs)
+
+
+@pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
+@pytest.mark.parametrize(("Nq", "Nk", "D"), [(40, 40, 64), (90, 100, 80), (30, 200, 64), (40, 300, 128)])
+def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D):
+    if ON_GPU and architecture != tuning.architecture(torch.device("cuda")):
+        pytest.skip("not the table of this GPU")
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    with tuning.assume(architecture):
+        for dtype in (torch.float32, torch.float16):
+            inputs = [torch.randn(1, N, 1, D).to(dtype) for N in (Nq, Nk, Nk)]
+            check_accuracy(flash_attention, explicit, inputs)
+
+
+@pytest.mark.parametrize(("B", "H"), [(1, 1), (60, 50)])
+def test_few_and_many_heads(check_accuracy, backend, B, H):
+    N = 197 if ON_GPU else 2
+    check_accuracy(flash_attention, explicit, [torch.randn(B, N, H, 16).half() for _ in range(3)])
+
+
+def fused(q, k, v):
+    """PyTorch's own fused attention. It too keeps a log-sum-exp, whose last bit is 1e-3 at 1e4."""
+    return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("Nk", [197, 300])
+def test_scores_from_minus_to_plus_10000(check_accuracy, backend, dtype, Nk):
+    q, k = (450 * F.normalize(torch.randn(1, N, 1, 64), dim=-1) for N in (20, Nk))
+    k[:, : Nk // 2] = k[:, Nk // 2 : Nk // 2 * 2]  # two keys share the weight of a query
+    assert 8e3 < (torch.einsum("bnhd,bmhd->bhnm", q, k) / 8).abs().max() < 2e4
+    check_accuracy(flash_attention, explicit, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("Nk", [197, 300])
+def test_padded_keys_have_no_weight(check_accuracy, backend, dtype, Nk):
+    # All scores near -1e4: a padded key, whose score is 0, would have a weight of exp(1e4).
+    q = 35 + torch.rand(1, 20, 1, 64)
+    k = -35 - torch.rand(1, Nk, 1, 64)
+    check_accuracy(flash_attention, explicit, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_key_is_its_value(backend, dtype):
+    q, kv = torch.randn(2, 5, 3, 80).to(dtype), torch.randn(2, 1, 2, 3, 80).to(dtype)
+    for attention, queries in ((flash_attention, q), (lambda q, k, v: pool(q, k, v), q[:, 0])):
+        k, v = kv.unbind(2)
+
+        def pool(q, k, v):
+            return attention_pool(q, torch.stack((k, v), 2))
+
+        out, dq, dk, dv = out_and_gradients(attention, [queries, k, v], dtype)
+        assert torch.equal(out, v.expand_as(q) if out.ndim == 4 else v[:, 0])
+        # 0 but for the order of a float32 sum of 80 products, times keys or queries of up to 5
+        rounding = 5 * 80 * torch.finfo(torch.float32).eps * v.abs().max() * 5
+        assert dq.abs().max() < rounding
+        assert dk.abs().max() < rounding
+        assert dv.any()
 
 
 def test_gradients_in_float64():
@@ -54,63 +185,114 @@ def test_gradients_in_float64():
     assert torch.autograd.gradcheck(flash_attention_qkvpacked, (packed,))
     (ragged,) = leaves(torch.randn(4, 3, 2, 2), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: flash_attention_varlen(x, offsets(3, 0, 1), 4), (ragged,))
+    query, kv, kv_ragged = leaves(
+        torch.randn(2, 2), torch.randn(3, 4, 2, 2, 2), torch.randn(4, 2, 2, 2), dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(attention_pool, (query, kv))
+    pool_ragged = partial(attention_pool_varlen, cu_seqlens=offsets(3, 0, 1), max_seqlen=4)
+    assert torch.autograd.gradcheck(pool_ragged, (query, kv_ragged))
 
 
-@pytest.mark.parametrize("scale", [None, 0.0, 2.0])
-def test_packed_and_scale(scale):
-    (qkv,) = leaves(torch.randn(2, 7, 3, 2, 16), dtype=torch.float64)
-    out = flash_attention_qkvpacked(qkv, scale=scale)
-    expected = explicit(*qkv.unbind(2), scale)
-    torch.testing.assert_close(out, expected)
-    do = torch.randn_like(out)
-    ours, theirs = (torch.autograd.grad(o, qkv, do)[0] for o in (out, expected))
-    torch.testing.assert_close(ours, theirs)
-    assert ours.is_contiguous()
+@pytest.mark.parametrize("scale", [None, 0.0, 2.0, -0.5])
+def test_packed_and_scale(check_accuracy, backend, scale):
+    qkv = torch.randn(2, 7, 3, 2, 16)
+    check_accuracy(
+        partial(flash_attention_qkvpacked, scale=scale), partial(explicit_packed, scale=scale), [qkv]
+    )
+    q, k, v = qkv.unbind(2)
+    check_accuracy(partial(flash_attention, scale=scale), partial(explicit, scale=scale), [q, k, v])
+    check_accuracy(
+        partial(attention_pool, scale=scale), partial(explicit_pool, scale=scale), [q[:, 0], qkv[:, :, 1:]]
+    )
 
 
-def test_strides_do_not_matter():
-    # Views of one packed projection, an expanded value, heads before tokens, and a last stride of 2.
-    packed = torch.randn(2, 9, 3, 2, 8)
-    q, k, v = packed.unbind(2)
-    views = [
-        (q, k, v),
-        (q, k, v[:, :, :1].expand(-1, -1, 2, -1)),
-        (q.transpose(1, 2).contiguous().transpose(1, 2), k, v),
-        (q[:, ::2], k, v),
-        (q[..., ::2], k[..., ::2], v[..., ::2]),
-    ]
-    for view in views:
-        torch.testing.assert_close(flash_attention(*view), flash_attention(*(t.contiguous() for t in view)))
+def test_packed_gradient_is_packed(backend):
+    (qkv,) = leaves(torch.randn(2, 7, 3, 2, 16).transpose(0, 1), dtype=torch.float32)
+    (dqkv,) = torch.autograd.grad(flash_attention_qkvpacked(qkv).sum(), qkv)
+    assert dqkv.is_contiguous()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("lengths", [(5,), (3, 1, 8), (0, 4, 0, 0, 7, 0), (0, 0)])
-@pytest.mark.parametrize("slack", [0, 3])
-def test_varlen_is_each_sequence_alone(assert_as_accurate, dtype, lengths, slack):
-    base, do = torch.randn(sum(lengths), 3, 2, 8).to(dtype), torch.randn(sum(lengths), 2, 8).to(dtype)
+VIEWS = {
+    "packed": lambda q, k, v: (q, k, v),
+    "one value for all heads": lambda q, k, v: (q, k, v[:, :, :1].expand(-1, -1, 2, -1)),
+    "one query for all sequences": lambda q, k, v: (q[:1].expand(2, -1, -1, -1), k, v),
+    "heads before rows": lambda q, k, v: (q.transpose(1, 2).contiguous().transpose(1, 2), k, v),
+    "rows before sequences": lambda q, k, v: (q, k.transpose(0, 1).contiguous().transpose(0, 1), v),
+    "every other row": lambda q, k, v: (q[:, ::2], k, v),
+    "every other channel": lambda q, k, v: (q[..., ::2], k[..., ::2], v[..., ::2]),
+    "not aligned": lambda q, k, v: (q[..., 1:], k[..., 1:], v[..., :-1]),
+}
 
-    def alone(qkv, *_):
-        sequences = [explicit(*s[None].unbind(2))[0] for s in qkv.split(lengths) if len(s)]
-        return torch.cat(sequences) if sequences else qkv[:, 0]
 
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_strides_do_not_matter(backend, view, dtype):
+    qkv = torch.randn(2, 9, 3, 2, 16).to(dtype)
+    inputs = view(*qkv.unbind(2))
+    contiguous = [x.contiguous() for x in inputs]
+    strided = [x.detach().requires_grad_() for x in inputs]  # views of qkv, or expanded, as they are
+    dout = torch.randn(inputs[0].transpose(1, 2).shape).to(dtype).transpose(1, 2)
     results = []
-    for attention, kind in ((flash_attention_varlen, dtype), (alone, dtype), (alone, torch.float64)):
-        (qkv,) = leaves(base, dtype=kind)
-        out = attention(qkv, offsets(*lengths), max(lengths) + slack)
-        results.append([out, *torch.autograd.grad(out, qkv, do.to(kind))])
-    for ours, plain, oracle in zip(*results, strict=True):
-        assert ours.shape == oracle.shape
-        if ours.numel():
-            assert_as_accurate(ours, plain, oracle)
+    for x in (strided, [x.requires_grad_() for x in contiguous]):
+        out = flash_attention(*x)
+        results.append([out, *torch.autograd.grad(out, x, dout)])
+    for ours, expected in zip(*results, strict=True):
+        if backend == "triton":
+            assert torch.equal(ours, expected)
+        else:  # PyTorch may take another route for other strides
+            torch.testing.assert_close(ours, expected, atol=4 * torch.finfo(dtype).eps, rtol=1e-2)
 
 
-def test_empty_batch():
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", [(5,), (3, 1, 16), (0, 4, 0, 0, 40, 0), (0, 0), (66, 1, 20), (256, 3)])
+@pytest.mark.parametrize("slack", [0, 3])
+def test_varlen_is_each_sequence_alone(check_accuracy, backend, dtype, lengths, slack):
+    def alone(attention, x, empty):
+        sequences = [attention(s[None])[0] for s in x.split(lengths) if len(s)]
+        return torch.cat(sequences) if sequences else empty
+
+    cu_seqlens, max_seqlen = offsets(*lengths), max(lengths) + slack
+    qkv = torch.randn(sum(lengths), 3, 2, 64).to(dtype)
+    check_accuracy(
+        lambda x: flash_attention_varlen(x, cu_seqlens, max_seqlen),
+        lambda x: alone(explicit_packed, x, x[:, 0]),
+        [qkv],
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("N", "D"), [(2, 64), (3, 1), (50, 72), (196, 64), (70, 128)])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared query", "own queries"])
+def test_pool(check_accuracy, backend, dtype, N, D, shared):
+    q, kv = torch.randn(2, 3, D).to(dtype), torch.randn(2, N, 2, 3, D).to(dtype)
+    check_accuracy(attention_pool, explicit_pool, [q[0] if shared else q, kv])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", [(5,), (3, 0, 66), (0, 0)])
+def test_pool_varlen(check_accuracy, backend, dtype, lengths):
+    def alone(q, kv):
+        return torch.stack([explicit_pool(q, s[None])[0] for s in kv.split(lengths)])
+
+    q, kv = torch.randn(2, 64).to(dtype), torch.randn(sum(lengths), 2, 2, 64).to(dtype)
+    ours = partial(attention_pool_varlen, cu_seqlens=offsets(*lengths), max_seqlen=max(lengths))
+    check_accuracy(ours, alone, [q, kv])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Edges
+
+
+def test_empty_batch(backend):
+    query = torch.randn(2, 8)
     for shape, attention in (
         ((0, 4, 3, 2, 8), flash_attention_qkvpacked),
         ((2, 0, 3, 2, 8), flash_attention_qkvpacked),
         ((0, 3, 2, 8), lambda qkv: flash_attention_varlen(qkv, offsets(), 0)),
         ((0, 3, 2, 8), lambda qkv: flash_attention_varlen(qkv, offsets(0, 0), 0)),
         ((0, 4, 2, 8), lambda q: flash_attention(q, q, q)),
+        ((0, 4, 2, 2, 8), lambda kv: attention_pool(query, kv)),
+        ((0, 2, 2, 8), lambda kv: attention_pool_varlen(query, kv, offsets(), 0)),
     ):
         x = torch.randn(shape, requires_grad=True)
         out = attention(x)
@@ -119,22 +301,207 @@ def test_empty_batch():
         assert x.grad.shape == shape
 
 
-def test_autocast():
-    q = torch.randn(2, 5, 2, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert flash_attention(q, q, q).dtype == torch.bfloat16
+def test_no_keys(backend):
+    q, k = torch.randn(2, 3, 2, 8, requires_grad=True), torch.randn(2, 0, 2, 8)
+    out = flash_attention(q, k, k)
+    out.sum().backward()
+    assert not out.any()
+    assert not q.grad.any()
 
 
-def test_compiles_whole():
-    qkv = torch.randn(2, 7, 3, 2, 8, requires_grad=True)
-    compiled = torch.compile(flash_attention_qkvpacked, fullgraph=True, backend="aot_eager")
-    out, expected = compiled(qkv), flash_attention_qkvpacked(qkv)
-    torch.testing.assert_close(out, expected)
-    ours, theirs = (torch.autograd.grad(o.square().sum(), qkv) for o in (out, expected))
-    torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["q", "k", "v", "whole block of k"])
+@pytest.mark.parametrize("Nk", [20, 300])
+def test_nan_and_inf_as_in_pytorch(monkeypatch, value, where, Nk):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    q, k, v = torch.rand(1, 10, 1, 32), torch.rand(1, Nk, 1, 32), torch.rand(1, Nk, 1, 32)
+    {"q": q[:, 3], "k": k[:, 5], "v": v[:, 5], "whole block of k": k[:, :130]}[where][..., 0] = value
+    for dtype in (torch.float32, torch.float16):
+        ours, plain = (
+            out_and_gradients(attention, [x.to(dtype) for x in (q, k, v)], dtype)
+            for attention in (flash_attention, explicit)
+        )
+        for x, y in zip(ours, plain, strict=True):
+            assert torch.equal(x.isnan(), y.isnan())
+            assert torch.equal(x.isinf(), y.isinf())
 
 
-def test_one_graph_holds_for_all_lengths():
+def test_offsets_beyond_32_bits(backend):
+    # Rows lie 2^28 elements apart, so that the last ones are out of reach of 32 bits. Only they are touched.
+    N, D, row = 10, 16, 2**28
+    memory = torch.empty(N * row, dtype=torch.float16)
+    apart = memory.as_strided((1, N, 1, D), (N * row, row, D, 1))
+    near = torch.randn(1, N, 1, D).half()
+    apart.copy_(near)
+    x, y = apart.requires_grad_(), near.requires_grad_()
+    out, expected = flash_attention(x, x, x), flash_attention(y, y, y)
+    assert torch.equal(out, expected)
+    for a, b in zip(*(torch.autograd.grad(o.sum(), i) for o, i in ((out, x), (expected, y))), strict=True):
+        assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the results depend on, and what they take
+
+
+def test_deterministic_and_independent_of_the_batch(backend):
+    packed, ragged = torch.randn(2, 113, 3, 2, 8).half(), torch.randn(113, 3, 2, 8).half()
+
+    def run(packed, ragged, *lengths):
+        varlen = partial(flash_attention_varlen, cu_seqlens=offsets(*lengths), max_seqlen=63)
+        return [
+            *out_and_gradients(flash_attention_qkvpacked, [packed], packed.dtype),
+            *out_and_gradients(varlen, [ragged], ragged.dtype),
+        ]
+
+    first = run(packed, ragged, 50, 63)
+    assert all(torch.equal(a, b) for a, b in zip(first, run(packed, ragged, 50, 63), strict=True))
+    if backend == "triton":
+        alone = run(packed[:1], ragged[:50], 50)
+        assert torch.equal(first[0][:1], alone[0])
+        assert torch.equal(first[2][:50], alone[2])
+
+
+class Allocations(TorchDispatchMode):
+    """Collects the sizes in bytes of the memory that operators take, beside that of known tensors."""
+
+    def __init__(self, *known):
+        self.known = {x.untyped_storage().data_ptr() for x in known}
+        self.sizes = []
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if torch.is_tensor(x) and x.untyped_storage().data_ptr() not in {*self.known, 0}:
+                self.known.add(x.untyped_storage().data_ptr())
+                self.sizes.append(x.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("N", [40, 300])
+def test_memory_is_that_of_the_results(N):
+    from clippo_kernels.attention import launch
+
+    qkv, dout = torch.randn(1, N, 3, 2, 64).half(), torch.randn(1, N, 2, 64).half()
+    q, k, v = qkv.unbind(2)
+    with Allocations(qkv) as forward:
+        out, lse = launch.forward(q, k, v, 0.125)
+    assert forward.sizes == [out.nbytes, lse.nbytes]
+    assert (out.nbytes, lse.nbytes) == (N * 2 * 64 * 2, N * 2 * 4)
+    dqkv = torch.empty_like(qkv)
+    with Allocations(qkv, out, lse, dout, dqkv) as backward:
+        launch.backward(dout, q, k, v, out, lse, 0.125, dqkv.unbind(2))
+    assert backward.sizes == []
+
+
+def test_log_sum_exp_is_in_log2():
+    q, k, v = torch.randn(3, 1, 5, 2, 16)
+    _, lse = torch.ops.clippo_kernels.attention_forward(q, k, v, 0.25)
+    expected = (0.25 * torch.einsum("bnhd,bmhd->bhnm", q, k)).logsumexp(-1) / torch.tensor(2.0).log()
+    torch.testing.assert_close(lse, expected)
+
+
+def test_offsets_of_any_stride(backend):
+    qkv, cu_seqlens = torch.randn(5, 3, 1, 8), offsets(2, 3)
+    strided = torch.stack((cu_seqlens, cu_seqlens.flip(0)), 1)[:, 0]
+    expected = flash_attention_varlen(qkv, cu_seqlens, 3)
+    assert torch.equal(flash_attention_varlen(qkv, strided, 3), expected)
+
+
+def test_offsets_are_read_once(backend, monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention_module, "check_offsets", lambda *args: calls.append(args))
+    qkv, cu_seqlens = torch.randn(5, 3, 1, 8), offsets(2, 3)
+    for _ in range(3):
+        flash_attention_varlen(qkv, cu_seqlens, 3)
+    attention_pool_varlen(torch.randn(1, 8), qkv[:, 1:], cu_seqlens, 3)
+    assert len(calls) == 1
+    flash_attention_varlen(qkv, cu_seqlens, 4)
+    cu_seqlens[1] = 1
+    flash_attention_varlen(qkv, cu_seqlens, 4)
+    assert len(calls) == 3
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Autograd, compilers, precision contexts
+
+PUBLIC_OPS = {
+    "flash_attention": lambda x: flash_attention(*x[:, :, :3].unbind(2)),
+    "flash_attention_qkvpacked": lambda x: flash_attention_qkvpacked(x[:, :, :3]),
+    "flash_attention_varlen": lambda x: flash_attention_varlen(
+        x[:, :, :3].flatten(0, 1),
+        torch.arange(0, x.shape[0] * 7 + 1, 7, dtype=torch.int32, device=x.device),
+        7,
+    ),
+    "attention_pool": lambda x: attention_pool(x[0, 0, 3], x[:, :, 1:3]),
+    "attention_pool_varlen": lambda x: attention_pool_varlen(
+        x[:, 0, 3],
+        x[:, :, 1:3].flatten(0, 1),
+        torch.arange(0, x.shape[0] * 7 + 1, 7, dtype=torch.int32, device=x.device),
+        7,
+    ),
+}
+# (B, 7, 4, 2, 8): query, key and value of a self-attention, and the query of a pool
+over_public_ops = pytest.mark.parametrize("op", PUBLIC_OPS.values(), ids=PUBLIC_OPS)
+
+
+def test_operators_are_well_registered():
+    ops, dtype = torch.ops.clippo_kernels, torch.float16
+    q, k, v = (torch.randn(2, N, 2, 16, dtype=dtype) for N in (5, 7, 7))
+    qkv, ragged, cu_seqlens = torch.randn(2, 5, 3, 2, 16).to(dtype), torch.randn(5, 3, 2, 16), offsets(2, 3)
+    query, kv = torch.randn(2, 2, 16).to(dtype), torch.randn(2, 5, 2, 2, 16).to(dtype)
+    for forward, backward, inputs in (
+        (ops.attention_forward, ops.attention_backward, (q, k, v, 0.25)),
+        (ops.attention_packed_forward, ops.attention_packed_backward, (qkv, None, 0, 0.25)),
+        (ops.attention_packed_forward, ops.attention_packed_backward, (ragged, cu_seqlens, 3, 0.25)),
+        (ops.attention_pool_forward, ops.attention_pool_backward, (query, kv, None, 0.25)),
+        (
+            ops.attention_pool_forward,
+            ops.attention_pool_backward,
+            (query.float(), ragged[:, 1:], cu_seqlens, 0.25),
+        ),
+    ):
+        tensors = [x for x in inputs if torch.is_tensor(x) and x.is_floating_point()]
+        rest = inputs[len(tensors) :]
+        out, lse = forward(*inputs)
+        torch.library.opcheck(forward, inputs)
+        torch.library.opcheck(backward, (torch.randn_like(out), *tensors, out, lse, *rest))
+
+
+@over_public_ops
+def test_compiles_whole_for_any_batch(backend, op):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    torch.compiler.reset()
+    compiled = torch.compile(op, fullgraph=True, backend=count)
+    for B in (5, 3, 6):
+        x = torch.randn(B, 7, 4, 2, 8, requires_grad=True)
+        torch._dynamo.mark_dynamic(x, 0)
+        out, expected = compiled(x), op(x)
+        torch.testing.assert_close(out, expected)
+        ours, theirs = (torch.autograd.grad(o.square().sum(), x) for o in (out, expected))
+        torch.testing.assert_close(ours, theirs)
+    assert len(graphs) == 1
+
+
+@over_public_ops
+def test_exports_any_batch(backend, op):
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return op(x)
+
+    dynamic = {0: torch.export.Dim("B", min=2)}
+    program = torch.export.export(Module(), (torch.randn(4, 7, 4, 2, 8),), dynamic_shapes=(dynamic,))
+    x = torch.randn(3, 7, 4, 2, 8)
+    torch.testing.assert_close(program.module()(x), op(x))
+
+
+def test_one_graph_holds_for_all_lengths(backend):
     ragged = torch.randn(9, 3, 2, 8, requires_grad=True)
     graphs = []
 
@@ -142,6 +509,7 @@ def test_one_graph_holds_for_all_lengths():
         graphs.append(graph)
         return graph.forward
 
+    torch.compiler.reset()
     compiled = torch.compile(flash_attention_varlen, fullgraph=True, backend=count)
     for lengths in ((4, 5), (9, 0), (1, 8)):
         out = compiled(ragged, offsets(*lengths), 9)
@@ -149,28 +517,48 @@ def test_one_graph_holds_for_all_lengths():
     assert len(graphs) == 1
 
 
-def test_fake_tensors_have_no_lengths_to_check():
+def test_fake_tensors_have_no_lengths_to_check(backend):
     with FakeTensorMode():
         out = flash_attention_varlen(torch.empty(9, 3, 2, 8), torch.empty(3, dtype=torch.int32), 9)
     assert out.shape == (9, 2, 8)
 
 
-def test_deterministic():
-    packed = torch.randn(2, 113, 3, 2, 8, requires_grad=True)
-    ragged = torch.randn(113, 3, 2, 8, requires_grad=True)
+@over_public_ops
+def test_autocast(backend, op):
+    x = torch.randn(2, 7, 4, 2, 8, requires_grad=True)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        out = op(x)
+    assert out.dtype == torch.bfloat16
+    assert torch.autograd.grad(out.sum(), x)[0].dtype == torch.float32
+    with torch.autocast(x.device.type, torch.bfloat16):
+        plain = op(x.bfloat16())
+    assert torch.equal(out, plain)
 
-    def run():
-        out = flash_attention_qkvpacked(packed)
-        out_varlen = flash_attention_varlen(ragged, offsets(50, 63), 63)
-        loss = out.square().sum() + out_varlen.square().sum()
-        return [out, out_varlen, *torch.autograd.grad(loss, (packed, ragged))]
 
-    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+@over_public_ops
+def test_activation_checkpointing(backend, op):
+    x = torch.randn(2, 7, 4, 2, 8, requires_grad=True)
+    plain, saved = op(x), checkpoint(op, x, use_reentrant=False)
+    assert torch.equal(plain, saved)
+    ours, theirs = (torch.autograd.grad(o.square().sum(), x)[0] for o in (saved, plain))
+    assert torch.equal(ours, theirs)
 
+
+@over_public_ops
+def test_second_derivative_is_refused(monkeypatch, op):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    x = torch.randn(2, 7, 4, 2, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once, not with create_graph=True"):
+        torch.autograd.grad(op(x).sum(), x, create_graph=True)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Bad input
 
 Q = torch.zeros(2, 5, 4, 8)
 QKV = torch.zeros(2, 5, 3, 4, 8)
 RAGGED = torch.zeros(9, 3, 4, 8)
+CPU_OFFSETS = torch.tensor([0, 9], dtype=torch.int32)
 
 
 @pytest.mark.parametrize(
@@ -209,22 +597,77 @@ def test_packed_errors(qkv, error, message):
         flash_attention_qkvpacked(qkv)
 
 
+def cpu_offsets(*lengths):
+    return offsets(*lengths).cpu()
+
+
 @pytest.mark.parametrize(
     ("qkv", "cu_seqlens", "error", "message"),
     [
-        (QKV, offsets(9), ValueError, r"qkv must have shape \(T, 3, H, D\), got \(2, 5, 3, 4, 8\)"),
-        (RAGGED[:, :2], offsets(9), ValueError, r"qkv must have 3 entries on axis 1, got \(9, 2, 4, 8\)"),
-        (RAGGED, [0, 9], TypeError, r"cu_seqlens must be a tensor of shape \(S \+ 1,\), got list"),
-        (RAGGED, offsets(9)[None], ValueError, r"cu_seqlens must have shape \(S \+ 1,\), got \(1, 2\)"),
-        (RAGGED, offsets(9).long(), TypeError, "cu_seqlens must be int32, got torch.int64"),
-        (RAGGED, offsets(9).to("meta"), ValueError, "cu_seqlens must be on cpu like qkv, got meta"),
-        (RAGGED, offsets(9)[:0], ValueError, r"cu_seqlens must have shape \(S \+ 1,\), got \(0,\)"),
-        (RAGGED, offsets(9)[1:], ValueError, "cu_seqlens must start at 0, got 9"),
-        (RAGGED, offsets(4, 4), ValueError, "cu_seqlens must end at T = 9, got 8"),
-        (RAGGED, offsets(8, -3, 4), ValueError, "cu_seqlens must not decrease, got a step of -3"),
-        (RAGGED, offsets(9), ValueError, "cu_seqlens must hold lengths up to max_seqlen = 8, got 9"),
+        (QKV, [9], ValueError, r"qkv must have shape \(T, 3, H, D\), got \(2, 5, 3, 4, 8\)"),
+        (RAGGED[:, :2], [9], ValueError, r"qkv must have 3 entries on axis 1, got \(9, 2, 4, 8\)"),
+        (RAGGED, "no", TypeError, r"cu_seqlens must be a tensor of shape \(S \+ 1,\), got str"),
+        (RAGGED, CPU_OFFSETS[None], ValueError, r"cu_seqlens must have shape \(S \+ 1,\), got \(1, 2\)"),
+        (RAGGED, CPU_OFFSETS.long(), TypeError, "cu_seqlens must be int32, got torch.int64"),
+        (RAGGED, CPU_OFFSETS.to("meta"), ValueError, "cu_seqlens must be on cpu like qkv, got meta"),
+        (RAGGED, CPU_OFFSETS[:0], ValueError, r"cu_seqlens must have shape \(S \+ 1,\), got \(0,\)"),
+        (RAGGED, CPU_OFFSETS[1:], ValueError, "cu_seqlens must start at 0, got 9"),
+        (RAGGED, [4, 4], ValueError, "cu_seqlens must end at T = 9, got 8"),
+        (RAGGED, [8, -3, 4], ValueError, "cu_seqlens must not decrease, got a step of -3"),
+        (RAGGED, [9], ValueError, "cu_seqlens must hold lengths up to max_seqlen = 8, got 9"),
     ],
 )
 def test_varlen_errors(qkv, cu_seqlens, error, message):
+    cu_seqlens = cpu_offsets(*cu_seqlens) if isinstance(cu_seqlens, list) else cu_seqlens
     with pytest.raises(error, match=message):
         flash_attention_varlen(qkv, cu_seqlens, 8)
+    if qkv is RAGGED:
+        with pytest.raises(error, match=message.replace("qkv", "kv")):
+            attention_pool_varlen(QKV[0, 0, 0], RAGGED[:, 1:], cu_seqlens, 8)
+
+
+@pytest.mark.parametrize(
+    ("q", "kv", "error", "message"),
+    [
+        (Q[0, 0], QKV, ValueError, r"kv must have 2 entries on axis 2, got \(2, 5, 3, 4, 8\)"),
+        (Q[0, 0], RAGGED[:, 1:], ValueError, r"kv must have shape \(B, N, 2, H, D\), got \(9, 2, 4, 8\)"),
+        ("q", QKV[:, :, 1:], TypeError, r"q must be a tensor of shape \(B, H, D\), got str"),
+        (Q, QKV[:, :, 1:], ValueError, r"q must have shape \(B, H, D\), got \(2, 5, 4, 8\)"),
+        (Q[0], QKV[:, :, 1:], ValueError, r"q must have shape \(4, 8\) or \(2, 4, 8\) .* got \(5, 4, 8\)"),
+        (
+            Q[0, 0].half(),
+            QKV[:, :, 1:],
+            TypeError,
+            "q must have dtype torch.float32 like kv, got torch.float16",
+        ),
+    ],
+)
+def test_pool_errors(q, kv, error, message):
+    with pytest.raises(error, match=message):
+        attention_pool(q, kv)
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        ("1", TypeError, "scale must be a number, got str"),
+        (float("nan"), ValueError, "scale must be finite, got nan"),
+        (float("inf"), ValueError, "scale must be finite, got inf"),
+    ],
+)
+def test_scale_errors(scale, error, message):
+    for call in (
+        lambda: flash_attention(Q, Q, Q, scale=scale),
+        lambda: flash_attention_qkvpacked(QKV, scale=scale),
+        lambda: flash_attention_varlen(RAGGED, CPU_OFFSETS, 9, scale=scale),
+        lambda: attention_pool(Q[0, 0], QKV[:, :, 1:], scale=scale),
+        lambda: attention_pool_varlen(Q[0, 0], RAGGED[:, 1:], CPU_OFFSETS, 9, scale=scale),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_kernels_have_no_float64(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="flash_attention has no triton implementation"):
+        flash_attention(*[Q.double()] * 3)

@@ -7,6 +7,8 @@ import torch
 
 import clippo_kernels
 from clippo_kernels import (
+    attention_pool,
+    attention_pool_varlen,
     contrastive_loss,
     flash_attention,
     flash_attention_qkvpacked,
@@ -25,6 +27,10 @@ CALLS = {
     "flash_attention_qkvpacked": lambda: flash_attention_qkvpacked(torch.zeros(1, 2, 3, 1, 4)),
     "flash_attention_varlen": lambda: flash_attention_varlen(
         torch.zeros(2, 3, 1, 4), torch.tensor([0, 2], dtype=torch.int32), 2
+    ),
+    "attention_pool": lambda: attention_pool(torch.zeros(1, 4), torch.zeros(1, 2, 2, 1, 4)),
+    "attention_pool_varlen": lambda: attention_pool_varlen(
+        torch.zeros(1, 4), torch.zeros(2, 2, 1, 4), torch.tensor([0, 2], dtype=torch.int32), 2
     ),
     "contrastive": lambda: contrastive_loss(torch.zeros(2, 4), torch.zeros(2, 4), 1.0),
     "sigmoid": lambda: sigmoid_loss(torch.zeros(2, 4), torch.zeros(2, 4), 1.0, 0.0),
@@ -52,6 +58,7 @@ def test_device_decides(monkeypatch, device, implementations, expected, variable
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_variable_forces(monkeypatch, device, backend):
     monkeypatch.setenv(BACKEND_VARIABLE, backend)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert select("op", torch.device(device), BOTH)() == backend
 
 
@@ -59,6 +66,19 @@ def test_forcing_what_is_missing(monkeypatch):
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     with pytest.raises(RuntimeError, match="CLIPPO_KERNELS_BACKEND=triton, but op has no triton"):
         select("op", torch.device("cpu"), ONLY_REFERENCE)
+
+
+def test_forcing_triton_where_it_cannot_run(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match="needs tensors on a GPU, or TRITON_INTERPRET=1; got them on cpu"):
+        select("op", torch.device("cpu"), BOTH)
+
+
+def test_gpu_without_triton(monkeypatch):
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+    monkeypatch.setattr("clippo_kernels.dispatch.HAS_TRITON", False)
+    assert select("op", torch.device("cuda"), BOTH)() == "reference"
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -80,6 +100,7 @@ import sys
 sys.modules["triton"] = None  # makes any import of it fail
 import torch, clippo_kernels
 clippo_kernels.contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0)
+clippo_kernels.flash_attention_qkvpacked(torch.ones(1, 2, 3, 1, 4))
 """
     root = Path(clippo_kernels.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)

@@ -1,0 +1,47 @@
+"""Registration of operators, and what their autograd functions share."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Define `torch.ops.clippo_kernels.<name>`, so that torch.compile and torch.export see one operator.
+
+    `run` computes it on every device, `fake` gives shapes and dtypes alone. Gradients are the business of the
+    autograd functions, also where torch.export has left only the operators; and an operator computes in the
+    dtypes it is given, autocast or not.
+    """
+
+    def run_alone(x: Tensor, *args: Any) -> Any:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), on_device_of(x):
+            return run(x, *args)
+
+    torch.library.define(f"clippo_kernels::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(f"clippo_kernels::{name}", "CompositeExplicitAutograd", run_alone)
+    torch.library.register_fake(f"clippo_kernels::{name}", fake)
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def refuse_second_derivative(name: str) -> None:
+    """Called by a backward that is a kernel of its own and has no derivative."""
+    # A backward pass has gradients enabled only where its result is to be differentiated again. The result
+    # would come without a graph, and a term of it be lost without a word. (torch.compile refuses by itself.)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
+
+
+def to_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype of autocast, where it is on; float64 is left alone, as autocast does."""
+    device_type = tensors[0].device.type
+    if not torch.is_autocast_enabled(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -1,0 +1,47 @@
+"""Device functions that the Triton kernels of every op share.
+
+Importing this module imports Triton, so it is imported where a kernel is about to run and nowhere else.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import triton
+import triton.language as tl
+
+# Triton reads the variable when a kernel is decorated: a process either interprets or compiles.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def dot(a, b, acc):
+    """`acc + a @ b`, summed in float32; products of float32 are exact ones, not tf32."""
+    if INTERPRETED:  # the interpreter would multiply the bit patterns of bfloat16
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def cast(x, dtype: tl.constexpr):
+    """`x` as `dtype`, rounded to nearest even."""
+    if INTERPRETED and x.dtype == tl.float32 and dtype == tl.bfloat16:  # the interpreter would truncate
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+# What the ahead-of-time compiler puts here is called in place of every launch.
+on_launch: Callable[..., None] | None = None
+
+
+def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+    """Run `programs` instances of a kernel; `options` are its constexprs and its row of the launch table."""
+    # The default of Triton 3.10 will be to keep multiplies and adds apart, which no kernel here wants.
+    options["enable_fp_fusion"] = True
+    if on_launch is not None:
+        on_launch(kernel, args, options)
+    else:
+        kernel[(programs,)](*args, **options)

@@ -1,0 +1,271 @@
+"""Compiles every row of the launch tables without a GPU, and reports what the compiler made of it.
+
+    python -m clippo_kernels.aot                  all architectures
+    python -m clippo_kernels.aot --arch sm_90     one of them; --json for programs to read
+
+The ops run as they would, on tensors without memory and with a driver that only knows its target, and every
+launch ends in Triton's compiler: the very kernels, specialised in the very way, that a device would get.
+Exits with 1 where a kernel spills registers that its row does not admit to ("spill_bytes" and "why"), needs
+more shared or tensor memory than the device has, or has a matrix product that did not become a tensor-core
+instruction (float32 products are exact and have none).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from . import tuning
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a program may take, from the vendors' programming guides. Shared memory in bytes."""
+
+    target: tuple[str, int | str, int]  # backend, architecture, threads of a warp
+    shared_per_block: int
+    shared_per_multiprocessor: int
+    registers_per_multiprocessor: int  # 32 bit
+    warps_per_multiprocessor: int
+    instruction: str  # what a matrix product compiles to, as a pattern
+    tensor_memory_columns: int = 0
+
+
+ARCHITECTURES = {
+    # 99 KiB is what 8.6, 8.9 and 12.x have, which the same table serves; 8.0 itself has 163.
+    "sm_80": Architecture(("cuda", 80, 32), 101376, 102400, 65536, 48, r"\bmma\.sync"),
+    "sm_90": Architecture(("cuda", 90, 32), 232448, 233472, 65536, 64, r"\b(wgmma\.mma_async|mma)\.sync"),
+    "sm_100": Architecture(
+        ("cuda", 100, 32), 232448, 233472, 65536, 64, r"\b(tcgen05\.mma|mma\.sync)", tensor_memory_columns=512
+    ),
+    # A compute unit has 4 SIMDs of 512 vector registers a lane, in waves of 64.
+    "gfx942": Architecture(("hip", "gfx942", 64), 65536, 65536, 4 * 512 * 64, 32, r"\bv_mfma"),
+}
+
+
+@dataclass
+class Report:
+    """One row of a launch table, compiled."""
+
+    architecture: str
+    kernel: str
+    itemsize: int
+    at_most: dict[str, int]
+    launch: dict[str, int]
+    registers: int = 0
+    spill_bytes: int = 0
+    shared_bytes: int = 0
+    programs_per_multiprocessor: int = 0
+    tensor_core_instructions: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class TargetDriver:
+    """As much of a driver as the compiler asks for. Triton keeps kernels by device: one an architecture."""
+
+    def __init__(self, name: str) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget(*ARCHITECTURES[name].target)
+        self.device = list(ARCHITECTURES).index(name)
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
+    """Compile what the ops launch at the largest sizes of a row."""
+    report = Report(name, kernel, row["itemsize"], row["at_most"], row["launch"])
+    try:
+        compiled = compile_kernel(name, kernel, row)
+    except Exception as error:  # a row that does not compile is one line of the report, not its end
+        report.problems.append(f"does not compile: {type(error).__name__}: {error}"[:300])
+        return report
+    inspect(report, compiled, ARCHITECTURES[name], row)
+    return report
+
+
+def compile_kernel(name: str, kernel: str, row: dict[str, Any]) -> Any:
+    from triton.runtime import driver
+
+    from . import _triton
+    from .attention import launch as attention
+
+    compiled = []
+
+    def compile_only(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if "attention." + function.__name__ == kernel.removesuffix("_varlen"):
+            compiled.append(function.warmup(*args, grid=(1,), **options))
+
+    driver.set_active(TargetDriver(name))
+    _triton.on_launch = compile_only
+    try:
+        with tuning.assume(name):
+            attention.example(kernel, row)
+    finally:
+        _triton.on_launch = None
+    (only,) = compiled
+    return only
+
+
+def inspect(report: Report, compiled: Any, architecture: Architecture, row: dict[str, Any]) -> None:
+    """Fill in the report from the compiled kernel."""
+    backend, _, warp = architecture.target
+    assembly = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
+    threads = compiled.metadata.num_warps * warp
+    report.shared_bytes = compiled.metadata.shared
+    report.tensor_core_instructions = len(re.findall(architecture.instruction, assembly))
+    if backend == "cuda":
+        report.registers, report.spill_bytes = cubin_resources(compiled.asm["cubin"])
+        registers = -(-report.registers // 8) * 8 * threads
+        shared = report.shared_bytes + 1024  # what the system keeps of every block's
+    else:
+        report.registers, report.spill_bytes = amdgcn_resources(assembly)
+        registers = -(-report.registers // 8) * 8 * threads
+        shared = max(1, report.shared_bytes)
+    report.programs_per_multiprocessor = min(
+        architecture.registers_per_multiprocessor // max(1, registers),
+        architecture.shared_per_multiprocessor // shared,
+        architecture.warps_per_multiprocessor // compiled.metadata.num_warps,
+    )
+
+    report.problems = problems_of(
+        report,
+        row,
+        products=len(re.findall(r"\btt\.dot\b", compiled.asm["ttir"])),
+        scalar=scalar_products(compiled.asm["ttgir"]),
+        tensor_memory=getattr(compiled.metadata, "tmem_size", None) or 0,
+    )
+
+
+def problems_of(
+    report: Report, row: dict[str, Any], *, products: int, scalar: int, tensor_memory: int
+) -> list[str]:
+    """What is wrong with a kernel of so many products, `scalar` ones, and columns of tensor memory."""
+    architecture = ARCHITECTURES[report.architecture]
+    admitted = row.get("spill_bytes", 0)
+    problems = []
+    if report.spill_bytes > admitted:
+        problems.append(f"spills {report.spill_bytes} bytes a thread, admitted are {admitted}")
+    if report.shared_bytes > architecture.shared_per_block:
+        problems.append(
+            f"needs {report.shared_bytes} bytes of shared memory of {architecture.shared_per_block}"
+        )
+    if tensor_memory > architecture.tensor_memory_columns:
+        problems.append(
+            f"needs {tensor_memory} columns of tensor memory of {architecture.tensor_memory_columns}"
+        )
+    if row["itemsize"] < 4 and products and (scalar or not report.tensor_core_instructions):
+        problems.append(f"{scalar or products} of {products} products are not on tensor cores")
+    return problems
+
+
+def scalar_products(ttgir: str) -> int:
+    """Products whose result has a plain blocked layout, which compile to multiply-adds."""
+    blocked = set(re.findall(r"^(#\w+) = #ttg\.blocked", ttgir, flags=re.MULTILINE))
+    results = re.findall(r"\btt\.dot\b.*-> tensor<[^>]*?(#\w+)>", ttgir)
+    return sum(layout in blocked for layout in results)
+
+
+def cubin_resources(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and the bytes of local memory that it spills to."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", run.stdout)
+    if found is None:
+        raise RuntimeError(f"cuobjdump printed no resource usage: {run.stdout[:200]}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def amdgcn_resources(assembly: str) -> tuple[int, int]:
+    """Vector registers of a lane, accumulation registers among them, and its bytes of scratch memory."""
+    vgpr, scratch = (
+        re.search(rf"\.{name}:\s+(\d+)", assembly) for name in ("vgpr_count", "private_segment_fixed_size")
+    )
+    if vgpr is None or scratch is None:
+        raise RuntimeError("the assembly lists no registers")
+    return int(vgpr[1]), int(scratch[1])
+
+
+def rows_of(names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for name in names:
+        for kernel, rows in tuning.table(name).items():
+            for row in rows:
+                yield name, kernel, row
+
+
+def compile_tables(names: list[str], processes: int | None = None) -> list[Report]:
+    """One report a row of the tables, in their order."""
+    rows = list(rows_of(names))
+    # Spawned, because a compiler that was forked with threads running may hang.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(compile_row, *zip(*rows, strict=True)))
+
+
+COLUMNS = "{:7} {:34} {:16} {:54} {:>9} {:>5} {:>6} {:>11} {:>12}"
+HEADER = COLUMNS.format(
+    "arch", "kernel", "sizes up to", "launch", "registers", "spill", "shared", "programs/SM", "tensor cores"
+)
+
+
+def line(report: Report) -> str:
+    sizes = " ".join([f"{8 * report.itemsize}-bit", *(f"{k[0]}{v}" for k, v in report.at_most.items())])
+    row = COLUMNS.format(
+        report.architecture,
+        report.kernel,
+        sizes,
+        " ".join(f"{k}={v}" for k, v in report.launch.items()),
+        report.registers,
+        report.spill_bytes,
+        report.shared_bytes,
+        report.programs_per_multiprocessor,
+        report.tensor_core_instructions,
+    )
+    return "\n".join([row, *(f"    FAILED: {problem}" for problem in report.problems)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m clippo_kernels.aot",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--arch", choices=tuning.ARCHITECTURES, help="one architecture; all by default")
+    parser.add_argument("--json", action="store_true", help="print the reports as a JSON list")
+    arguments = parser.parse_args()
+
+    reports = compile_tables([arguments.arch] if arguments.arch else list(tuning.ARCHITECTURES))
+    failed = sum(bool(report.problems) for report in reports)
+    if arguments.json:
+        print(json.dumps([asdict(report) for report in reports], indent=1))
+    else:
+        print(HEADER, *map(line, reports), sep="\n")
+        print(f"{len(reports)} rows, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,535 @@
+"""Softmax attention in Triton: kernels for short and long sequences, dense or packed, and for pooling.
+
+Floors, for one head of N queries and keys, D channels, 2-byte elements:
+
+    forward    reads q k v, writes out          8 N D bytes     4 N^2 D FLOP     N^2 exponentials
+    backward   reads q k v out dout,           16 N D bytes    10 N^2 D FLOP     N^2 exponentials
+               writes dq dk dv
+
+On an H100 (3.35 TB/s, 989 TFLOP/s dense bfloat16, 3.9 T exp/s) the forward turns from bytes to arithmetic
+near N = 590 if products and exponentials overlap, and the backward near N = 470: at the lengths of vision
+towers, attention is a matter of moving every byte once. Hence two designs.
+
+*Short* (up to 256 keys): a program holds all keys of a head. Softmax takes one pass, without running maxima
+or rescaling; the backward is one kernel of five products that computes `sum(out * dout)` on its way and
+writes dq, dk and dv once, by whatever strides they have. That meets the floor in bytes. The keys are cut at
+compile time to the next multiple of 16, so that N = 196 pays for 208 exponentials a row and not for 256.
+
+*Long*: online softmax (Milakov and Gimelshein, arXiv 1805.02867) over blocks of keys, as in FlashAttention-2
+(Dao, arXiv 2307.08691). The backward is one kernel for dk and dv and one for dq: seven products instead of
+five, in exchange for neither atomics nor a float32 dq. Both recompute `sum(out * dout)` from tiles they pass
+anyway, so that nothing but inputs, outputs and the log-sum-exp is ever in memory.
+
+*Pool*: one query a sequence, hence no products worth a tensor core: 4 N D bytes for 4 N D FLOP. It streams
+keys and values once, in the backward too, and writes their packed gradient.
+
+Conventions. Tiles are named by what their axes count: `q_MD` is BLOCK_M queries of D channels. D is cut into
+pieces, the binary digits of D rounded up to 16: 80 = 64 + 16 costs a fifth less than 128 would, and a tile
+over D is a tuple of pieces. `x_stride` is the (sequence, row, head) strides of x in elements; the last stride
+is 1. The log-sum-exp is kept in units of log2, so that `exp2(score * scale_log2e - lse)` is a probability at
+the price of one multiply-add. Scales are positive. All sums are float32. Heads are the fastest axis of the
+grid: the slices of a packed row that neighbouring programs read share cache lines and DRAM pages.
+"""
+
+import triton
+import triton.language as tl
+
+from .._triton import cast, dot
+
+# For each of these, Triton would compile variants of a kernel: for 1, for multiples of 16, and for others.
+SIZES = ["Nq", "Nk", "N", "H", "blocks", "rows_per_program"]
+
+# ---------------------------------------------------------------------------------------------------------
+# Tiles
+
+
+@triton.constexpr_function
+def pieces(D):
+    """Sizes of the pieces of a head dim, e.g. [64, 16] for 72 and for 80."""
+    rounded = -(-D // 16) * 16
+    return [1 << bit for bit in range(rounded.bit_length() - 1, 3, -1) if rounded >> bit & 1]
+
+
+@triton.constexpr_function
+def num_pieces(D):
+    return len(pieces(D))
+
+
+@triton.constexpr_function
+def piece_start(D, i):
+    return sum(pieces(D)[:i])
+
+
+@triton.constexpr_function
+def piece_size(D, i):
+    return pieces(D)[i]
+
+
+@triton.jit
+def channels(D: tl.constexpr, i: tl.constexpr):
+    return piece_start(D, i) + tl.arange(0, piece_size(D, i))
+
+
+@triton.jit
+def load_rows(base, row_stride, rows, length, D: tl.constexpr, ALIGNED: tl.constexpr):
+    """Tile of `rows` of a head, zero beyond `length` and beyond D."""
+    tile = ()
+    for i in tl.static_range(num_pieces(D)):
+        inside = (rows < length)[:, None] & (channels(D, i) < D)[None, :]
+        pointers = element_pointers(base, row_stride, rows, D, i, ALIGNED)
+        tile = tile + (tl.load(pointers, mask=inside, other=0.0),)
+    return tile
+
+
+@triton.jit
+def store_rows(base, row_stride, rows, length, tile, D: tl.constexpr, ALIGNED: tl.constexpr):
+    for i in tl.static_range(num_pieces(D)):
+        inside = (rows < length)[:, None] & (channels(D, i) < D)[None, :]
+        pointers = element_pointers(base, row_stride, rows, D, i, ALIGNED)
+        tl.store(pointers, cast(tile[i], base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def element_pointers(base, row_stride, rows, D: tl.constexpr, i: tl.constexpr, ALIGNED: tl.constexpr):
+    if ALIGNED:
+        # Triton sees by itself that a stride is a multiple of 16, but 8 elements suffice for a wide load.
+        row_stride = tl.multiple_of(row_stride, 128 // base.dtype.element_ty.primitive_bitwidth)
+    return base + rows.to(tl.int64)[:, None] * row_stride + channels(D, i)[None, :]
+
+
+@triton.jit
+def head_of(x, stride, sequence, first_row, head, ALIGNED: tl.constexpr):
+    """Pointer to row `first_row` of a head."""
+    base = x + sequence.to(tl.int64) * stride[0] + first_row * stride[1] + head.to(tl.int64) * stride[2]
+    if ALIGNED:
+        base = tl.multiple_of(base, 16)  # bytes
+    return base
+
+
+@triton.jit
+def zeros(ROWS: tl.constexpr, D: tl.constexpr):
+    tile = ()
+    for i in tl.static_range(num_pieces(D)):
+        tile = tile + (tl.zeros((ROWS, piece_size(D, i)), tl.float32),)
+    return tile
+
+
+@triton.jit
+def scale_rows(tile, factor, D: tl.constexpr):
+    scaled = ()
+    for i in tl.static_range(num_pieces(D)):
+        scaled = scaled + (tile[i] * factor[:, None],)
+    return scaled
+
+
+@triton.jit
+def scale_tile(tile, factor, D: tl.constexpr):
+    scaled = ()
+    for i in tl.static_range(num_pieces(D)):
+        scaled = scaled + (tile[i] * factor,)
+    return scaled
+
+
+@triton.jit
+def dot_rows(a_MD, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
+    """(M, N) products of rows with rows, summed over D."""
+    products = tl.zeros((M, N), tl.float32)
+    for i in tl.static_range(num_pieces(D)):
+        products = dot(a_MD[i], tl.trans(b_ND[i]), products)
+    return products
+
+
+@triton.jit
+def add_dot(acc_MD, a_MN, b_ND, D: tl.constexpr):
+    """`acc_MD + a_MN @ b_ND`; `a_MN` is rounded to the dtype of `b_ND`."""
+    a_MN = cast(a_MN, b_ND[0].dtype)
+    result = ()
+    for i in tl.static_range(num_pieces(D)):
+        result = result + (dot(a_MN, b_ND[i], acc_MD[i]),)
+    return result
+
+
+@triton.jit
+def sum_of_products(a_MD, b_MD, M: tl.constexpr, D: tl.constexpr):
+    """(M,) products of each row with its counterpart."""
+    total = tl.zeros((M,), tl.float32)
+    for i in tl.static_range(num_pieces(D)):
+        total += tl.sum(a_MD[i].to(tl.float32) * b_MD[i].to(tl.float32), 1)
+    return total
+
+
+@triton.jit
+def locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN: tl.constexpr):
+    """What this program works on: (head, block, sequence, first row of the sequence, its Nq, its Nk)."""
+    program = tl.program_id(0)
+    head = program % H
+    block = (program // H) % blocks
+    sequence = program // H // blocks
+    first_row = sequence.to(tl.int64) * 0
+    if VARLEN:
+        first_row = tl.load(cu_seqlens + sequence).to(tl.int64)
+        Nq = (tl.load(cu_seqlens + sequence + 1) - first_row).to(tl.int32)
+        Nk = Nq
+    return head, block, sequence, first_row, Nq, Nk
+
+
+@triton.jit
+def short_keys(Nk, KEYS: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constexpr):
+    """The columns of a program that holds all keys, and which of them are keys.
+
+    KEYS is Nk rounded up to 16: only the last 16 of its columns wait for Nk, and what lies beyond them is
+    pruned when compiling.
+    """
+    cols = tl.arange(0, BLOCK_N)
+    is_key = cols < Nk
+    if not VARLEN:
+        is_key = (cols < KEYS) & ((cols < KEYS - 16) | is_key)
+    return cols, is_key
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Short sequences: all keys in one program
+
+
+@triton.jit(do_not_specialize=SIZES)
+def short_forward(
+    q, k, v, out, lse,  # (B, Nq, H, D), (B, Nk, H, D) twice, (B, Nq, H, D), (B, H, Nq)
+    q_stride, k_stride, v_stride, out_stride, lse_stride,
+    cu_seqlens, Nq, Nk, H, blocks, rows_per_program, scale_log2e,
+    D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """A program reads the keys and values of a head once and walks over `rows_per_program` queries."""
+    head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
+    cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
+    k_ND = load_rows(
+        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
+    )
+    v_ND = load_rows(
+        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
+    )
+    q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
+    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
+    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+
+    start = block * rows_per_program
+    for m in tl.range(start, tl.minimum(start + rows_per_program, Nq), BLOCK_M):
+        rows = m + tl.arange(0, BLOCK_M)
+        q_MD = load_rows(q_base, q_stride[1], rows, Nq, D, ALIGNED)
+        s_MN = tl.where(is_key[None, :], dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D), -float("inf"))
+        max_M = tl.max(s_MN, 1) * scale_log2e
+        p_MN = tl.exp2(s_MN * scale_log2e - max_M[:, None])
+        sum_M = tl.sum(p_MN, 1)
+        out_MD = scale_rows(add_dot(zeros(BLOCK_M, D), p_MN, v_ND, D), 1.0 / sum_M, D)
+        store_rows(out_base, out_stride[1], rows, Nq, out_MD, D, ALIGNED)
+        tl.store(lse_base + rows, max_M + tl.log2(sum_M), mask=rows < Nq)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def short_backward(
+    q, k, v, out, dout, lse, dq, dk, dv,
+    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dq_stride, dk_stride, dv_stride,
+    cu_seqlens, Nq, Nk, H, scale, scale_log2e,
+    D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """A program is a head: dk and dv stay in registers while it walks over the queries.
+
+    Scores are transposed, keys by queries, so that the two products that need them as the left operand take
+    them from registers.
+    """
+    head, _, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, 1, Nq, Nk, VARLEN)
+    cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
+    k_ND = load_rows(
+        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
+    )
+    v_ND = load_rows(
+        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
+    )
+    q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
+    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
+    dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
+    dq_base = head_of(dq, dq_stride, sequence, first_row, head, ALIGNED)
+    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+
+    dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
+    for m in tl.range(0, Nq, BLOCK_M):
+        rows = m + tl.arange(0, BLOCK_M)
+        # Padded queries repeat the last one, and their lse of inf makes their probabilities 0. Zeros would do
+        # as well, but for 0 * inf where a key is infinite.
+        q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
+        dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
+        out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+        delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
+        lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
+
+        p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
+        # Padded keys have scores of 0. Where the lse is far below, exp2 overflows, and dq would be inf * 0.
+        p_NM = tl.where(is_key[:, None], p_NM, 0.0)
+        dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
+        dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
+        ds_NM = cast(p_NM * (dp_NM - delta_M[None, :]), q.dtype.element_ty)
+        dk_ND = add_dot(dk_ND, ds_NM, q_MD, D)
+        dq_MD = add_dot(zeros(BLOCK_M, D), tl.trans(ds_NM), k_ND, D)
+        store_rows(dq_base, dq_stride[1], rows, Nq, scale_tile(dq_MD, scale, D), D, ALIGNED)
+    dk_base = head_of(dk, dk_stride, sequence, first_row, head, ALIGNED)
+    dv_base = head_of(dv, dv_stride, sequence, first_row, head, ALIGNED)
+    store_rows(dk_base, dk_stride[1], cols, Nk, scale_tile(dk_ND, scale, D), D, ALIGNED)
+    store_rows(dv_base, dv_stride[1], cols, Nk, dv_ND, D, ALIGNED)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Long sequences: keys in blocks
+
+
+@triton.jit(do_not_specialize=SIZES)
+def long_forward(
+    q, k, v, out, lse,
+    q_stride, k_stride, v_stride, out_stride, lse_stride,
+    cu_seqlens, Nq, Nk, H, blocks, scale_log2e,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """A program is BLOCK_M queries. FULL_BLOCKS says that BLOCK_N divides Nk."""
+    head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
+    if block * BLOCK_M >= Nq:
+        return
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
+    k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
+    v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
+    q_MD = load_rows(q_base, q_stride[1], rows, Nq, D, ALIGNED)
+
+    max_M = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+    sum_M = tl.zeros((BLOCK_M,), tl.float32)
+    out_MD = zeros(BLOCK_M, D)
+    for n in tl.range(0, Nk, BLOCK_N):
+        cols = n + tl.arange(0, BLOCK_N)
+        k_ND = load_rows(k_base, k_stride[1], cols, Nk, D, ALIGNED)
+        s_MN = dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D)
+        if not FULL_BLOCKS:
+            s_MN = tl.where((cols < Nk)[None, :], s_MN, -float("inf"))
+        new_max_M = tl.maximum(max_M, tl.max(s_MN, 1) * scale_log2e)
+        # Scores that are all -inf so far must not turn into NaN: a finite one may still come.
+        shift_M = tl.where(new_max_M == -float("inf"), 0.0, new_max_M)
+        p_MN = tl.exp2(s_MN * scale_log2e - shift_M[:, None])
+        decay_M = tl.exp2(max_M - shift_M)
+        sum_M = sum_M * decay_M + tl.sum(p_MN, 1)
+        v_ND = load_rows(v_base, v_stride[1], cols, Nk, D, ALIGNED)
+        out_MD = add_dot(scale_rows(out_MD, decay_M, D), p_MN, v_ND, D)
+        max_M = new_max_M
+
+    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
+    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    store_rows(out_base, out_stride[1], rows, Nq, scale_rows(out_MD, 1.0 / sum_M, D), D, ALIGNED)
+    tl.store(lse_base + rows, max_M + tl.log2(sum_M), mask=rows < Nq)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def long_backward_dkdv(
+    q, k, v, out, dout, lse, dk, dv,
+    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dk_stride, dv_stride,
+    cu_seqlens, Nq, Nk, H, blocks, scale, scale_log2e,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """A program is BLOCK_N keys and walks over all queries. Padded keys only reach rows it does not store."""
+    head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
+    if block * BLOCK_N >= Nk:
+        return
+    cols = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    k_ND = load_rows(
+        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
+    )
+    v_ND = load_rows(
+        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
+    )
+    q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
+    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
+    dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
+    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+
+    dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
+    for m in tl.range(0, Nq, BLOCK_M):
+        rows = m + tl.arange(0, BLOCK_M)
+        # Padded queries: see short_backward.
+        q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
+        dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
+        out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+        delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
+        lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
+        p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
+        dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
+        dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
+        dk_ND = add_dot(dk_ND, p_NM * (dp_NM - delta_M[None, :]), q_MD, D)
+    dk_base = head_of(dk, dk_stride, sequence, first_row, head, ALIGNED)
+    dv_base = head_of(dv, dv_stride, sequence, first_row, head, ALIGNED)
+    store_rows(dk_base, dk_stride[1], cols, Nk, scale_tile(dk_ND, scale, D), D, ALIGNED)
+    store_rows(dv_base, dv_stride[1], cols, Nk, dv_ND, D, ALIGNED)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def long_backward_dq(
+    q, k, v, out, dout, lse, dq,
+    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dq_stride,
+    cu_seqlens, Nq, Nk, H, blocks, scale, scale_log2e,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """A program is BLOCK_M queries and walks over all keys. FULL_BLOCKS says that BLOCK_N divides Nk."""
+    head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
+    if block * BLOCK_M >= Nq:
+        return
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    q_MD = load_rows(
+        head_of(q, q_stride, sequence, first_row, head, ALIGNED), q_stride[1], rows, Nq, D, ALIGNED
+    )
+    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
+    dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
+    dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
+    out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+    delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
+    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
+    k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
+    v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
+
+    dq_MD = zeros(BLOCK_M, D)
+    for n in tl.range(0, Nk, BLOCK_N):
+        cols = n + tl.arange(0, BLOCK_N)
+        k_ND = load_rows(k_base, k_stride[1], cols, Nk, D, ALIGNED)
+        v_ND = load_rows(v_base, v_stride[1], cols, Nk, D, ALIGNED)
+        p_MN = tl.exp2(dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D) * scale_log2e - lse_M[:, None])
+        if not FULL_BLOCKS:  # padded keys: see short_backward
+            p_MN = tl.where((cols < Nk)[None, :], p_MN, 0.0)
+        dp_MN = dot_rows(dout_MD, v_ND, BLOCK_M, BLOCK_N, D)
+        dq_MD = add_dot(dq_MD, p_MN * (dp_MN - delta_M[:, None]), k_ND, D)
+    dq_base = head_of(dq, dq_stride, sequence, first_row, head, ALIGNED)
+    store_rows(dq_base, dq_stride[1], rows, Nq, scale_tile(dq_MD, scale, D), D, ALIGNED)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Pooling: one query a sequence
+
+
+@triton.jit
+def load_vector(base, D: tl.constexpr):
+    vector = ()
+    for i in tl.static_range(num_pieces(D)):
+        vector = vector + (tl.load(base + channels(D, i), mask=channels(D, i) < D, other=0.0).to(tl.float32),)
+    return vector
+
+
+@triton.jit
+def store_vector(base, vector, D: tl.constexpr):
+    for i in tl.static_range(num_pieces(D)):
+        tl.store(base + channels(D, i), cast(vector[i], base.dtype.element_ty), mask=channels(D, i) < D)
+
+
+@triton.jit
+def sum_with_vector(a_ND, b_D, N: tl.constexpr, D: tl.constexpr):
+    """(N,) products of each row with one vector."""
+    total = tl.zeros((N,), tl.float32)
+    for i in tl.static_range(num_pieces(D)):
+        total += tl.sum(a_ND[i].to(tl.float32) * b_D[i][None, :], 1)
+    return total
+
+
+@triton.jit
+def outer(a_N, b_D, D: tl.constexpr):
+    tile = ()
+    for i in tl.static_range(num_pieces(D)):
+        tile = tile + (a_N[:, None] * b_D[i][None, :],)
+    return tile
+
+
+@triton.jit
+def add_scaled_rows(acc_ND, factor_N, b_ND, D: tl.constexpr):
+    result = ()
+    for i in tl.static_range(num_pieces(D)):
+        result = result + (acc_ND[i] + factor_N[:, None] * b_ND[i].to(tl.float32),)
+    return result
+
+
+@triton.jit
+def sum_rows(tile_ND, D: tl.constexpr):
+    total = ()
+    for i in tl.static_range(num_pieces(D)):
+        total = total + (tl.sum(tile_ND[i], 0),)
+    return total
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pool_forward(
+    q, k, v, out, lse,  # (S, H, D), (S, N, H, D) or (T, H, D) twice, (S, H, D), (S, H)
+    q_stride, k_stride, v_stride, out_stride,
+    cu_seqlens, N, H, scale_log2e,
+    D: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """A program is a head of a sequence.
+
+    Each of the BLOCK_N rows of the tile runs an online softmax of its own, over every BLOCK_N-th key; they
+    are merged once, at the end. The loop has no step in which one row waits for another.
+    """
+    head, _, sequence, first_row, _, N = locate(cu_seqlens, H, 1, N, N, VARLEN)
+    k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
+    v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
+    q_D = load_vector(head_of(q, q_stride, sequence, 0, head, ALIGNED), D)
+
+    max_N = tl.full((BLOCK_N,), -float("inf"), tl.float32)
+    sum_N = tl.zeros((BLOCK_N,), tl.float32)
+    out_ND = zeros(BLOCK_N, D)
+    for n in tl.range(0, N, BLOCK_N):
+        rows = n + tl.arange(0, BLOCK_N)
+        k_ND = load_rows(k_base, k_stride[1], rows, N, D, ALIGNED)
+        v_ND = load_rows(v_base, v_stride[1], rows, N, D, ALIGNED)
+        s_N = tl.where(rows < N, sum_with_vector(k_ND, q_D, BLOCK_N, D) * scale_log2e, -float("inf"))
+        new_max_N = tl.maximum(max_N, s_N)
+        shift_N = tl.where(new_max_N == -float("inf"), 0.0, new_max_N)
+        p_N = tl.exp2(s_N - shift_N)
+        decay_N = tl.exp2(max_N - shift_N)
+        sum_N = sum_N * decay_N + p_N
+        out_ND = add_scaled_rows(scale_rows(out_ND, decay_N, D), p_N, v_ND, D)
+        max_N = new_max_N
+
+    top = tl.max(max_N, 0)
+    weight_N = tl.exp2(max_N - tl.where(top == -float("inf"), 0.0, top))
+    total = tl.sum(sum_N * weight_N, 0)
+    total = tl.where(N == 0, 1.0, total)  # an empty sequence pools to 0
+    out_D = sum_rows(scale_rows(out_ND, weight_N / total, D), D)
+    store_vector(head_of(out, out_stride, sequence, 0, head, ALIGNED), out_D, D)
+    tl.store(lse + sequence.to(tl.int64) * H + head, top + tl.log2(total))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pool_backward(
+    q, k, v, out, dout, lse, dq, dk, dv,
+    q_stride, k_stride, v_stride, out_stride, dout_stride, dq_stride, dk_stride, dv_stride,
+    cu_seqlens, N, H, scale, scale_log2e,
+    D: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    head, _, sequence, first_row, _, N = locate(cu_seqlens, H, 1, N, N, VARLEN)
+    k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
+    v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
+    dk_base = head_of(dk, dk_stride, sequence, first_row, head, ALIGNED)
+    dv_base = head_of(dv, dv_stride, sequence, first_row, head, ALIGNED)
+    q_D = load_vector(head_of(q, q_stride, sequence, 0, head, ALIGNED), D)
+    out_D = load_vector(head_of(out, out_stride, sequence, 0, head, ALIGNED), D)
+    dout_D = load_vector(head_of(dout, dout_stride, sequence, 0, head, ALIGNED), D)
+    delta = 0.0
+    for i in tl.static_range(num_pieces(D)):
+        delta += tl.sum(out_D[i] * dout_D[i], 0)
+    lse_value = tl.load(lse + sequence.to(tl.int64) * H + head)
+
+    dq_ND = zeros(BLOCK_N, D)
+    for n in tl.range(0, N, BLOCK_N):
+        rows = n + tl.arange(0, BLOCK_N)
+        k_ND = load_rows(k_base, k_stride[1], rows, N, D, ALIGNED)
+        v_ND = load_rows(v_base, v_stride[1], rows, N, D, ALIGNED)
+        p_N = tl.exp2(sum_with_vector(k_ND, q_D, BLOCK_N, D) * scale_log2e - lse_value)
+        p_N = tl.where(rows < N, p_N, 0.0)
+        ds_N = p_N * (sum_with_vector(v_ND, dout_D, BLOCK_N, D) - delta) * scale
+        store_rows(dk_base, dk_stride[1], rows, N, outer(ds_N, q_D, D), D, ALIGNED)
+        store_rows(dv_base, dv_stride[1], rows, N, outer(p_N, dout_D, D), D, ALIGNED)
+        dq_ND = add_scaled_rows(dq_ND, ds_N, k_ND, D)
+    store_vector(head_of(dq, dq_stride, sequence, 0, head, ALIGNED), sum_rows(dq_ND, D), D)

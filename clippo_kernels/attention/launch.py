@@ -1,0 +1,249 @@
+"""Launches of the attention kernels: memory, choice of a kernel, strides.
+
+Packed sequences (`cu_seqlens`) come as (T, H, D) tensors with the longest length, others as (B, N, H, D).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .. import tuning
+from .._triton import launch
+from . import kernels
+
+LOG2_E = 1.4426950408889634
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+class Sizes(NamedTuple):
+    """Of packed sequences, Nq and Nk are the longest length; the kernels read each one's own."""
+
+    sequences: int
+    Nq: int
+    Nk: int
+    H: int
+    D: int
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, cu_seqlens: Tensor | None = None, max_seqlen: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Output, like q, and its log-sum-exp in units of log2: (B, H, Nq), or (H, T) for packed sequences."""
+    q, k, v = map(with_unit_last_stride, (q, k, v))
+    B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
+    varlen = cu_seqlens is not None
+    out = q.new_empty(q.shape)
+    lse = q.new_empty((H, q.shape[0]) if varlen else (B, H, Nq), dtype=torch.float32)
+    if out.numel() == 0 or Nk == 0:
+        return out.zero_(), lse.fill_(-torch.inf)
+
+    tensors = (q, k, v, out)
+    operands = (*tensors, lse, *strides(tensors, varlen), lse_stride(lse), cu_seqlens, Nq, Nk, H)
+    constants = {"D": D, "ALIGNED": aligned(tensors), "VARLEN": varlen}
+    scale_log2 = scale * LOG2_E
+    if options := short_options("short_forward", q, D, Nk, varlen):
+        # Where there are heads enough to fill the device, a program reads the keys of its own only once.
+        rows = Nq if 2 * multiprocessors(q.device) <= B * H else options["BLOCK_M"]
+        blocks = triton.cdiv(Nq, rows)
+        programs = B * H * blocks
+        launch(kernels.short_forward, programs, *operands, blocks, rows, scale_log2, **constants, **options)
+    else:
+        options = long_options("long_forward", q, D)
+        blocks = triton.cdiv(Nq, options["BLOCK_M"])
+        constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
+        launch(
+            kernels.long_forward, B * H * blocks, *operands, blocks, scale * LOG2_E, **constants, **options
+        )
+    return out, lse
+
+
+def backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    gradients: Gradients,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
+) -> None:
+    """Fill `gradients`, the memory for dq, dk and dv: of any strides with a unit last one."""
+    dq, dk, dv = gradients
+    q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
+    B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
+    if out.numel() == 0 or Nk == 0:
+        for gradient in gradients:
+            gradient.zero_()
+        return
+
+    varlen = cu_seqlens is not None
+    inputs = (q, k, v, out, dout)
+    scales = (scale, scale * LOG2_E)
+    constants = {"D": D, "ALIGNED": aligned((*inputs, *gradients)), "VARLEN": varlen}
+
+    def operands(*outputs: Tensor) -> tuple[Any, ...]:
+        read, written = strides(inputs, varlen), strides(outputs, varlen)
+        return (*inputs, lse, *outputs, *read, lse_stride(lse), *written, cu_seqlens, Nq, Nk, H)
+
+    if options := short_options("short_backward", q, D, Nk, varlen):
+        launch(kernels.short_backward, B * H, *operands(dq, dk, dv), *scales, **constants, **options)
+        return
+    options = long_options("long_backward_dkdv", q, D)
+    blocks = triton.cdiv(Nk, options["BLOCK_N"])
+    programs = B * H * blocks
+    launch(kernels.long_backward_dkdv, programs, *operands(dk, dv), blocks, *scales, **constants, **options)
+    options = long_options("long_backward_dq", q, D)
+    blocks = triton.cdiv(Nq, options["BLOCK_M"])
+    programs = B * H * blocks
+    constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
+    launch(kernels.long_backward_dq, programs, *operands(dq), blocks, *scales, **constants, **options)
+
+
+def pool_forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, cu_seqlens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output (S, H, D) and log-sum-exp (S, H) for q (S, H, D) and k, v (S, N, H, D) or (T, H, D)."""
+    q, k, v = map(with_unit_last_stride, (q, k, v))
+    S, H, D = q.shape
+    varlen = cu_seqlens is not None
+    out, lse = q.new_empty(q.shape), q.new_empty((S, H), dtype=torch.float32)
+    if out.numel() == 0:
+        return out, lse
+    one_q, one_out = one_row(q, out)
+    launch(
+        kernels.pool_forward, S * H,
+        q, k, v, out, lse, one_q, *strides((k, v), varlen), one_out,
+        cu_seqlens, 0 if varlen else k.shape[1], H, scale * LOG2_E,
+        D=D, ALIGNED=aligned((q, k, v, out)), VARLEN=varlen, **long_options("pool_forward", q, D),
+    )  # fmt: skip
+    return out, lse
+
+
+def pool_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    gradients: Gradients,
+    cu_seqlens: Tensor | None = None,
+) -> None:
+    """Fill `gradients`, the memory for dq, dk and dv."""
+    dq, dk, dv = gradients
+    q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
+    S, H, D = q.shape
+    varlen = cu_seqlens is not None
+    if out.numel() == 0:
+        for gradient in gradients:
+            gradient.zero_()
+        return
+    one_q, *one_others = one_row(q, out, dout, dq)
+    launch(
+        kernels.pool_backward, S * H,
+        q, k, v, out, dout, lse, dq, dk, dv,
+        one_q, *strides((k, v), varlen), *one_others, *strides((dk, dv), varlen),
+        cu_seqlens, 0 if varlen else k.shape[1], H, scale, scale * LOG2_E,
+        D=D, ALIGNED=aligned((q, k, v, out, dout, *gradients)), VARLEN=varlen,
+        **long_options("pool_backward", q, D),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Choice of a kernel
+
+
+def short_options(kernel: str, q: Tensor, D: int, Nk: int, varlen: bool) -> dict[str, int] | None:
+    """Constants of a kernel that holds all keys, or None where there are too many for it.
+
+    Of packed sequences the longest decides, and all pay for its keys: their rows end earlier.
+    """
+    name = f"attention.{kernel}_varlen" if varlen else f"attention.{kernel}"
+    options = tuning.find(name, q.device, q.dtype, head_dim=D, keys=Nk)
+    if options is None:
+        return None
+    # A multiple of 16, so that lengths of up to 256 make 16 variants of a kernel and not 256.
+    return options | {"KEYS": triton.cdiv(Nk, 16) * 16, "BLOCK_N": max(16, triton.next_power_of_2(Nk))}
+
+
+def long_options(kernel: str, q: Tensor, D: int) -> dict[str, int]:
+    options = tuning.find(f"attention.{kernel}", q.device, q.dtype, head_dim=D)
+    assert options is not None, "the last row of a table takes all sizes"
+    return options
+
+
+def full_blocks(Nk: int, options: dict[str, int], varlen: bool) -> bool:
+    return not varlen and Nk % options["BLOCK_N"] == 0
+
+
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Shapes and strides
+
+
+def sizes_of(q: Tensor, k: Tensor, cu_seqlens: Tensor | None, max_seqlen: int) -> Sizes:
+    H, D = q.shape[-2:]
+    if cu_seqlens is None:
+        return Sizes(q.shape[0], q.shape[1], k.shape[1], H, D)
+    return Sizes(cu_seqlens.shape[0] - 1, max_seqlen, max_seqlen, H, D)
+
+
+def strides(tensors: tuple[Tensor, ...], varlen: bool) -> list[tuple[int, ...]]:
+    """(sequence, row, head) strides of (B, N, H, D) tensors, or of packed (T, H, D) ones."""
+    # The stride of an axis of length 1 is arbitrary; 0 keeps it from deciding alignment.
+    return [
+        (0,) * varlen + tuple(s if n > 1 else 0 for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True))
+        for x in tensors
+    ]
+
+
+def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
+    """`strides` of (S, H, D) tensors with one row a sequence."""
+    return strides(tuple(x[:, None] for x in tensors), varlen=False)
+
+
+def lse_stride(lse: Tensor) -> tuple[int, int]:
+    """(sequence, head) strides of a log-sum-exp (B, H, N) or (H, T)."""
+    return (0, lse.stride(0)) if lse.ndim == 2 else (lse.stride(0), lse.stride(1))
+
+
+def aligned(tensors: tuple[Tensor, ...]) -> bool:
+    """Every row of every head starts at a multiple of 16 bytes."""
+    return all(
+        x.data_ptr() % 16 == 0 and all(s * x.itemsize % 16 == 0 for s in stride)
+        for x, stride in zip(tensors, strides(tensors, varlen=False), strict=True)
+    )
+
+
+def with_unit_last_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def example(kernel: str, row: dict[str, Any]) -> None:
+    """Call what launches a kernel at the largest sizes of a row of its table, on tensors without memory."""
+    D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    varlen = kernel.endswith("_varlen")
+    B, H = 8, 12
+    cu_seqlens = torch.empty(B + 1, dtype=torch.int32, device="meta") if varlen else None
+    rows = (B * N,) if varlen else (B, N)
+    q, k, v = torch.empty(*rows, 3, H, D, dtype=dtype, device="meta").unbind(-3)
+    if "pool" in kernel:
+        q = q[:, 0]
+        out, lse = pool_forward(q, k, v, 1.0, cu_seqlens)
+        pool_backward(out, q, k, v, out, lse, 1.0, (q, k, v), cu_seqlens)
+    else:
+        out, lse = forward(q, k, v, 1.0, cu_seqlens, N)
+        backward(out, q, k, v, out, lse, 1.0, (q, k, v), cu_seqlens, N)

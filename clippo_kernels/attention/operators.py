@@ -1,0 +1,216 @@
+"""The Triton attention as registered operators, and the autograd functions around them.
+
+The log-sum-exp that an operator also returns is in units of log2. It is an intermediate of the backward and
+has no gradient.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._ops import refuse_second_derivative, register
+
+OPS = torch.ops.clippo_kernels
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return Attention.apply(q, k, v, scale)
+
+
+def attention_packed(qkv: Tensor, scale: float) -> Tensor:
+    return PackedAttention.apply(qkv, None, 0, scale)
+
+
+def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+    return PackedAttention.apply(qkv, cu_seqlens, max_seqlen, scale)
+
+
+def attention_pool(q: Tensor, kv: Tensor, scale: float) -> Tensor:
+    return AttentionPool.apply(q, kv, None, scale)
+
+
+def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+    return AttentionPool.apply(q, kv, cu_seqlens, scale)
+
+
+class Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        out, lse = OPS.attention_forward(q, k, v, scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("flash_attention")
+        return (*OPS.attention_backward(dout, *ctx.saved_tensors, ctx.scale), None)
+
+
+class PackedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float) -> Tensor:
+        out, lse = OPS.attention_packed_forward(qkv, cu_seqlens, max_seqlen, scale)
+        ctx.save_for_backward(qkv, out, lse, cu_seqlens)
+        ctx.max_seqlen, ctx.scale = max_seqlen, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("flash_attention")
+        dqkv = OPS.attention_packed_backward(dout, *ctx.saved_tensors, ctx.max_seqlen, ctx.scale)
+        return dqkv, None, None, None
+
+
+class AttentionPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> Tensor:
+        out, lse = OPS.attention_pool_forward(q, kv, cu_seqlens, scale)
+        ctx.save_for_backward(q, kv, out, lse, cu_seqlens)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("attention_pool")
+        return (*OPS.attention_pool_backward(dout, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Operators. Triton is imported by `launch`, when the first one runs.
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    from . import launch
+
+    return launch.forward(q, k, v, scale)
+
+
+def _backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    from . import launch
+
+    gradients = _new_like(q), _new_like(k), _new_like(v)
+    launch.backward(dout, q, k, v, out, lse, scale, gradients)
+    return gradients
+
+
+def _packed_forward(
+    qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    from . import launch
+
+    q, k, v = qkv.unbind(-3)
+    return launch.forward(q, k, v, scale, cu_seqlens, max_seqlen)
+
+
+def _packed_backward(
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
+    scale: float,
+) -> Tensor:
+    from . import launch
+
+    q, k, v = qkv.unbind(-3)
+    dqkv = _new_like(qkv)
+    dq, dk, dv = dqkv.unbind(-3)
+    launch.backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens, max_seqlen)
+    return dqkv
+
+
+def _pool_forward(q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    from . import launch
+
+    k, v = kv.unbind(-3)
+    return launch.pool_forward(q, k, v, scale, cu_seqlens)
+
+
+def _pool_backward(
+    dout: Tensor, q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, cu_seqlens: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    from . import launch
+
+    k, v = kv.unbind(-3)
+    dq, dkv = _new_like(q), _new_like(kv)
+    dk, dv = dkv.unbind(-3)
+    launch.pool_backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens)
+    return dq, dkv
+
+
+def _new_like(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)  # contiguous, whatever the strides of x
+
+
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    B, N, H, _ = q.shape
+    return _new_like(q), q.new_empty((B, H, N), dtype=torch.float32)
+
+
+def _fake_packed_forward(
+    qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    *batch, rows, _, H, D = qkv.shape
+    return qkv.new_empty((*batch, rows, H, D)), qkv.new_empty((*batch, H, rows), dtype=torch.float32)
+
+
+def _fake_pool_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _new_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+
+
+def _fake_backward(dout: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return tuple(_new_like(x) for x in args[:3])
+
+
+def _fake_packed_backward(dout: Tensor, qkv: Tensor, *_: Any) -> Tensor:
+    return _new_like(qkv)
+
+
+def _fake_pool_backward(dout: Tensor, q: Tensor, kv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _new_like(q), _new_like(kv)
+
+
+register(
+    "attention_forward",
+    "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor out, Tensor lse)",
+    _forward,
+    _fake_forward,
+)
+register(
+    "attention_backward",
+    "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale)"
+    " -> (Tensor dq, Tensor dk, Tensor dv)",
+    _backward,
+    _fake_backward,
+)
+register(
+    "attention_packed_forward",
+    "(Tensor qkv, Tensor? cu_seqlens, SymInt max_seqlen, float scale) -> (Tensor out, Tensor lse)",
+    _packed_forward,
+    _fake_packed_forward,
+)
+register(
+    "attention_packed_backward",
+    "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? cu_seqlens, SymInt max_seqlen, float scale)"
+    " -> Tensor dqkv",
+    _packed_backward,
+    _fake_packed_backward,
+)
+register(
+    "attention_pool_forward",
+    "(Tensor q, Tensor kv, Tensor? cu_seqlens, float scale) -> (Tensor out, Tensor lse)",
+    _pool_forward,
+    _fake_pool_forward,
+)
+register(
+    "attention_pool_backward",
+    "(Tensor dout, Tensor q, Tensor kv, Tensor out, Tensor lse, Tensor? cu_seqlens, float scale)"
+    " -> (Tensor dq, Tensor dkv)",
+    _pool_backward,
+    _fake_pool_backward,
+)

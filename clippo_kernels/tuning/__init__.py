@@ -1,0 +1,72 @@
+"""Launch tables: tile sizes, warps and pipeline stages of every kernel, one JSON file an architecture.
+
+A file maps "op.kernel" to rows. A row says for which sizes it is meant ("at_most"), what the kernel is
+launched with ("launch") and how that was chosen: "arithmetic" (bytes, products and registers, see
+docs/kernels.md) or "measured". The first row that the sizes fit is taken, so rows go from small to large.
+Nothing is tuned at run time; `python -m bench.tune` measures a table.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+_assumed: str | None = None
+
+
+def architecture(device: torch.device) -> str:
+    """The table that serves a device: its own, or that of the nearest architecture with as little memory."""
+    if _assumed is not None:
+        return _assumed
+    if device.type != "cuda":
+        return "sm_90"  # the interpreter runs any table
+    if torch.version.hip:
+        return "gfx942"
+    # Consumer Blackwell (12.x) has the instructions and the 99 KiB of shared memory of Ampere.
+    return {9: "sm_90", 10: "sm_100"}.get(torch.cuda.get_device_capability(device)[0], "sm_80")
+
+
+@contextmanager
+def assume(name: str) -> Iterator[None]:
+    """Launch as on another architecture."""
+    global _assumed
+    before, _assumed = _assumed, name
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
+@cache
+def table(name: str) -> dict[str, list[dict[str, Any]]]:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def find(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> dict[str, int] | None:
+    """Launch options of "op.kernel" for these sizes, or None where no row holds them."""
+    row = find_row(architecture(device), kernel, dtype.itemsize, tuple(sorted(sizes.items())))
+    return None if row is None else row["launch"]
+
+
+@cache
+def find_row(
+    name: str, kernel: str, itemsize: int, sizes: tuple[tuple[str, int], ...]
+) -> dict[str, Any] | None:
+    for row in table(name).get(kernel, []):
+        limits = row["at_most"]
+        if row["itemsize"] == itemsize and all(size <= limits.get(key, size) for key, size in sizes):
+            return row
+    return None
+
+
+def clear_caches() -> None:
+    """To be called where the files have changed."""
+    table.cache_clear()
+    find_row.cache_clear()

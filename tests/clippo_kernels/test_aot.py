@@ -1,0 +1,122 @@
+"""The ahead-of-time gate. It compiles in processes of its own: this one may have chosen to interpret."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clippo_kernels import aot, tuning
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[dict]:
+    done = run("-m", "clippo_kernels.aot", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_row_of_every_table_compiles(reports):
+    assert [(r["architecture"], r["kernel"]) for r in reports] == [
+        (name, kernel) for name, kernel, _ in aot.rows_of(list(tuning.ARCHITECTURES))
+    ]
+    for report in reports:
+        assert report["problems"] == []
+        assert report["registers"] > 0
+        assert report["programs_per_multiprocessor"] > 0
+        if report["itemsize"] == 2 and "pool" not in report["kernel"]:
+            assert report["tensor_core_instructions"] > 0
+
+
+def test_hopper_at_head_dim_64(reports):
+    rows = [r for r in reports if r["architecture"] == "sm_90" and r["at_most"]["head_dim"] == 64]
+    assert all(r["spill_bytes"] == 0 for r in rows)
+    short = [r for r in rows if r["kernel"] == "attention.short_forward"]
+    assert max(r["at_most"]["keys"] for r in short) == 256
+    assert all(r["programs_per_multiprocessor"] >= 2 for r in short)
+    backward = [r for r in rows if r["kernel"] == "attention.short_backward"]
+    assert max(r["at_most"]["keys"] for r in backward) == 256
+
+
+# Rows that must not pass, and what must be said of them.
+BAD_ROWS = {
+    "spills": (
+        "attention.short_forward",
+        {"head_dim": 128, "keys": 256},
+        {"BLOCK_M": 64, "num_warps": 4, "num_stages": 2},
+        "bytes a thread, admitted are 0",
+    ),
+    "shared memory": (
+        "attention.long_forward",
+        {"head_dim": 128},
+        {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 4},
+        "bytes of shared memory of 232448",
+    ),
+    "does not compile": (
+        "attention.long_forward",
+        {"head_dim": 64},
+        {"BLOCK_M": 100, "BLOCK_N": 64, "num_warps": 4, "num_stages": 1},
+        "does not compile: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_what_the_gate_refuses(name):
+    kernel, at_most, launch, message = BAD_ROWS[name]
+    row = {"itemsize": 2, "at_most": at_most, "launch": launch, "chosen_by": "arithmetic"}
+    code = f"""
+import clippo_kernels.tuning as tuning
+from clippo_kernels.aot import compile_row, line
+tuning.table("sm_90")[{kernel!r}] = [{row!r}]
+report = compile_row("sm_90", {kernel!r}, {row!r})
+print(line(report))
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "FAILED" in done.stdout
+    assert message in done.stdout
+
+
+def test_products_that_missed_the_tensor_cores():
+    ttgir = """
+#blocked = #ttg.blocked<{sizePerThread = [4, 4]}>
+#mma = #ttg.nvidia_mma<{versionMajor = 2}>
+    %1 = tt.dot %a, %b, %c : tensor<16x16xf16, #a> * tensor<16x16xf16, #b> -> tensor<16x16xf32, #blocked>
+    %2 = tt.dot %a, %b, %c : tensor<16x16xf16, #a> * tensor<16x16xf16, #b> -> tensor<16x16xf32, #mma>
+"""
+    assert aot.scalar_products(ttgir) == 1
+
+
+def test_admitted_spills_need_a_reason_and_pass():
+    report = aot.Report("sm_90", "op.kernel", 2, {}, {}, spill_bytes=8)
+    row = {"itemsize": 2, "spill_bytes": 8, "why": "one register, outside the loop"}
+    assert aot.problems_of(report, row, products=0, scalar=0, tensor_memory=0) == []
+    row["spill_bytes"] = 4
+    assert aot.problems_of(report, row, products=0, scalar=0, tensor_memory=0) == [
+        "spills 8 bytes a thread, admitted are 4"
+    ]
+
+
+def test_tensor_memory_and_missing_products():
+    report = aot.Report("sm_100", "op.kernel", 2, {}, {})
+    problems = aot.problems_of(report, {"itemsize": 2}, products=2, scalar=0, tensor_memory=640)
+    assert problems == [
+        "needs 640 columns of tensor memory of 512",
+        "2 of 2 products are not on tensor cores",
+    ]
+
+
+def test_table_for_reading():
+    report = aot.Report(
+        "sm_90", "attention.long_forward", 2, {"head_dim": 64}, {"BLOCK_M": 64}, problems=["no"]
+    )
+    assert aot.line(report).endswith("FAILED: no")
+    assert run("-m", "clippo_kernels.aot", "--arch", "sm_70").returncode == 2

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from clippo_kernels import tuning
+
+CPU = torch.device("cpu")
+TABLE = {
+    "op.kernel": [
+        {"itemsize": 2, "at_most": {"head_dim": 64, "keys": 64}, "launch": {"num_warps": 1}},
+        {"itemsize": 2, "at_most": {"head_dim": 64, "keys": 256}, "launch": {"num_warps": 2}},
+        {"itemsize": 2, "at_most": {"head_dim": 128}, "launch": {"num_warps": 4}},
+        {"itemsize": 4, "at_most": {}, "launch": {"num_warps": 8}},
+    ]
+}
+
+
+@pytest.fixture
+def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sm_90.json").write_text(json.dumps(TABLE))
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    tuning.clear_caches()
+    yield
+    tuning.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes", "warps"),
+    [
+        (torch.bfloat16, {"head_dim": 64, "keys": 64}, 1),
+        (torch.float16, {"head_dim": 32, "keys": 65}, 2),
+        (torch.bfloat16, {"head_dim": 64, "keys": 257}, 4),
+        (torch.bfloat16, {"head_dim": 80, "keys": 16}, 4),
+        (torch.float32, {"head_dim": 999, "keys": 999}, 8),
+    ],
+)
+def test_first_row_that_fits(own_table, dtype, sizes, warps):
+    assert tuning.find("op.kernel", CPU, dtype, **sizes) == {"num_warps": warps}
+
+
+def test_no_row_fits(own_table):
+    assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=129) is None
+    assert tuning.find("op.kernel", CPU, torch.float64, head_dim=64) is None
+    assert tuning.find("op.other", CPU, torch.bfloat16, head_dim=64) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "table"),
+    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90"), ((10, 3), "sm_100"), ((12, 0), "sm_80")],
+)
+def test_architecture_of_a_gpu(monkeypatch, capability, table):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert tuning.architecture(torch.device("cuda", 0)) == table
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert tuning.architecture(torch.device("cuda", 0)) == "gfx942"
+
+
+def test_assumed_architecture():
+    with tuning.assume("sm_100"), tuning.assume("gfx942"):
+        assert tuning.architecture(CPU) == "gfx942"
+    assert tuning.architecture(CPU) == "sm_90"
+
+
+@pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
+def test_shipped_tables(architecture):
+    table = tuning.table(architecture)
+    for kernel, rows in table.items():
+        for i, row in enumerate(rows):
+            assert row["itemsize"] in (2, 4)
+            assert row["chosen_by"] in ("arithmetic", "measured"), (kernel, row)
+            assert {"num_warps", "num_stages"} < row["launch"].keys()
+            assert "why" in row or "spill_bytes" not in row
+            # A row whose sizes an earlier one already takes would never be used.
+            for earlier in rows[:i]:
+                assert earlier["itemsize"] != row["itemsize"] or any(
+                    row["at_most"].get(key, float("inf")) > limit for key, limit in earlier["at_most"].items()
+                ), (kernel, row)
+    with tuning.assume(architecture):
+        for kernel in (
+            "long_forward",
+            "long_backward_dkdv",
+            "long_backward_dq",
+            "pool_forward",
+            "pool_backward",
+        ):
+            for dtype in (torch.float16, torch.float32):
+                assert tuning.find(f"attention.{kernel}", CPU, dtype, head_dim=128, keys=10**6)
