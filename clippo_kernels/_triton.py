@@ -33,8 +33,8 @@ def cast(x, dtype: tl.constexpr):
     return x.to(dtype)
 
 
-# What the ahead-of-time compiler puts here is called in place of every launch.
-on_launch: Callable[..., None] | None = None
+# What is put here is called in place of every launch: see `aot` and `bench.tune`.
+on_launch: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
@@ -42,6 +42,6 @@ def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
     # The default of Triton 3.10 will be to keep multiplies and adds apart, which no kernel here wants.
     options["enable_fp_fusion"] = True
     if on_launch is not None:
-        on_launch(kernel, args, options)
+        on_launch(kernel, programs, args, options)
     else:
         kernel[(programs,)](*args, **options)

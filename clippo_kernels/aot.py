@@ -109,17 +109,19 @@ def compile_kernel(name: str, kernel: str, row: dict[str, Any]) -> Any:
 
     compiled = []
 
-    def compile_only(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def compile_only(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         if "attention." + function.__name__ == kernel.removesuffix("_varlen"):
             compiled.append(function.warmup(*args, grid=(1,), **options))
 
     driver.set_active(TargetDriver(name))
     _triton.on_launch = compile_only
+    tuning.replace_rows(name, kernel, [row])
     try:
         with tuning.assume(name):
-            attention.example(kernel, row)
+            attention.example(kernel, row, batch=8)
     finally:
         _triton.on_launch = None
+        tuning.clear_caches()
     (only,) = compiled
     return only
 

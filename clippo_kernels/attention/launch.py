@@ -231,19 +231,20 @@ def with_unit_last_stride(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def example(kernel: str, row: dict[str, Any]) -> None:
-    """Call what launches a kernel at the largest sizes of a row of its table, on tensors without memory."""
+def example(kernel: str, row: dict[str, Any], batch: int, device: str = "meta") -> None:
+    """Call what launches a kernel at the largest sizes of a row of its table, by default without memory."""
     D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
     dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
-    varlen = kernel.endswith("_varlen")
-    B, H = 8, 12
-    cu_seqlens = torch.empty(B + 1, dtype=torch.int32, device="meta") if varlen else None
-    rows = (B * N,) if varlen else (B, N)
-    q, k, v = torch.empty(*rows, 3, H, D, dtype=dtype, device="meta").unbind(-3)
+    rows: tuple[int, ...] = (batch, N)
+    cu_seqlens = None
+    if kernel.endswith("_varlen"):
+        rows = (batch * N,)
+        cu_seqlens = torch.arange(0, batch * N + 1, N, dtype=torch.int32, device=device)
+    q, k, v = torch.randn(*rows, 3, 12, D, dtype=dtype, device=device).unbind(-3)
     if "pool" in kernel:
         q = q[:, 0]
-        out, lse = pool_forward(q, k, v, 1.0, cu_seqlens)
-        pool_backward(out, q, k, v, out, lse, 1.0, (q, k, v), cu_seqlens)
+        out, lse = pool_forward(q, k, v, D**-0.5)
+        pool_backward(out, q, k, v, out, lse, D**-0.5, (q, k, v))
     else:
-        out, lse = forward(q, k, v, 1.0, cu_seqlens, N)
-        backward(out, q, k, v, out, lse, 1.0, (q, k, v), cu_seqlens, N)
+        out, lse = forward(q, k, v, D**-0.5, cu_seqlens, N)
+        backward(out, q, k, v, out, lse, D**-0.5, (q, k, v), cu_seqlens, N)

@@ -66,7 +66,22 @@ def find_row(
     return None
 
 
+def replace_rows(name: str, kernel: str, rows: list[dict[str, Any]]) -> None:
+    """Launch a kernel by other rows than those on file, in this process, until `clear_caches`."""
+    table(name)[kernel] = rows
+    find_row.cache_clear()
+
+
 def clear_caches() -> None:
-    """To be called where the files have changed."""
+    """Read the files again."""
     table.cache_clear()
     find_row.cache_clear()
+
+
+def dumps(rows_of_kernels: dict[str, list[dict[str, Any]]]) -> str:
+    """The text of a file: one row a line."""
+    kernels = (
+        f'  "{kernel}": [\n' + ",\n".join(f"    {json.dumps(row)}" for row in rows) + "\n  ]"
+        for kernel, rows in rows_of_kernels.items()
+    )
+    return "{\n" + ",\n".join(kernels) + "\n}\n"

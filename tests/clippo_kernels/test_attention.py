@@ -237,10 +237,8 @@ def test_strides_do_not_matter(backend, view, dtype):
         out = flash_attention(*x)
         results.append([out, *torch.autograd.grad(out, x, dout)])
     for ours, expected in zip(*results, strict=True):
-        if backend == "triton":
-            assert torch.equal(ours, expected)
-        else:  # PyTorch may take another route for other strides
-            torch.testing.assert_close(ours, expected, atol=4 * torch.finfo(dtype).eps, rtol=1e-2)
+        # Other strides may take other loads and sums in another order.
+        torch.testing.assert_close(ours, expected, atol=4 * torch.finfo(dtype).eps, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

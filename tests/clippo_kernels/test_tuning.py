@@ -58,6 +58,21 @@ def test_architecture_of_a_gpu(monkeypatch, capability, table):
     assert tuning.architecture(torch.device("cuda", 0)) == "gfx942"
 
 
+def test_rows_of_a_process(own_table):
+    rows = [{"itemsize": 2, "at_most": {}, "launch": {"num_warps": 16}}]
+    tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64)
+    tuning.replace_rows("sm_90", "op.kernel", rows)
+    assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64) == {"num_warps": 16}
+    tuning.clear_caches()
+    assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64, keys=1) == {"num_warps": 1}
+
+
+@pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
+def test_files_are_as_written(architecture):
+    text = (tuning.FOLDER / f"{architecture}.json").read_text()
+    assert tuning.dumps(json.loads(text)) == text
+
+
 def test_assumed_architecture():
     with tuning.assume("sm_100"), tuning.assume("gfx942"):
         assert tuning.architecture(CPU) == "gfx942"

@@ -1,0 +1,61 @@
+"""Attention as a ViT calls it: packed qkv (B, N, 3, H, D) in, (B, N, H, D) out, one packed gradient back.
+
+A peer gets the views of the packed tensor that it takes without a copy. What its own layout then costs on
+the way out, and the gathering of its three gradients into one, is part of its time, as it is of a user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from clippo_kernels import flash_attention_qkvpacked
+
+Attention = Callable[[Tensor], Tensor]
+
+
+def sdpa(backend: SDPBackend, qkv: Tensor) -> Tensor:
+    q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, H, N, D)
+    with sdpa_kernel(backend):
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()
+
+
+@cache
+def compiled_flex_attention() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch._dynamo.config.recompile_limit = 256  # one for every shape, so that none is compiled as dynamic
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def flex(qkv: Tensor) -> Tensor:
+    q, k, v = qkv.transpose(1, 3).unbind(2)
+    return compiled_flex_attention()(q, k, v).transpose(1, 2).contiguous()
+
+
+def flash_attn(qkv: Tensor) -> Tensor:
+    from flash_attn import flash_attn_qkvpacked_func
+
+    return flash_attn_qkvpacked_func(qkv)
+
+
+def attentions(device: torch.device) -> dict[str, Attention]:
+    """Ours first, then the peers that this machine can run."""
+    peers: dict[str, Attention] = {
+        "clippo": flash_attention_qkvpacked,
+        "sdpa-flash": partial(sdpa, SDPBackend.FLASH_ATTENTION),
+    }
+    if device.type == "cuda":
+        peers["sdpa-cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION)
+        peers["sdpa-efficient"] = partial(sdpa, SDPBackend.EFFICIENT_ATTENTION)
+        if find_spec("flash_attn"):
+            peers["flash-attn"] = flash_attn
+        peers["flex"] = flex
+    peers["sdpa-math"] = partial(sdpa, SDPBackend.MATH)
+    return peers

@@ -1,0 +1,152 @@
+"""Timing of an op on a CPU or a GPU, against the floor that bytes and arithmetic set.
+
+A benchmark is marked `timed_on_device` and calls `measure`. On a GPU the op is recorded into a CUDA graph as
+often as fills a few milliseconds, and the replays are timed with events: the time is the device's, and a
+median over replays of runs back to back. On a CPU every run is timed by itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROUNDS = 20 if DEVICE.type == "cuda" else 7
+GRAPH_SECONDS = 3e-3
+
+_clock = 0.0
+
+
+def device_clock() -> float:
+    """The clock that pytest-benchmark reads: the seconds that measured runs have taken."""
+    return _clock
+
+
+timed_on_device = pytest.mark.benchmark(timer=device_clock, disable_gc=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that an op has to do: every input read once, every output written once."""
+
+    bytes: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What this device reached in this run: a large copy, and a large matrix product."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+    def floor_s(self, work: Work) -> float:
+        return max(work.bytes / self.bytes_per_s, work.flops / self.flops_per_s)
+
+
+def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, dtype: torch.dtype) -> None:
+    """Benchmark the function that `make` returns, and add what the time means to its `extra_info`.
+
+    `make` prepares the inputs. On a GPU it is called on the stream that the function is recorded on, because
+    a backward runs on the stream of its forward.
+    """
+    if DEVICE.type == "cuda":
+        run, calls = record(make)
+    else:
+        run, calls = wall_clock(make()), 1
+
+    def advance() -> None:
+        global _clock
+        _clock += run()
+
+    benchmark.pedantic(advance, rounds=ROUNDS, warmup_rounds=2)
+    seconds = benchmark.stats["median"]
+    ceilings = ceilings_of(dtype)
+    benchmark.extra_info.update(
+        median_us=seconds * 1e6,
+        tflops_per_s=work.flops / seconds / 1e12,
+        gb_per_s=work.bytes / seconds / 1e9,
+        share_of_roofline=ceilings.floor_s(work) / seconds,
+        runs_per_round=calls,
+    )
+    if DEVICE.type == "cuda":
+        benchmark.extra_info["peak_mib"] = peak_memory(make) / 2**20
+
+
+def wall_clock(call: Callable[[], Any]) -> Callable[[], float]:
+    def run() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return run
+
+
+def record(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], float], int]:
+    """A function that replays recorded runs and returns the seconds of one, and how many there are."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call = make()
+        for _ in range(3):  # compiles what has to be compiled
+            call()
+        calls = max(1, min(50, round(GRAPH_SECONDS / timed(call))))
+    torch.cuda.synchronize()
+
+    graph = torch.cuda.CUDAGraph()
+    gc.collect()
+    gc.disable()  # a kernel that is collected while recording unloads its module, which breaks the recording
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(calls):
+                call()
+    finally:
+        gc.enable()
+    return lambda: timed(graph.replay) / calls, calls
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of a call on the device."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def peak_memory(make: Callable[[], Callable[[], Any]]) -> int:
+    """Bytes that a run takes beside what `make` has prepared."""
+    call = make()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@cache
+def ceilings_of(dtype: torch.dtype) -> Ceilings:
+    """Measured once a run: bytes read and written by a copy, and the products of two random matrices."""
+    side, megabytes = (8192, 2048) if DEVICE.type == "cuda" else (1024, 256)
+    source = torch.empty(megabytes * 2**20, dtype=torch.uint8, device=DEVICE).random_()
+    target = torch.empty_like(source)
+    a, b = torch.randn(2, side, side, device=DEVICE).to(dtype)
+    clock = timed if DEVICE.type == "cuda" else lambda call: wall_clock(call)()
+
+    def median_s(call: Callable[[], Any]) -> float:
+        for _ in range(3):
+            call()
+        return sorted(clock(call) for _ in range(ROUNDS))[ROUNDS // 2]
+
+    return Ceilings(
+        2 * source.nbytes / median_s(lambda: target.copy_(source)), 2 * side**3 / median_s(lambda: a @ b)
+    )

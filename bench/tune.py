@@ -1,0 +1,113 @@
+"""Measures the launch table of an op on this GPU.
+
+    python -m bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
+    python -m bench.tune attention --out FILE    writes elsewhere
+
+Each row of the table keeps its sizes. Its candidates are compiled ahead of time, on all cores; those that
+spill, do not fit or miss the tensor cores are dropped, and what is left is timed at the row's largest sizes.
+The fastest replaces the row, marked as measured, with its time and the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.report import provenance
+from clippo_kernels import tuning
+from clippo_kernels.aot import compile_row
+
+TOKENS = 256 * 196
+
+WARPS = {"num_warps": [1, 2, 4, 8], "num_stages": [1, 2, 3]}
+CANDIDATES = {
+    "attention.short": {"BLOCK_M": [16, 32, 64, 128], **WARPS},
+    "attention.long": {"BLOCK_M": [16, 32, 64, 128], "BLOCK_N": [16, 32, 64, 128], **WARPS},
+    "attention.pool": {"BLOCK_N": [16, 32, 64, 128], **WARPS},
+}
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ops = sorted({name.split(".")[0] for name in CANDIDATES})
+    parser.add_argument("op", choices=ops, help="whose kernels to tune")
+    parser.add_argument("--out", type=Path, help="the file to write")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("bench.tune: PyTorch finds no GPU here, so nothing was measured.")
+        return 0
+
+    name = tuning.architecture(torch.device("cuda"))
+    found = provenance()
+    device = ", ".join(f"{found[key]}" for key in ("device", "torch", "triton"))
+    tuned = {}
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for kernel, rows in dict(tuning.table(name)).items():
+            mine = kernel.startswith(f"{arguments.op}.")
+            tuned[kernel] = [fastest(pool, name, kernel, row, device) for row in rows] if mine else rows
+    path = arguments.out or tuning.FOLDER / f"{name}.json"
+    path.write_text(tuning.dumps(tuned))
+    print(f"written to {path}")
+    return 0
+
+
+def candidates(kernel: str, row: Row) -> list[Row]:
+    """The row itself, and itself with every other combination of launch options."""
+    (grid,) = (grid for prefix, grid in CANDIDATES.items() if kernel.startswith(prefix))
+    launches = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [row, *({**row, "launch": launch} for launch in launches if launch != row["launch"])]
+
+
+def fastest(pool: ProcessPoolExecutor, name: str, kernel: str, row: Row, device: str) -> Row:
+    rows = candidates(kernel, row)
+    reports = pool.map(compile_row, itertools.repeat(name), itertools.repeat(kernel), rows)
+    passing = [r for r, report in zip(rows, reports, strict=True) if not report.problems]
+    timed = [(seconds(name, kernel, r), r) for r in passing]
+    best_s, best = min(timed, key=lambda pair: pair[0])
+    print(f"{kernel} {row['at_most']}: {best['launch']}, {best_s * 1e6:.1f} us, of {len(timed)}", flush=True)
+    return measured(best, best_s, device)
+
+
+def measured(row: Row, seconds: float, device: str) -> Row:
+    return {**row, "chosen_by": "measured", "us": round(seconds * 1e6, 1), "device": device}
+
+
+def seconds(name: str, kernel: str, row: Row) -> float:
+    """Median time of a launch at the row's largest sizes."""
+    from triton.testing import do_bench
+
+    from clippo_kernels import _triton
+    from clippo_kernels.attention import launch as attention
+
+    launches = []
+
+    def keep(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        function[(programs,)](*args, **options)
+        if f"attention.{function.__name__}" == kernel.removesuffix("_varlen"):
+            launches.append(lambda: function[(programs,)](*args, **options))
+
+    tuning.replace_rows(name, kernel, [row])
+    _triton.on_launch = keep
+    try:
+        attention.example(kernel, row, max(1, TOKENS // row["at_most"].get("keys", 1024)), "cuda")
+    finally:
+        _triton.on_launch = None
+        tuning.clear_caches()
+    (launch,) = launches
+    return do_bench(launch, return_mode="median") / 1e3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

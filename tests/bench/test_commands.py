@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench.report import ROOT
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure for minutes")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@no_gpu
+@pytest.mark.parametrize("command", [["bench.gpu", "--only", "attention"], ["bench.tune", "attention"]])
+def test_without_a_gpu_they_say_so(command):
+    done = run(*command)
+    assert done.returncode == 0
+    assert "PyTorch finds no GPU here" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", [["bench.gpu", "--only", "cats"], ["bench.tune", "cats"]])
+def test_unknown_op(command):
+    done = run(*command)
+    assert done.returncode == 2
+    assert "'attention'" in done.stderr
+
+
+@no_gpu
+def test_a_benchmark_runs_on_a_cpu_and_a_time_limit_ends_it(tmp_path):
+    suite, one = "bench/bench_attention.py", "clippo and packed and 50 and both and B"
+    done = run("pytest", "-q", suite, "-k", one, f"--benchmark-json={tmp_path / 'figures.json'}")
+    assert done.returncode == 0, done.stdout
+    assert '"share_of_roofline"' in (tmp_path / "figures.json").read_text()
+    assert "skipped" in run("pytest", "-q", suite, "-k", one, "--time-limit=0").stdout

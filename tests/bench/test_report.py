@@ -1,0 +1,47 @@
+import json
+
+from bench import gpu, report
+
+
+def row(group, name, median_us, **figures):
+    return {"group": group, "name": name, "median_us": median_us, "share_of_roofline": 0.5, **figures}
+
+
+def test_table_names_the_best_peer():
+    rows = [
+        row("a", "clippo", 100.0, share_of_roofline=0.876),
+        row("a", "sdpa-flash", 130.0),
+        row("a", "sdpa-cudnn", 125.0),
+        row("a", "clippo-other-route", 50.0),
+        row("b", "clippo", 7.0),
+        row("c", "sdpa-flash", 1.0),
+    ]
+    assert report.table(rows).splitlines()[2:] == [
+        "| a | 100.0 | 125.0 | sdpa-cudnn | 1.25x | 88% |",
+        "| b | 7.0 | | none ran | | 50% |",
+    ]
+
+
+def test_rows_keep_what_was_measured():
+    benchmark = {
+        "group": "a",
+        "extra_info": {"name": "clippo", "median_us": 123.456789, "batch": 256},
+        "stats": {"rounds": 20, "iqr": 1e-6, "median": 1.23e-4},
+    }
+    assert report.rows_of([benchmark]) == [
+        {"group": "a", "name": "clippo", "median_us": 123.5, "batch": 256, "rounds": 20, "spread": 0.0081}
+    ]
+
+
+def test_figures_are_written_with_their_provenance(tmp_path):
+    found = {"device": "NVIDIA H100 80GB HBM3", "date": "2026-01-02T03:04:05Z", "commit": "abc1234"}
+    path = gpu.write(tmp_path, found, [row("a", "clippo", 1.0)])
+    assert path == tmp_path / "nvidia-h100-80gb-hbm3" / "2026-01-02-abc1234.json"
+    assert json.loads(path.read_text()) == {"provenance": found, "rows": [row("a", "clippo", 1.0)]}
+
+
+def test_commit_of_this_checkout(monkeypatch, tmp_path):
+    assert report.commit()
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert report.commit() == "unknown"
