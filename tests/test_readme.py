@@ -12,5 +12,6 @@ def test_python_examples_run():
     names: dict[str, object] = {}
     for example in examples:
         exec(compile(example, str(README), "exec"), names)  # noqa: S102 - our own README
+    assert tuple(names["pooled"].shape) == (3, 3, 64)
     assert tuple(names["tokens"].shape) == (8, 196, 192)
     assert tuple(names["similarity"].shape) == (3, 8)

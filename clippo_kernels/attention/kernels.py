@@ -109,6 +109,25 @@ def head_of(x, stride, sequence, first_row, head, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def load_head(x, stride, sequence, first_row, head, rows, length, D: tl.constexpr, ALIGNED: tl.constexpr):
+    base = head_of(x, stride, sequence, first_row, head, ALIGNED)
+    return load_rows(base, stride[1], rows, length, D, ALIGNED)
+
+
+@triton.jit
+def store_head(
+    x, stride, sequence, first_row, head, rows, length, tile, D: tl.constexpr, ALIGNED: tl.constexpr
+):  # fmt: skip
+    base = head_of(x, stride, sequence, first_row, head, ALIGNED)
+    store_rows(base, stride[1], rows, length, tile, D, ALIGNED)
+
+
+@triton.jit
+def lse_of(lse, stride, sequence, first_row, head):
+    return lse + sequence.to(tl.int64) * stride[0] + head.to(tl.int64) * stride[1] + first_row
+
+
+@triton.jit
 def zeros(ROWS: tl.constexpr, D: tl.constexpr):
     tile = ()
     for i in tl.static_range(num_pieces(D)):
@@ -204,15 +223,11 @@ def short_forward(
     """A program reads the keys and values of a head once and walks over `rows_per_program` queries."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
-    k_ND = load_rows(
-        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
-    )
-    v_ND = load_rows(
-        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
-    )
+    k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
+    v_ND = load_head(v, v_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
     out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
-    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
 
     start = block * rows_per_program
     for m in tl.range(start, tl.minimum(start + rows_per_program, Nq), BLOCK_M):
@@ -242,17 +257,13 @@ def short_backward(
     """
     head, _, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, 1, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
-    k_ND = load_rows(
-        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
-    )
-    v_ND = load_rows(
-        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
-    )
+    k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
+    v_ND = load_head(v, v_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
     out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
     dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
     dq_base = head_of(dq, dq_stride, sequence, first_row, head, ALIGNED)
-    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
 
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
@@ -274,10 +285,9 @@ def short_backward(
         dk_ND = add_dot(dk_ND, ds_NM, q_MD, D)
         dq_MD = add_dot(zeros(BLOCK_M, D), tl.trans(ds_NM), k_ND, D)
         store_rows(dq_base, dq_stride[1], rows, Nq, scale_tile(dq_MD, scale, D), D, ALIGNED)
-    dk_base = head_of(dk, dk_stride, sequence, first_row, head, ALIGNED)
-    dv_base = head_of(dv, dv_stride, sequence, first_row, head, ALIGNED)
-    store_rows(dk_base, dk_stride[1], cols, Nk, scale_tile(dk_ND, scale, D), D, ALIGNED)
-    store_rows(dv_base, dv_stride[1], cols, Nk, dv_ND, D, ALIGNED)
+    dk_ND = scale_tile(dk_ND, scale, D)
+    store_head(dk, dk_stride, sequence, first_row, head, cols, Nk, dk_ND, D, ALIGNED)
+    store_head(dv, dv_stride, sequence, first_row, head, cols, Nk, dv_ND, D, ALIGNED)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -297,10 +307,9 @@ def long_forward(
     if block * BLOCK_M >= Nq:
         return
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
+    q_MD = load_head(q, q_stride, sequence, first_row, head, rows, Nq, D, ALIGNED)
     k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
     v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
-    q_MD = load_rows(q_base, q_stride[1], rows, Nq, D, ALIGNED)
 
     max_M = tl.full((BLOCK_M,), -float("inf"), tl.float32)
     sum_M = tl.zeros((BLOCK_M,), tl.float32)
@@ -321,9 +330,9 @@ def long_forward(
         out_MD = add_dot(scale_rows(out_MD, decay_M, D), p_MN, v_ND, D)
         max_M = new_max_M
 
-    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
-    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
-    store_rows(out_base, out_stride[1], rows, Nq, scale_rows(out_MD, 1.0 / sum_M, D), D, ALIGNED)
+    out_MD = scale_rows(out_MD, 1.0 / sum_M, D)
+    store_head(out, out_stride, sequence, first_row, head, rows, Nq, out_MD, D, ALIGNED)
+    lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
     tl.store(lse_base + rows, max_M + tl.log2(sum_M), mask=rows < Nq)
 
 
@@ -340,16 +349,12 @@ def long_backward_dkdv(
     if block * BLOCK_N >= Nk:
         return
     cols = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    k_ND = load_rows(
-        head_of(k, k_stride, sequence, first_row, head, ALIGNED), k_stride[1], cols, Nk, D, ALIGNED
-    )
-    v_ND = load_rows(
-        head_of(v, v_stride, sequence, first_row, head, ALIGNED), v_stride[1], cols, Nk, D, ALIGNED
-    )
+    k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
+    v_ND = load_head(v, v_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
     out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
     dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
-    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
 
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
@@ -364,10 +369,9 @@ def long_backward_dkdv(
         dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
         dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
         dk_ND = add_dot(dk_ND, p_NM * (dp_NM - delta_M[None, :]), q_MD, D)
-    dk_base = head_of(dk, dk_stride, sequence, first_row, head, ALIGNED)
-    dv_base = head_of(dv, dv_stride, sequence, first_row, head, ALIGNED)
-    store_rows(dk_base, dk_stride[1], cols, Nk, scale_tile(dk_ND, scale, D), D, ALIGNED)
-    store_rows(dv_base, dv_stride[1], cols, Nk, dv_ND, D, ALIGNED)
+    dk_ND = scale_tile(dk_ND, scale, D)
+    store_head(dk, dk_stride, sequence, first_row, head, cols, Nk, dk_ND, D, ALIGNED)
+    store_head(dv, dv_stride, sequence, first_row, head, cols, Nk, dv_ND, D, ALIGNED)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -383,15 +387,11 @@ def long_backward_dq(
     if block * BLOCK_M >= Nq:
         return
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    q_MD = load_rows(
-        head_of(q, q_stride, sequence, first_row, head, ALIGNED), q_stride[1], rows, Nq, D, ALIGNED
-    )
-    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
-    dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
-    dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
-    out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+    q_MD = load_head(q, q_stride, sequence, first_row, head, rows, Nq, D, ALIGNED)
+    dout_MD = load_head(dout, dout_stride, sequence, first_row, head, rows, Nq, D, ALIGNED)
+    out_MD = load_head(out, out_stride, sequence, first_row, head, rows, Nq, D, ALIGNED)
     delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
-    lse_base = lse + sequence.to(tl.int64) * lse_stride[0] + head.to(tl.int64) * lse_stride[1] + first_row
+    lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
     lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
     k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
     v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
@@ -406,8 +406,8 @@ def long_backward_dq(
             p_MN = tl.where((cols < Nk)[None, :], p_MN, 0.0)
         dp_MN = dot_rows(dout_MD, v_ND, BLOCK_M, BLOCK_N, D)
         dq_MD = add_dot(dq_MD, p_MN * (dp_MN - delta_M[:, None]), k_ND, D)
-    dq_base = head_of(dq, dq_stride, sequence, first_row, head, ALIGNED)
-    store_rows(dq_base, dq_stride[1], rows, Nq, scale_tile(dq_MD, scale, D), D, ALIGNED)
+    dq_MD = scale_tile(dq_MD, scale, D)
+    store_head(dq, dq_stride, sequence, first_row, head, rows, Nq, dq_MD, D, ALIGNED)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Packed sequences (`cu_seqlens`) come as (T, H, D) tensors with the longest lengt
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from .. import tuning
@@ -41,22 +40,22 @@ def forward(
         return out.zero_(), lse.fill_(-torch.inf)
 
     tensors = (q, k, v, out)
-    operands = (*tensors, lse, *strides(tensors, varlen), lse_stride(lse), cu_seqlens, Nq, Nk, H)
-    constants = {"D": D, "ALIGNED": aligned(tensors), "VARLEN": varlen}
+    layout = strides(tensors, varlen)
+    operands = (*tensors, lse, *layout, lse_stride(lse), cu_seqlens, Nq, Nk, H)
+    constants = {"D": D, "ALIGNED": aligned(tensors, layout), "VARLEN": varlen}
     scale_log2 = scale * LOG2_E
     if options := short_options("short_forward", q, D, Nk, varlen):
         # Where there are heads enough to fill the device, a program reads the keys of its own only once.
         rows = Nq if 2 * multiprocessors(q.device) <= B * H else options["BLOCK_M"]
-        blocks = triton.cdiv(Nq, rows)
+        blocks = cdiv(Nq, rows)
         programs = B * H * blocks
         launch(kernels.short_forward, programs, *operands, blocks, rows, scale_log2, **constants, **options)
     else:
         options = long_options("long_forward", q, D)
-        blocks = triton.cdiv(Nq, options["BLOCK_M"])
+        blocks = cdiv(Nq, options["BLOCK_M"])
+        programs = B * H * blocks
         constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
-        launch(
-            kernels.long_forward, B * H * blocks, *operands, blocks, scale * LOG2_E, **constants, **options
-        )
+        launch(kernels.long_forward, programs, *operands, blocks, scale_log2, **constants, **options)
     return out, lse
 
 
@@ -73,7 +72,6 @@ def backward(
     max_seqlen: int = 0,
 ) -> None:
     """Fill `gradients`, the memory for dq, dk and dv: of any strides with a unit last one."""
-    dq, dk, dv = gradients
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
     if out.numel() == 0 or Nk == 0:
@@ -83,25 +81,30 @@ def backward(
 
     varlen = cu_seqlens is not None
     inputs = (q, k, v, out, dout)
+    read, written = strides(inputs, varlen), strides(gradients, varlen)
     scales = (scale, scale * LOG2_E)
-    constants = {"D": D, "ALIGNED": aligned((*inputs, *gradients)), "VARLEN": varlen}
+    is_aligned = aligned((*inputs, *gradients), read + written)
+    constants = {"D": D, "ALIGNED": is_aligned, "VARLEN": varlen}
 
-    def operands(*outputs: Tensor) -> tuple[Any, ...]:
-        read, written = strides(inputs, varlen), strides(outputs, varlen)
-        return (*inputs, lse, *outputs, *read, lse_stride(lse), *written, cu_seqlens, Nq, Nk, H)
+    def operands(outputs: slice) -> tuple[Any, ...]:
+        """Of a kernel that writes a part of (dq, dk, dv)."""
+        sizes = (cu_seqlens, Nq, Nk, H)
+        return (*inputs, lse, *gradients[outputs], *read, lse_stride(lse), *written[outputs], *sizes)
 
     if options := short_options("short_backward", q, D, Nk, varlen):
-        launch(kernels.short_backward, B * H, *operands(dq, dk, dv), *scales, **constants, **options)
+        launch(kernels.short_backward, B * H, *operands(slice(3)), *scales, **constants, **options)
         return
     options = long_options("long_backward_dkdv", q, D)
-    blocks = triton.cdiv(Nk, options["BLOCK_N"])
+    blocks = cdiv(Nk, options["BLOCK_N"])
     programs = B * H * blocks
-    launch(kernels.long_backward_dkdv, programs, *operands(dk, dv), blocks, *scales, **constants, **options)
+    launch(
+        kernels.long_backward_dkdv, programs, *operands(slice(1, 3)), blocks, *scales, **constants, **options
+    )
     options = long_options("long_backward_dq", q, D)
-    blocks = triton.cdiv(Nq, options["BLOCK_M"])
+    blocks = cdiv(Nq, options["BLOCK_M"])
     programs = B * H * blocks
     constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
-    launch(kernels.long_backward_dq, programs, *operands(dq), blocks, *scales, **constants, **options)
+    launch(kernels.long_backward_dq, programs, *operands(slice(1)), blocks, *scales, **constants, **options)
 
 
 def pool_forward(
@@ -114,12 +117,11 @@ def pool_forward(
     out, lse = q.new_empty(q.shape), q.new_empty((S, H), dtype=torch.float32)
     if out.numel() == 0:
         return out, lse
-    one_q, one_out = one_row(q, out)
+    layout = [*one_row(q), *strides((k, v), varlen), *one_row(out)]
     launch(
-        kernels.pool_forward, S * H,
-        q, k, v, out, lse, one_q, *strides((k, v), varlen), one_out,
+        kernels.pool_forward, S * H, q, k, v, out, lse, *layout,
         cu_seqlens, 0 if varlen else k.shape[1], H, scale * LOG2_E,
-        D=D, ALIGNED=aligned((q, k, v, out)), VARLEN=varlen, **long_options("pool_forward", q, D),
+        D=D, ALIGNED=aligned((q, k, v, out), layout), VARLEN=varlen, **long_options("pool_forward", q, D),
     )  # fmt: skip
     return out, lse
 
@@ -144,13 +146,11 @@ def pool_backward(
         for gradient in gradients:
             gradient.zero_()
         return
-    one_q, *one_others = one_row(q, out, dout, dq)
+    layout = [*one_row(q), *strides((k, v), varlen), *one_row(out, dout, dq), *strides((dk, dv), varlen)]
     launch(
-        kernels.pool_backward, S * H,
-        q, k, v, out, dout, lse, dq, dk, dv,
-        one_q, *strides((k, v), varlen), *one_others, *strides((dk, dv), varlen),
+        kernels.pool_backward, S * H, q, k, v, out, dout, lse, dq, dk, dv, *layout,
         cu_seqlens, 0 if varlen else k.shape[1], H, scale, scale * LOG2_E,
-        D=D, ALIGNED=aligned((q, k, v, out, dout, *gradients)), VARLEN=varlen,
+        D=D, ALIGNED=aligned((q, k, v, out, dout, dq, dk, dv), layout), VARLEN=varlen,
         **long_options("pool_backward", q, D),
     )  # fmt: skip
 
@@ -162,14 +162,15 @@ def pool_backward(
 def short_options(kernel: str, q: Tensor, D: int, Nk: int, varlen: bool) -> dict[str, int] | None:
     """Constants of a kernel that holds all keys, or None where there are too many for it.
 
-    Of packed sequences the longest decides, and all pay for its keys: their rows end earlier.
+    Of packed sequences the longest decides, and all pay for as many keys; their queries end earlier.
     """
     name = f"attention.{kernel}_varlen" if varlen else f"attention.{kernel}"
     options = tuning.find(name, q.device, q.dtype, head_dim=D, keys=Nk)
     if options is None:
         return None
+    block = max(16, 1 << (Nk - 1).bit_length())
     # A multiple of 16, so that lengths of up to 256 make 16 variants of a kernel and not 256.
-    return options | {"KEYS": triton.cdiv(Nk, 16) * 16, "BLOCK_N": max(16, triton.next_power_of_2(Nk))}
+    return options | {"KEYS": block if varlen else cdiv(Nk, 16) * 16, "BLOCK_N": block}
 
 
 def long_options(kernel: str, q: Tensor, D: int) -> dict[str, int]:
@@ -216,12 +217,16 @@ def lse_stride(lse: Tensor) -> tuple[int, int]:
     return (0, lse.stride(0)) if lse.ndim == 2 else (lse.stride(0), lse.stride(1))
 
 
-def aligned(tensors: tuple[Tensor, ...]) -> bool:
+def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
     """Every row of every head starts at a multiple of 16 bytes."""
-    return all(
-        x.data_ptr() % 16 == 0 and all(s * x.itemsize % 16 == 0 for s in stride)
-        for x, stride in zip(tensors, strides(tensors, varlen=False), strict=True)
+    elements = 16 // tensors[0].itemsize
+    return all(x.data_ptr() % 16 == 0 for x in tensors) and all(
+        s % elements == 0 for stride in layout for s in stride
     )
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def with_unit_last_stride(x: Tensor) -> Tensor:
@@ -240,11 +245,12 @@ def example(kernel: str, row: dict[str, Any], batch: int, device: str = "meta") 
     if kernel.endswith("_varlen"):
         rows = (batch * N,)
         cu_seqlens = torch.arange(0, batch * N + 1, N, dtype=torch.int32, device=device)
-    q, k, v = torch.randn(*rows, 3, 12, D, dtype=dtype, device=device).unbind(-3)
+    qkv = torch.randn(*rows, 3, 12, D, dtype=dtype, device=device)
+    (q, k, v), (dq, dk, dv) = qkv.unbind(-3), torch.empty_like(qkv).unbind(-3)
     if "pool" in kernel:
-        q = q[:, 0]
+        q, dq = q[:, 0], dq[:, 0]
         out, lse = pool_forward(q, k, v, D**-0.5)
-        pool_backward(out, q, k, v, out, lse, D**-0.5, (q, k, v))
+        pool_backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv))
     else:
         out, lse = forward(q, k, v, D**-0.5, cu_seqlens, N)
-        backward(out, q, k, v, out, lse, D**-0.5, (q, k, v), cu_seqlens, N)
+        backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv), cu_seqlens, N)
