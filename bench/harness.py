@@ -57,10 +57,7 @@ def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, d
     `make` prepares the inputs. On a GPU it is called on the stream that the function is recorded on, because
     a backward runs on the stream of its forward.
     """
-    if DEVICE.type == "cuda":
-        run, calls = record(make)
-    else:
-        run, calls = wall_clock(make()), 1
+    run = Recording(make) if DEVICE.type == "cuda" else WallClock(make())
 
     def advance() -> None:
         global _clock
@@ -74,42 +71,51 @@ def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, d
         tflops_per_s=work.flops / seconds / 1e12,
         gb_per_s=work.bytes / seconds / 1e9,
         share_of_roofline=ceilings.floor_s(work) / seconds,
-        runs_per_round=calls,
+        runs_per_round=run.calls,
     )
     if DEVICE.type == "cuda":
         benchmark.extra_info["peak_mib"] = peak_memory(make) / 2**20
 
 
-def wall_clock(call: Callable[[], Any]) -> Callable[[], float]:
-    def run() -> float:
+class WallClock:
+    """Runs a function, and returns the seconds that took."""
+
+    calls = 1
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+
+    def __call__(self) -> float:
         start = time.perf_counter()
-        call()
+        self.call()
         return time.perf_counter() - start
 
-    return run
 
+class Recording:
+    """Replays `calls` recorded runs of what `make` returns, and returns the seconds of one on the device."""
 
-def record(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], float], int]:
-    """A function that replays recorded runs and returns the seconds of one, and how many there are."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call = make()
-        for _ in range(3):  # compiles what has to be compiled
-            call()
-        calls = max(1, min(50, round(GRAPH_SECONDS / timed(call))))
-    torch.cuda.synchronize()
+    def __init__(self, make: Callable[[], Callable[[], Any]]) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.call = make()  # kept, because the graph works in the memory of its inputs
+            for _ in range(3):  # compiles what has to be compiled
+                self.call()
+            self.calls = max(1, min(50, round(GRAPH_SECONDS / timed(self.call))))
+        torch.cuda.synchronize()
 
-    graph = torch.cuda.CUDAGraph()
-    gc.collect()
-    gc.disable()  # a kernel that is collected while recording unloads its module, which breaks the recording
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(calls):
-                call()
-    finally:
-        gc.enable()
-    return lambda: timed(graph.replay) / calls, calls
+        self.graph = torch.cuda.CUDAGraph()
+        gc.collect()
+        gc.disable()  # a kernel collected while recording unloads its module, which breaks the recording
+        try:
+            with torch.cuda.graph(self.graph, stream=stream):
+                for _ in range(self.calls):
+                    self.call()
+        finally:
+            gc.enable()
+
+    def __call__(self) -> float:
+        return timed(self.graph.replay) / self.calls
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -140,7 +146,7 @@ def ceilings_of(dtype: torch.dtype) -> Ceilings:
     source = torch.empty(megabytes * 2**20, dtype=torch.uint8, device=DEVICE).random_()
     target = torch.empty_like(source)
     a, b = torch.randn(2, side, side, device=DEVICE).to(dtype)
-    clock = timed if DEVICE.type == "cuda" else lambda call: wall_clock(call)()
+    clock = timed if DEVICE.type == "cuda" else lambda call: WallClock(call)()
 
     def median_s(call: Callable[[], Any]) -> float:
         for _ in range(3):

@@ -25,6 +25,7 @@ from bench.report import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row
 
+DEVICE = "cuda"
 TOKENS = 256 * 196
 
 WARPS = {"num_warps": [1, 2, 4, 8], "num_stages": [1, 2, 3]}
@@ -49,7 +50,7 @@ def main() -> int:
         print("bench.tune: PyTorch finds no GPU here, so nothing was measured.")
         return 0
 
-    name = tuning.architecture(torch.device("cuda"))
+    name = tuning.architecture(torch.device(DEVICE))
     found = provenance()
     device = ", ".join(f"{found[key]}" for key in ("device", "torch", "triton"))
     tuned = {}
@@ -101,7 +102,8 @@ def seconds(name: str, kernel: str, row: Row) -> float:
     tuning.replace_rows(name, kernel, [row])
     _triton.on_launch = keep
     try:
-        attention.example(kernel, row, max(1, TOKENS // row["at_most"].get("keys", 1024)), "cuda")
+        batch = max(1, TOKENS // row["at_most"].get("keys", 1024))
+        attention.example(kernel, row, batch, DEVICE)
     finally:
         _triton.on_launch = None
         tuning.clear_caches()

@@ -1,3 +1,6 @@
+import pytest
+import torch
+
 from bench import tune
 from clippo_kernels import tuning
 from clippo_kernels.aot import Report
@@ -45,3 +48,26 @@ def test_the_fastest_that_passes_wins(monkeypatch):
         "us": 33.0,
         "device": "a GPU",
     }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter, with a clock that stands still")
+def test_the_kernel_of_the_row_is_timed(monkeypatch):
+    launches = []
+
+    def do_bench(launch, return_mode):
+        launches.append(launch)
+        return 5.0
+
+    monkeypatch.setattr("triton.testing.do_bench", do_bench)
+    monkeypatch.setattr(tune, "DEVICE", "cpu")
+    monkeypatch.setattr(tune, "TOKENS", 1)
+    kernel = "attention.short_backward_varlen"
+    row = {
+        "itemsize": 2,
+        "at_most": {"head_dim": 16, "keys": 16},
+        "launch": {"BLOCK_M": 16, "num_warps": 1, "num_stages": 1},
+    }
+    before = tuning.find(kernel, torch.device("cpu"), torch.bfloat16, head_dim=16, keys=16)
+    assert tune.seconds("sm_90", kernel, row) == 5e-3
+    assert len(launches) == 1
+    assert tuning.find(kernel, torch.device("cpu"), torch.bfloat16, head_dim=16, keys=16) == before

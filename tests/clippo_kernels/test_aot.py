@@ -82,6 +82,35 @@ print(line(compile_row("sm_90", {kernel!r}, {row!r})))
     assert message in done.stdout
 
 
+def test_odd_heads_of_72_are_loaded_16_bytes_at_a_time():
+    # Their rows start at multiples of 16 bytes, but not of 16 elements.
+    code = """
+import re, torch
+from triton.runtime import driver
+from clippo_kernels import _triton, aot, tuning
+from clippo_kernels.attention import launch
+
+def compile_only(function, programs, args, options):
+    ptx = function.warmup(*args, grid=(1,), **options).asm["ptx"]
+    loads = re.findall(r"ld[.]global[^ ]*", ptx)
+    print(options["ALIGNED"], len(loads), sum(".v4" in load for load in loads))
+
+driver.set_active(aot.TargetDriver("sm_90"))
+_triton.on_launch = compile_only
+with tuning.assume("sm_90"):
+    for width in (72, 73):
+        qkv = torch.empty(8, 100, 3, 15, width, dtype=torch.bfloat16, device="meta")[..., :72]
+        launch.forward(*qkv.unbind(2), 1.0)
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    wide, narrow = (line.split() for line in done.stdout.splitlines())
+    assert wide[0] == "True"
+    assert wide[1] == wide[2]
+    assert narrow[0] == "False"
+    assert narrow[2] == "0"
+
+
 def test_products_that_missed_the_tensor_cores():
     ttgir = """
 #blocked = #ttg.blocked<{sizePerThread = [4, 4]}>

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from bench import harness
+from bench.bench_attention import DTYPE, attention_work
+from bench.harness import Ceilings, Work
+
+
+def test_floor_is_the_slower_of_bytes_and_arithmetic():
+    ceilings = Ceilings(bytes_per_s=100.0, flops_per_s=1000.0)
+    assert ceilings.floor_s(Work(bytes=50, flops=1)) == 0.5
+    assert ceilings.floor_s(Work(bytes=1, flops=2000)) == 2.0
+
+
+def test_work_of_attention():
+    # docs/kernels.md: per head, bytes 8 N D and 16 N D at 2 bytes an element, FLOP 4 N^2 D and 10 N^2 D
+    N, H, D = 196, 12, 64
+    forward, backward = (attention_work(N, N * N, H, D, which) for which in ("forward", "backward"))
+    both = attention_work(N, N * N, H, D, "both")
+    assert forward == Work(4 * N * H * D * DTYPE.itemsize, 4 * N * N * H * D)
+    assert backward == Work(8 * N * H * D * DTYPE.itemsize, 10 * N * N * H * D)
+    assert both == Work(forward.bytes + backward.bytes, forward.flops + backward.flops)
+
+
+class Benchmark:
+    """As much of pytest-benchmark as `measure` uses, with the timer that the mark gives it."""
+
+    def __init__(self):
+        self.extra_info, self.stats = {}, {}
+
+    def pedantic(self, function, rounds, warmup_rounds):
+        for _ in range(warmup_rounds):
+            function()
+        times = []
+        for _ in range(rounds):
+            start = harness.device_clock()
+            function()
+            times.append(harness.device_clock() - start)
+        self.stats["median"] = sorted(times)[rounds // 2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU every call is a run")
+def test_measure(monkeypatch):
+    calls = []
+    monkeypatch.setattr(harness, "ceilings_of", lambda dtype: Ceilings(1e9, 1e12))
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: 0.25 * len(calls))  # a call takes 250 ms
+    benchmark = Benchmark()
+    harness.measure(benchmark, lambda: lambda: calls.append(1), Work(bytes=1e8, flops=5e10), torch.float32)
+    assert len(calls) == harness.ROUNDS + 2
+    assert benchmark.extra_info == pytest.approx(
+        {
+            "median_us": 250_000.0,
+            "tflops_per_s": 0.2,
+            "gb_per_s": 0.4,
+            "share_of_roofline": 0.4,
+            "runs_per_round": 1,
+        }
+    )
