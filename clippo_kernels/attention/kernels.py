@@ -180,6 +180,24 @@ def sum_of_products(a_MD, b_MD, M: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def load_queries(
+    q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
+    rows, Nq, BLOCK_M: tl.constexpr, D: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """What a backward reads of a block of queries: (q, dout, sum(out * dout), lse).
+
+    Padded queries repeat the last one, and their lse of inf makes their probabilities 0. Zeros would do as
+    well, but for 0 * inf where a key is infinite.
+    """
+    q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
+    dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
+    out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+    delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
+    lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
+    return q_MD, dout_MD, delta_M, lse_M
+
+
+@triton.jit
 def locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN: tl.constexpr):
     """What this program works on: (head, block, sequence, first row of the sequence, its Nq, its Nk)."""
     program = tl.program_id(0)
@@ -268,14 +286,10 @@ def short_backward(
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
-        # Padded queries repeat the last one, and their lse of inf makes their probabilities 0. Zeros would do
-        # as well, but for 0 * inf where a key is infinite.
-        q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
-        dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
-        out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
-        delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
-        lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
-
+        q_MD, dout_MD, delta_M, lse_M = load_queries(
+            q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
+            rows, Nq, BLOCK_M, D, ALIGNED,
+        )  # fmt: skip
         p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
         # Padded keys have scores of 0. Where the lse is far below, exp2 overflows, and dq would be inf * 0.
         p_NM = tl.where(is_key[:, None], p_NM, 0.0)
@@ -359,12 +373,10 @@ def long_backward_dkdv(
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
-        # Padded queries: see short_backward.
-        q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
-        dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
-        out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
-        delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
-        lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
+        q_MD, dout_MD, delta_M, lse_M = load_queries(
+            q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
+            rows, Nq, BLOCK_M, D, ALIGNED,
+        )  # fmt: skip
         p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
         dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
         dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
