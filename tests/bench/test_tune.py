@@ -10,7 +10,7 @@ def test_candidates_of_every_row():
     for kernel, rows in tuning.table("sm_90").items():
         candidates = tune.candidates(kernel, rows[0])
         assert candidates[0] == rows[0]
-        assert len(candidates) > 40
+        assert len(candidates) > 30
         launches = [tuple(sorted(c["launch"].items())) for c in candidates]
         assert len(set(launches)) == len(launches)
         assert all(c["launch"].keys() == rows[0]["launch"].keys() for c in candidates)
@@ -54,7 +54,7 @@ def test_the_fastest_that_passes_wins(monkeypatch):
 def test_the_kernel_of_the_row_is_timed(monkeypatch):
     launches = []
 
-    def do_bench(launch, return_mode):
+    def do_bench(launch, **_):
         launches.append(launch)
         return 5.0
 

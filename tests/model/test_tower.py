@@ -128,3 +128,17 @@ def test_compiles_without_graph_breaks(clippo):
     compiled = torch.compile(clippo, fullgraph=True, backend="aot_eager")
     for ours, eager in zip(compiled(images, texts), clippo(images, texts), strict=True):
         torch.testing.assert_close(ours, eager)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is used where there is no GPU")
+@pytest.mark.parametrize("part", ["attn", "pool"])
+def test_attention_through_the_kernels(clippo, monkeypatch, part):
+    module = clippo.tower.blocks[0].attn if part == "attn" else clippo.tower.pool
+    results = {}
+    for backend in ("reference", "triton"):
+        monkeypatch.setenv("CLIPPO_KERNELS_BACKEND", backend)
+        x_BND = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        out = module(x_BND)
+        gradients = torch.autograd.grad(out.square().sum(), [x_BND, *module.parameters()])
+        results[backend] = [out, *gradients]
+    torch.testing.assert_close(results["triton"], results["reference"])
