@@ -20,8 +20,13 @@ from clippo_kernels import flash_attention_qkvpacked
 Attention = Callable[[Tensor], Tensor]
 
 
+def heads_first(packed: Tensor) -> list[Tensor]:
+    """The (B, H, N, D) views of a packed (B, N, 3, H, D), or of (B, N, 2, H, D)."""
+    return [x.transpose(1, 2) for x in packed.unbind(2)]
+
+
 def sdpa(backend: SDPBackend, qkv: Tensor) -> Tensor:
-    q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, H, N, D)
+    q, k, v = heads_first(qkv)
     with sdpa_kernel(backend):
         return scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()
 
@@ -35,7 +40,7 @@ def compiled_flex_attention() -> Callable[..., Tensor]:
 
 
 def flex(qkv: Tensor) -> Tensor:
-    q, k, v = qkv.transpose(1, 3).unbind(2)
+    q, k, v = heads_first(qkv)
     return compiled_flex_attention()(q, k, v).transpose(1, 2).contiguous()
 
 

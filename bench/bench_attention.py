@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.attention_peers import Attention, attentions
+from bench.attention_peers import Attention, attentions, heads_first
 from bench.harness import DEVICE, Work, measure, timed_on_device
 from clippo_kernels import (
     attention_pool,
@@ -41,11 +41,12 @@ def prepare(attention: Attention, inputs: Tensor, which: str) -> Callable[[], ob
     out = attention(inputs)
     dout = torch.randn_like(out)
 
+    # The projection that made the packed tensor needs its gradient packed.
     def both() -> object:
-        return torch.autograd.grad(attention(inputs), inputs, dout)
+        return torch.autograd.grad(attention(inputs), inputs, dout)[0].contiguous()
 
     def backward() -> object:
-        return torch.autograd.grad(out, inputs, dout, retain_graph=True)
+        return torch.autograd.grad(out, inputs, dout, retain_graph=True)[0].contiguous()
 
     return {"forward": lambda: attention(inputs), "backward": backward, "both": both}[which]
 
@@ -118,7 +119,7 @@ def padded(lengths: np.ndarray) -> Batch:
 
     def attention(qkv: Tensor) -> Tensor:
         full = qkv.new_zeros(S * longest, *qkv.shape[1:]).index_copy(0, row_T, qkv)
-        q, k, v = full.view(S, longest, *qkv.shape[1:]).transpose(1, 3).unbind(2)
+        q, k, v = heads_first(full.view(S, longest, *qkv.shape[1:]))
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).flatten(0, 1).index_select(0, row_T)
 
@@ -159,7 +160,7 @@ def pool_through_attention(q: Tensor, kv: Tensor) -> Tensor:
 
 
 def pool_through_sdpa(q: Tensor, kv: Tensor) -> Tensor:
-    k, v = kv.transpose(1, 3).unbind(2)
+    k, v = heads_first(kv)
     return scaled_dot_product_attention(q.expand(len(kv), -1, -1)[:, :, None], k, v)[:, :, 0]
 
 
