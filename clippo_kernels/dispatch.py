@@ -3,8 +3,8 @@
 Triton runs on CUDA and ROCm tensors (PyTorch calls both "cuda") for the ops that have a Triton
 implementation, where Triton is installed; the reference runs everywhere else.
 `CLIPPO_KERNELS_BACKEND=reference` or `=triton` forces one. The variable is read at every call; code under
-`torch.compile` keeps what it was when traced. With `TRITON_INTERPRET=1`, the kernels also run on CPU tensors,
-slowly, in Triton's interpreter.
+`torch.compile` keeps what it was when traced. With `TRITON_INTERPRET=1` beside it, forced kernels run on CPU
+tensors too, slowly, in Triton's interpreter.
 """
 
 import importlib.util
