@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from clippo.data.emoji import EmojiDataset
 
 
+deadline = pytest.StashKey[float]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--time-limit", type=float, help="skip the benchmarks that are left after these seconds")
 
@@ -23,9 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if time.monotonic() > item.config.stash[deadline]:
         pytest.skip("out of time")
-
-
-deadline = pytest.StashKey[float]()
 
 
 @pytest.fixture(scope="session")

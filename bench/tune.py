@@ -23,7 +23,7 @@ import torch
 
 from bench.report import provenance
 from clippo_kernels import tuning
-from clippo_kernels.aot import compile_row
+from clippo_kernels.aot import compile_row, launch_of
 
 DEVICE = "cuda"
 TOKENS = 256 * 196
@@ -89,25 +89,12 @@ def seconds(name: str, kernel: str, row: Row) -> float:
     """Median time of a launch at the row's largest sizes."""
     from triton.testing import do_bench
 
-    from clippo_kernels import _triton
-    from clippo_kernels.attention import launch as attention
+    batch = max(1, TOKENS // row["at_most"].get("keys", 1024))
+    function, programs, args, options = launch_of(name, kernel, row, batch, DEVICE)
 
-    launches = []
-
-    def keep(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def launch() -> None:
         function[(programs,)](*args, **options)
-        if f"attention.{function.__name__}" == kernel.removesuffix("_varlen"):
-            launches.append(lambda: function[(programs,)](*args, **options))
 
-    tuning.replace_rows(name, kernel, [row])
-    _triton.on_launch = keep
-    try:
-        batch = max(1, TOKENS // row["at_most"].get("keys", 1024))
-        attention.example(kernel, row, batch, DEVICE)
-    finally:
-        _triton.on_launch = None
-        tuning.clear_caches()
-    (launch,) = launches
     return do_bench(launch, warmup=5, rep=30, return_mode="median") / 1e3  # all in milliseconds
 
 

@@ -97,37 +97,51 @@ def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
     except Exception as error:  # a row that does not compile is one line of the report, not its end
         report.problems.append(f"does not compile: {type(error).__name__}: {error}"[:300])
         return report
-    inspect(report, compiled, ARCHITECTURES[name], row)
+    inspect(report, compiled, row)
     return report
 
 
 def compile_kernel(name: str, kernel: str, row: dict[str, Any]) -> Any:
     from triton.runtime import driver
 
+    driver.set_active(TargetDriver(name))
+    function, _, args, options = launch_of(name, kernel, row, batch=8, device="meta")
+    return function.warmup(*args, grid=(1,), **options)
+
+
+def launch_of(
+    name: str, kernel: str, row: dict[str, Any], batch: int, device: str
+) -> tuple[Any, int, tuple[Any, ...], dict[str, Any]]:
+    """What the op launches for a kernel by a row of its table: function, programs, arguments, options.
+
+    On a device with memory the op really runs, so that a backward finds the results of its forward.
+    """
     from . import _triton
     from .attention import launch as attention
 
-    compiled = []
+    launches = []
 
-    def compile_only(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def keep(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if device != "meta":
+            function[(programs,)](*args, **options)
         if "attention." + function.__name__ == kernel.removesuffix("_varlen"):
-            compiled.append(function.warmup(*args, grid=(1,), **options))
+            launches.append((function, programs, args, options))
 
-    driver.set_active(TargetDriver(name))
-    _triton.on_launch = compile_only
+    _triton.on_launch = keep
     tuning.replace_rows(name, kernel, [row])
     try:
         with tuning.assume(name):
-            attention.example(kernel, row, batch=8)
+            attention.example(kernel, row, batch, device)
     finally:
         _triton.on_launch = None
         tuning.clear_caches()
-    (only,) = compiled
-    return only
+    (launch,) = launches
+    return launch
 
 
-def inspect(report: Report, compiled: Any, architecture: Architecture, row: dict[str, Any]) -> None:
+def inspect(report: Report, compiled: Any, row: dict[str, Any]) -> None:
     """Fill in the report from the compiled kernel."""
+    architecture = ARCHITECTURES[report.architecture]
     backend, _, warp = architecture.target
     assembly = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
     threads = compiled.metadata.num_warps * warp
@@ -135,12 +149,11 @@ def inspect(report: Report, compiled: Any, architecture: Architecture, row: dict
     report.tensor_core_instructions = len(re.findall(architecture.instruction, assembly))
     if backend == "cuda":
         report.registers, report.spill_bytes = cubin_resources(compiled.asm["cubin"])
-        registers = -(-report.registers // 8) * 8 * threads
         shared = report.shared_bytes + 1024  # what the system keeps of every block's
     else:
         report.registers, report.spill_bytes = amdgcn_resources(assembly)
-        registers = -(-report.registers // 8) * 8 * threads
         shared = max(1, report.shared_bytes)
+    registers = -(-report.registers // 8) * 8 * threads  # handed out in eights
     report.programs_per_multiprocessor = min(
         architecture.registers_per_multiprocessor // max(1, registers),
         architecture.shared_per_multiprocessor // shared,
@@ -219,11 +232,11 @@ def rows_of(names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield name, kernel, row
 
 
-def compile_tables(names: list[str], processes: int | None = None) -> list[Report]:
+def compile_tables(names: list[str]) -> list[Report]:
     """One report a row of the tables, in their order."""
     rows = list(rows_of(names))
     # Spawned, because a compiler that was forked with threads running may hang.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return list(pool.map(compile_row, *zip(*rows, strict=True)))
 
 

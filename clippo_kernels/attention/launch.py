@@ -142,9 +142,7 @@ def pool_backward(
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
     S, H, D = q.shape
     varlen = cu_seqlens is not None
-    if out.numel() == 0:
-        for gradient in gradients:
-            gradient.zero_()
+    if out.numel() == 0:  # so are the gradients
         return
     layout = [*one_row(q), *strides((k, v), varlen), *one_row(out, dout, dq), *strides((dk, dv), varlen)]
     launch(
@@ -236,8 +234,8 @@ def with_unit_last_stride(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def example(kernel: str, row: dict[str, Any], batch: int, device: str = "meta") -> None:
-    """Call what launches a kernel at the largest sizes of a row of its table, by default without memory."""
+def example(kernel: str, row: dict[str, Any], batch: int, device: str) -> None:
+    """Call what launches a kernel at the largest sizes of a row of its table."""
     D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
     dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
     rows: tuple[int, ...] = (batch, N)
