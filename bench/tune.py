@@ -1,7 +1,7 @@
 """Measures the launch table of an op on this GPU.
 
     python -m bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
-    python -m bench.tune attention --out FILE    writes elsewhere
+    python -m bench.tune patch_embed --out FILE  writes elsewhere
 
 Each row of the table keeps its sizes. Its candidates are compiled ahead of time, on all cores; those that
 spill, do not fit or miss the tensor cores are dropped, and what is left is timed at the row's largest sizes.
@@ -29,10 +29,29 @@ DEVICE = "cuda"
 TOKENS = 256 * 196
 
 BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
+TILES = {
+    "BLOCK_M": [32, 64, 128, 256],
+    "BLOCK_D": [64, 128, 256],
+    "num_warps": [4, 8],
+    "num_stages": [2, 3, 4],
+}
+FLAT = {"BLOCK": [128, 256, 512, 1024, 2048], "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]}
+# By the beginning of a kernel's name; the first that fits is taken.
 CANDIDATES = {
     "attention.short": {"BLOCK_M": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": STAGES},
     "attention.long": {"BLOCK_M": BLOCKS, "BLOCK_N": BLOCKS, "num_warps": [4, 8], "num_stages": STAGES},
     "attention.pool": {"BLOCK_N": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]},
+    "patch_embed.forward": TILES | {"BLOCK_K": [32, 64, 128]},
+    "patch_embed.weight_gradient": TILES | {"BLOCK_K": [64, 128, 256]},
+    "patch_embed.position_gradient_select": TILES | {"BLOCK_N": [32, 64, 128]},
+    "patch_embed.position_gradient": {
+        "BLOCK_B": [1, 2, 4, 8, 16],
+        "BLOCK_E": [256, 512, 1024, 2048],
+        "num_warps": [2, 4, 8],
+        "num_stages": [1, 2],
+    },
+    "patch_embed.prepare": FLAT,
+    "patch_embed.finish": FLAT,
 }
 
 Row = dict[str, Any]
@@ -66,7 +85,7 @@ def main() -> int:
 
 def candidates(kernel: str, row: Row) -> list[Row]:
     """The row itself, and itself with every other combination of launch options."""
-    (grid,) = (grid for prefix, grid in CANDIDATES.items() if kernel.startswith(prefix))
+    grid = next(grid for prefix, grid in CANDIDATES.items() if kernel.startswith(prefix))
     launches = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [row, *({**row, "launch": launch} for launch in launches if launch != row["launch"])]
 
@@ -89,8 +108,7 @@ def seconds(name: str, kernel: str, row: Row) -> float:
     """Median time of a launch at the row's largest sizes."""
     from triton.testing import do_bench
 
-    batch = max(1, TOKENS // row["at_most"].get("keys", 1024))
-    function, programs, args, options = launch_of(name, kernel, row, batch, DEVICE)
+    function, programs, args, options = launch_of(name, kernel, row, TOKENS, DEVICE)
 
     def launch() -> None:
         function[(programs,)](*args, **options)

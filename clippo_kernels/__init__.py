@@ -12,7 +12,7 @@ from .attention import (
     flash_attention_varlen,
 )
 from .contrastive import contrastive_loss, sigmoid_loss
-from .patch_embed import patch_embed
+from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
     "attention_pool",
@@ -22,5 +22,6 @@ __all__ = [
     "flash_attention_qkvpacked",
     "flash_attention_varlen",
     "patch_embed",
+    "patch_embed_select",
     "sigmoid_loss",
 ]

@@ -1,8 +1,11 @@
 """Argument checks shared by the ops. Each names the argument, what was expected, and what came."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 def check_tensor(name: str, value: Any, shape: str) -> None:
@@ -28,3 +31,22 @@ def check_same_kind(name: str, tensor: torch.Tensor, other_name: str, other: tor
     check_same_device(name, tensor, other_name, other)
     if tensor.dtype != other.dtype:
         raise TypeError(f"{name} must have dtype {other.dtype} like {other_name}, got {tensor.dtype}")
+
+
+# The version of each tensor when its values were checked, and what for.
+_checked_values = WeakIdKeyDictionary()
+
+
+def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..., None]) -> None:
+    """`check(values, *limits)`, which reads values on the host: once for a tensor that is not changed.
+
+    Not at all where there are no values yet: while compiling, and of fake tensors.
+    """
+    if torch.compiler.is_compiling() or isinstance(values, FakeTensor):
+        return
+    # Inference tensors do not count their versions.
+    version = None if values.is_inference() else values._version
+    checked = (check, version, *limits)
+    if version is None or _checked_values.get(values) != checked:
+        check(values, *limits)
+        _checked_values[values] = checked

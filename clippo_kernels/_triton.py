@@ -1,4 +1,4 @@
-"""Device functions that the Triton kernels of every op share.
+"""What the Triton kernels of every op share: device functions, and their launch.
 
 Importing this module imports Triton, so it is imported where a kernel is about to run and nowhere else.
 """
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -26,7 +27,8 @@ def dot(a, b, acc):
 @triton.jit
 def cast(x, dtype: tl.constexpr):
     """`x` as `dtype`, rounded to nearest even."""
-    if INTERPRETED and x.dtype == tl.float32 and dtype == tl.bfloat16:  # the interpreter would truncate
+    if INTERPRETED and dtype == tl.bfloat16 and x.dtype != tl.bfloat16:  # the interpreter would truncate
+        x = x.to(tl.float32)
         bits = x.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
@@ -45,3 +47,11 @@ def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
         on_launch(kernel, programs, args, options)
     else:
         kernel[(programs,)](*args, **options)
+
+
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -105,33 +106,39 @@ def compile_kernel(name: str, kernel: str, row: dict[str, Any]) -> Any:
     from triton.runtime import driver
 
     driver.set_active(TargetDriver(name))
-    function, _, args, options = launch_of(name, kernel, row, batch=8, device="meta")
+    function, _, args, options = launch_of(name, kernel, row, tokens=2048, device="meta")
     return function.warmup(*args, grid=(1,), **options)
 
 
+# Suffixes of rows for a kernel that also runs on what is packed without padding.
+VARIANTS = ("_varlen", "_select")
+
+
 def launch_of(
-    name: str, kernel: str, row: dict[str, Any], batch: int, device: str
+    name: str, kernel: str, row: dict[str, Any], tokens: int, device: str
 ) -> tuple[Any, int, tuple[Any, ...], dict[str, Any]]:
     """What the op launches for a kernel by a row of its table: function, programs, arguments, options.
 
-    On a device with memory the op really runs, so that a backward finds the results of its forward.
+    For about so many tokens, at the largest sizes of the row. On a device with memory the op really runs, so
+    that a backward finds the results of its forward.
     """
     from . import _triton
-    from .attention import launch as attention
 
+    op, _, name_in_op = kernel.partition(".")
+    module = import_module(f"clippo_kernels.{op}.launch")
     launches = []
 
     def keep(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         if device != "meta":
             function[(programs,)](*args, **options)
-        if "attention." + function.__name__ == kernel.removesuffix("_varlen"):
+        if function.__name__ in (name_in_op, *map(name_in_op.removesuffix, VARIANTS)):
             launches.append((function, programs, args, options))
 
     _triton.on_launch = keep
     tuning.replace_rows(name, kernel, [row])
     try:
         with tuning.assume(name):
-            attention.example(kernel, row, batch, device)
+            module.example(name_in_op, row, tokens, device)
     finally:
         _triton.on_launch = None
         tuning.clear_caches()

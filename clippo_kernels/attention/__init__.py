@@ -10,10 +10,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from .._checks import check_floating, check_same_device, check_same_kind, check_tensor
+from .._checks import check_floating, check_once, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
 from ..dispatch import select
 from . import operators, reference
@@ -222,10 +220,6 @@ def check_pool_query(q: Tensor, kv: Tensor, sequences: int) -> Tensor:
     return q
 
 
-# The version of each tensor of offsets when it was checked, and what for.
-_checked_offsets = WeakIdKeyDictionary()
-
-
 def check_cu_seqlens(cu_seqlens: Tensor, name: str, packed: Tensor, max_seqlen: int) -> None:
     check_tensor("cu_seqlens", cu_seqlens, "(S + 1,)")
     check_same_device("cu_seqlens", cu_seqlens, name, packed)
@@ -233,18 +227,11 @@ def check_cu_seqlens(cu_seqlens: Tensor, name: str, packed: Tensor, max_seqlen: 
         raise TypeError(f"cu_seqlens must be int32, got {cu_seqlens.dtype}")
     if cu_seqlens.shape[0] == 0:
         raise ValueError("cu_seqlens must have shape (S + 1,), got (0,)")
-    # A traced or fake tensor has no values to look at.
-    if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor):
-        return
-    # Inference tensors do not count their versions.
-    version = None if cu_seqlens.is_inference() else cu_seqlens._version
-    checked = (version, packed.shape[0], max_seqlen)
-    if version is None or _checked_offsets.get(cu_seqlens) != checked:
-        check_offsets(cu_seqlens.tolist(), packed.shape[0], max_seqlen)
-        _checked_offsets[cu_seqlens] = checked
+    check_once(cu_seqlens, (packed.shape[0], max_seqlen), check_offsets)
 
 
-def check_offsets(offsets: list[int], tokens: int, max_seqlen: int) -> None:
+def check_offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> None:
+    offsets = cu_seqlens.tolist()
     if offsets[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, got {offsets[0]}")
     if offsets[-1] != tokens:

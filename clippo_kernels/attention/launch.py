@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import tuning
-from .._triton import launch
+from .._triton import cdiv, launch, multiprocessors
 from . import kernels
 
 LOG2_E = 1.4426950408889634
@@ -181,10 +181,6 @@ def full_blocks(Nk: int, options: dict[str, int], varlen: bool) -> bool:
     return not varlen and Nk % options["BLOCK_N"] == 0
 
 
-def multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Shapes and strides
 
@@ -223,10 +219,6 @@ def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
     )
 
 
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def with_unit_last_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -234,9 +226,10 @@ def with_unit_last_stride(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def example(kernel: str, row: dict[str, Any], batch: int, device: str) -> None:
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     """Call what launches a kernel at the largest sizes of a row of its table."""
     D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
+    batch = max(1, tokens // N)
     dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
     rows: tuple[int, ...] = (batch, N)
     cu_seqlens = None

@@ -1,15 +1,19 @@
-"""Patch embedding of uint8 or floating images, with normalisation folded into weight and bias."""
+"""Patch embedding of uint8 or floating images, whole or of listed patches, with normalisation folded in.
+
+On a GPU the Triton kernels compute it (`operators`, `launch`, `kernels`), elsewhere and in float64 PyTorch
+does (`reference`). It can be differentiated once.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .._checks import check_floating, check_same_device, check_tensor
+from .._checks import check_floating, check_once, check_same_device, check_tensor
 from ..dispatch import select
-from . import reference
+from . import operators, reference
 
-IMPLEMENTATIONS = {"reference": reference.patch_embed}
+PRODUCT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def patch_embed(
@@ -27,12 +31,12 @@ def patch_embed(
     N = (H / P) * (W / P), row-major over the grid of patches. The same function as a convolution of kernel
     and stride P (Dosovitskiy et al., arXiv 2010.11929) over `(images - mean) / std`, where uint8 pixels are
     divided by 255 first and floating images are taken as they are. Gradients reach `weight`, `bias`,
-    `pos_embed` and floating `images`.
+    `pos_embed` and floating `images`; the result and its gradients are the same bits every time.
 
     Args:
-        images: (B, C, H, W) or (B, H, W, C), uint8 or floating, C of 1 or 3. The axis of size 1 or 3 is the
-            channel; where both could be, the images are channels-first. A grey image (C = 1) gives what its
-            replication to three channels gives, at a third of the work.
+        images: (B, C, H, W) or (B, H, W, C), uint8 or floating, C of 1 or 3, of any strides. The axis of size
+            1 or 3 is the channel; where both could be, the images are channels-first. A grey image (C = 1)
+            gives what its replication to three channels gives, at a third of the work.
         weight: (D, 3, P, P) or (D, P, P, 3), told apart in the same way.
         bias: (D,).
         pos_embed: (N, D) or (1, N, D), added to the tokens.
@@ -45,27 +49,59 @@ def patch_embed(
         ValueError: shapes that do not fit one another, H or W not a multiple of P, devices that differ, a
             `std` of 0.
     """
-    check_tensor("images", images, "(B, C, H, W)")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"images must be uint8 or floating, got {images.dtype}")
-    if images.shape[1] not in (1, 3):
-        if images.shape[3] not in (1, 3):
-            raise ValueError(
-                f"images must be (B, C, H, W) or (B, H, W, C) with C of 1 or 3, got {tuple(images.shape)}"
-            )
-        images = images.permute(0, 3, 1, 2)
+    return embed(images, weight, bias, pos_embed, None, mean, std, out_dtype)
 
-    check_tensor("weight", weight, "(D, 3, P, P)")
-    check_floating("weight", weight)
-    check_same_device("weight", weight, "images", images)
-    shape = tuple(weight.shape)
-    if shape[1] != 3:
-        weight = weight.permute(0, 3, 1, 2)
-    D, channels, P, P_width = weight.shape
-    if channels != 3 or P_width != P or P == 0:
-        raise ValueError(f"weight must be (D, 3, P, P) or (D, P, P, 3), got {shape}")
 
-    H, W = images.shape[2:]
+def patch_embed_select(
+    images: Tensor,
+    patch_index: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pos_embed: Tensor | None = None,
+    *,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.5,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The rows of `patch_embed` that a list names, packed: the tokens (T, D).
+
+    For the patches of rendered text that hold ink, and for photographs of which patches are dropped (Li et
+    al., arXiv 2212.00794). The packed tokens are what `flash_attention_varlen` takes. In eager mode the list
+    is checked, for which its extremes are copied to the host, once for every list.
+
+    Args:
+        patch_index: (T, 2), int32, on the device of `images`: image b and position n of each token, where n
+            counts the N patches of an image row by row. In any order, and more than once if need be.
+        images, weight, bias, pos_embed, mean, std, out_dtype: as in `patch_embed`; row n of `pos_embed` is
+            added to the tokens of position n.
+
+    Raises:
+        TypeError: as in `patch_embed`, or a `patch_index` that is not int32.
+        ValueError: as in `patch_embed`; in eager mode also an index out of range.
+    """
+    check_tensor("patch_index", patch_index, "(T, 2)")
+    if patch_index.shape[1] != 2:
+        raise ValueError(f"patch_index must have shape (T, 2), got {tuple(patch_index.shape)}")
+    if patch_index.dtype != torch.int32:
+        raise TypeError(f"patch_index must be int32, got {patch_index.dtype}")
+    return embed(images, weight, bias, pos_embed, patch_index, mean, std, out_dtype)
+
+
+def embed(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pos_embed: Tensor | None,
+    patch_index: Tensor | None,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    out_dtype: torch.dtype | None,
+) -> Tensor:
+    """Check what both functions take, and run it on views (B, C, H, W), (D, 3, P, P) and (N, D)."""
+    images = check_images(images)
+    weight = check_weight(weight, images)
+    B, _, H, W = images.shape
+    D, _, P, _ = weight.shape
     if H % P or W % P:
         raise ValueError(f"images must have a height and width that are multiples of P = {P}, got {H} x {W}")
     N = (H // P) * (W // P)
@@ -84,19 +120,72 @@ def patch_embed(
         check_same_device("pos_embed", pos_embed, "images", images)
         if pos_embed.shape != (N, D):
             raise ValueError(f"pos_embed must have shape ({N}, {D}), got {tuple(pos_embed.shape)}")
+    if patch_index is not None:
+        check_same_device("patch_index", patch_index, "images", images)
+        check_once(patch_index, (B, N), check_range)
+        patch_index = patch_index.contiguous()
     if out_dtype is not None and not out_dtype.is_floating_point:
         raise TypeError(f"out_dtype must be floating, got {out_dtype}")
+    statistics = per_channel("mean", mean), per_channel("std", std)
 
-    implementation = select("patch_embed", images.device, IMPLEMENTATIONS)
+    dtype = product_dtype(weight)
+    has_kernels = dtype in PRODUCT_DTYPES and images.dtype in (torch.uint8, *PRODUCT_DTYPES)
+    kernels = {"triton": operators.patch_embed} if has_kernels else {}
+    implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
     return implementation(
-        images, weight, bias, pos_embed, _per_channel("mean", mean), _per_channel("std", std), out_dtype
+        images, weight, bias, pos_embed, patch_index, *statistics, dtype, out_dtype or dtype
     )
 
 
-def _per_channel(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+def check_images(images: Tensor) -> Tensor:
+    """As (B, C, H, W)."""
+    check_tensor("images", images, "(B, C, H, W)")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images must be uint8 or floating, got {images.dtype}")
+    if images.shape[1] in (1, 3):
+        return images
+    if images.shape[3] in (1, 3):
+        return images.permute(0, 3, 1, 2)
+    raise ValueError(
+        f"images must be (B, C, H, W) or (B, H, W, C) with C of 1 or 3, got {tuple(images.shape)}"
+    )
+
+
+def check_weight(weight: Tensor, images: Tensor) -> Tensor:
+    """As (D, 3, P, P)."""
+    check_tensor("weight", weight, "(D, 3, P, P)")
+    check_floating("weight", weight)
+    check_same_device("weight", weight, "images", images)
+    view = weight if weight.shape[1] == 3 else weight.permute(0, 3, 1, 2)
+    _, channels, P, P_width = view.shape
+    if channels != 3 or P_width != P or P == 0:
+        raise ValueError(f"weight must be (D, 3, P, P) or (D, P, P, 3), got {tuple(weight.shape)}")
+    return view
+
+
+def check_range(patch_index: Tensor, B: int, N: int) -> None:
+    if len(patch_index) == 0:
+        return
+    (b_low, n_low), (b_high, n_high) = torch.stack(patch_index.aminmax(dim=0)).tolist()
+    for name, low, high, size in (("images", b_low, b_high, B), ("positions", n_low, n_high, N)):
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"patch_index must name {name} of 0 to {size - 1}, got {low if low < 0 else high}"
+            )
+
+
+def per_channel(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     values = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
     if len(values) != 3:
         raise ValueError(f"{name} must be one number or three, got {len(values)}")
     if name == "std" and 0.0 in values:
         raise ValueError(f"std must not be 0, got {value}")
     return values
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    device_type = weight.device.type
+    # Autocast leaves float64 alone.
+    if torch.is_autocast_enabled(device_type) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(device_type)
+    return weight.dtype

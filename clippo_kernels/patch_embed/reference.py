@@ -1,8 +1,9 @@
 """Patch embedding in plain PyTorch: one copy of the pixels into patches, then one matrix product."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .normalization import Normalization, fold
 
 
 def patch_embed(
@@ -10,51 +11,109 @@ def patch_embed(
     weight: Tensor,
     bias: Tensor | None,
     pos_embed: Tensor | None,
+    patch_index: Tensor | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    out_dtype: torch.dtype | None,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
 ) -> Tensor:
-    """Tokens (B, N, D) of images (B, C, H, W) for weight (D, 3, P, P), bias (D,), pos_embed (N, D)."""
-    dtype = _product_dtype(weight)
-    B, C, H, W = images.shape
-    D, _, P, _ = weight.shape
+    """Tokens (B, N, D) of images (B, C, H, W), or (T, D) of the patches that `patch_index` (T, 2) lists.
 
+    For weight (D, 3, P, P), bias (D,) and pos_embed (N, D). The products are those of `dtype`.
+    """
+    C, (D, _, P, _) = images.shape[1], weight.shape
+    normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
+    patches = patches_of(images, P, patch_index)
     # Pixels keep the order of their channels in memory, so that the copy moves the longest runs it can.
     channels_last = images.stride(1) == 1
-    patches = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)  # (B, H/P, W/P, C, P, P)
-    patches = patches.movedim(3, 5) if channels_last else patches
-    patches = patches.reshape(B, (H // P) * (W // P), C * P * P)
+    if channels_last:
+        patches = patches.movedim(-3, -1)
     if images.dtype == torch.uint8:
-        # Flipping the top bit turns a pixel into the int8 `pixel - 128`. Those are exact in every floating
-        # dtype and nearly zero-mean, so that in bfloat16 neither the tokens nor the gradient of the weight
-        # is the small difference of two large sums.
+        patches = patches.flatten(-3)
+        # Flipping the top bit turns a pixel into the int8 `pixel - 128`.
         patches = (patches ^ 128).view(torch.int8)
-        unit, centre = 255.0, 128.0
     else:
-        unit, centre = 1.0, 0.0
+        patches = normalize(patches, normalization, C, channels_last).flatten(-3)
 
-    # With p = x * unit - centre for what `patches` holds, (x - mean) / std = scale * p + shift. The scale
-    # goes into the weight and the shift into the bias, both rounded to the dtype of the products only then.
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    mean_C11, std_C11 = weight.new_tensor((mean, std)).view(2, 3, 1, 1)
-    shift = (weight * ((centre / unit - mean_C11) / std_C11)).sum((1, 2, 3))
-    weight = weight * (1 / (unit * std_C11))
-    if C == 1:
-        weight = weight.sum(1, keepdim=True)
-    weight = weight.movedim(1, 3) if channels_last else weight
-    bias = shift if bias is None else shift + bias
-
-    tokens = F.linear(patches.to(dtype), weight.reshape(D, -1).to(dtype), bias.to(dtype))
-    if out_dtype is not None:
-        tokens = tokens.to(out_dtype)
+    weight = wide(weight)
+    shift = (weight * per_channel(normalization.shifts, weight)).sum((1, 2, 3))
+    folded = fold_weight(weight, normalization, C)
+    if channels_last:
+        folded = folded.movedim(1, 3)
+    tokens = torch.addmm(
+        (shift if bias is None else shift + bias).to(dtype),
+        patches.flatten(0, -2).to(dtype),
+        folded.flatten(1).to(dtype).mT,
+        alpha=normalization.scale,
+    )
+    tokens = tokens.view(*patches.shape[:-1], D).to(out_dtype)
     if pos_embed is not None:
-        tokens = tokens + pos_embed.to(tokens.dtype)
+        # Indexing, whose gradient is summed in a fixed order on every device.
+        positions = pos_embed if patch_index is None else pos_embed[patch_index[:, 1]]
+        tokens = tokens + positions.to(out_dtype)
     return tokens
 
 
-def _product_dtype(weight: Tensor) -> torch.dtype:
-    device_type = weight.device.type
-    # Autocast leaves float64 alone.
-    if torch.is_autocast_enabled(device_type) and weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(device_type)
-    return weight.dtype
+def image_gradient(
+    dout: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    patch_index: Tensor | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: torch.dtype,
+) -> Tensor:
+    """The gradient of floating images, written out for a forward that leaves no graph."""
+    B, C, H, W = images.shape
+    P = weight.shape[-1]
+    normalization = fold(mean, std, of_bytes=False, channels=C)
+    folded = fold_weight(wide(weight), normalization, C).flatten(1).to(dtype)
+    dpatches = wide(dout.to(dtype) @ folded).unflatten(-1, (C, P, P))
+    dpatches = dpatches / per_channel(normalization.std[:C], dpatches)
+    grid = (B, H // P, W // P, C, P, P)
+    if patch_index is None:
+        dpatches = dpatches.view(grid)
+    else:
+        image, row, column = locate(patch_index, W // P)
+        dpatches = dpatches.new_zeros(grid).index_put((image, row, column), dpatches, accumulate=True)
+    return dpatches.permute(0, 3, 1, 4, 2, 5).reshape(images.shape).to(images.dtype)
+
+
+def patches_of(images: Tensor, P: int, patch_index: Tensor | None) -> Tensor:
+    """All patches, (B, N, C, P, P), or those of a list, (T, C, P, P)."""
+    H, W = images.shape[2:]
+    grid = images.unflatten(3, (W // P, P)).unflatten(2, (H // P, P)).permute(0, 2, 4, 1, 3, 5)
+    if patch_index is None:
+        return grid.flatten(1, 2)
+    return grid[locate(patch_index, W // P)]
+
+
+def locate(patch_index: Tensor, grid_width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column of each patch of a list."""
+    image, position = patch_index.unbind(1)
+    return image, position // grid_width, position % grid_width
+
+
+def normalize(patches: Tensor, normalization: Normalization, C: int, channels_last: bool) -> Tensor:
+    if not normalization.changes_pixels:
+        return patches
+    mean, std = (per_channel(x[:C], wide(patches)) for x in (normalization.mean, normalization.std))
+    if channels_last:
+        mean, std = mean.flatten(), std.flatten()
+    return (wide(patches) - mean) / std
+
+
+def fold_weight(weight: Tensor, normalization: Normalization, C: int) -> Tensor:
+    """(D, C, P, P) of a weight (D, 3, P, P)."""
+    weight = weight * per_channel(normalization.factors, weight)
+    return weight.sum(1, keepdim=True) if C == 1 else weight
+
+
+def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """(C, 1, 1)"""
+    return like.new_tensor(values)[:, None, None]
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

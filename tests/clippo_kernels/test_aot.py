@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+WITHOUT_PRODUCTS = re.compile("attention.pool.*|patch_embed.(prepare|finish|position_gradient)")
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +35,12 @@ def test_every_row_of_every_table_compiles(reports):
         assert report["problems"] == []
         assert report["registers"] > 0
         assert report["programs_per_multiprocessor"] > 0
-        if report["itemsize"] == 2 and "pool" not in report["kernel"]:
+        if report["itemsize"] == 2 and not WITHOUT_PRODUCTS.fullmatch(report["kernel"]):
             assert report["tensor_core_instructions"] > 0
 
 
 def test_hopper_at_head_dim_64(reports):
-    rows = [r for r in reports if r["architecture"] == "sm_90" and r["at_most"]["head_dim"] == 64]
+    rows = [r for r in reports if r["architecture"] == "sm_90" and r["at_most"].get("head_dim") == 64]
     assert all(r["spill_bytes"] == 0 for r in rows)
     short = [r for r in rows if r["kernel"] == "attention.short_forward"]
     assert max(r["at_most"]["keys"] for r in short) == 256

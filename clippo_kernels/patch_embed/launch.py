@@ -1,0 +1,209 @@
+"""Launches of the patch embedding kernels: memory, strides, how sums are split.
+
+Images come as (B, C, H, W) of any strides, weights as (D, 3, P, P), lists of patches as (T, 2) or None for
+all of them, tokens and their gradients as (M, D) with M = B N or T.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .. import tuning
+from .._triton import cdiv, launch, multiprocessors
+from . import kernels
+from .normalization import Normalization, fold
+
+PRODUCT_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+
+# Programs for each multiprocessor that a split sum aims at.
+OCCUPANCY = 2
+
+
+def forward(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pos_embed: Tensor | None,
+    patch_index: Tensor | None,
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    problem = problem_of(images, weight, patch_index, mean, std)
+    M, D = problem.M, len(weight)
+    out = images.new_empty((M, D), dtype=out_dtype)
+    if out.numel() == 0:
+        return out
+    options = problem.options("forward", images, dtype)
+    pitch = cdiv(problem.K, options["BLOCK_K"]) * options["BLOCK_K"]
+    prepared = images.new_empty((D, pitch), dtype=dtype)
+    shift = images.new_empty(D, dtype=torch.float32)
+    _, _, scale, factors, shifts = problem.normalization
+    launch(
+        kernels.prepare, D, weight, contiguous(bias), prepared, shift, weight.stride(), factors, shifts,
+        PITCH=pitch, **problem.order, **problem.options("prepare", images, dtype),
+    )  # fmt: skip
+    programs = cdiv(M, options["BLOCK_M"]) * cdiv(D, options["BLOCK_D"])
+    launch(
+        kernels.forward, programs,
+        images, prepared, shift, contiguous(pos_embed), out, patch_index,
+        problem.stride, M, len(images), problem.N, problem.grid_width, scale, *problem.statistics,
+        D=D, PITCH=pitch, **problem.order, **problem.reading, **options,
+    )  # fmt: skip
+    return out
+
+
+def weight_gradient(
+    dout: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    dbias: Tensor,
+    patch_index: Tensor | None,
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Like the weight. `dbias` (D,) is the sum of all rows of `dout`, in float32."""
+    problem = problem_of(images, weight, patch_index, mean, std)
+    M, D = problem.M, len(weight)
+    dweight = torch.empty_like(weight)
+    if dweight.numel() == 0 or M == 0:
+        return dweight.zero_()
+    options = problem.options("weight_gradient", images, dtype)
+    pitch = cdiv(problem.K, options["BLOCK_K"]) * options["BLOCK_K"]
+    tiles = cdiv(D, options["BLOCK_D"]) * (pitch // options["BLOCK_K"])
+    splits, rows = split(M, options["BLOCK_M"], tiles, images.device)
+    partials = images.new_empty((splits, D, pitch), dtype=torch.float32)
+    launch(
+        kernels.weight_gradient, splits * tiles,
+        dout.contiguous(), images, partials, patch_index,
+        problem.stride, M, problem.N, problem.grid_width, rows, *problem.statistics, PRODUCT_DTYPES[dtype],
+        D=D, PITCH=pitch, **problem.order, **problem.reading, **options,
+    )  # fmt: skip
+    options = problem.options("finish", images, dtype)
+    _, _, scale, factors, shifts = problem.normalization
+    launch(
+        kernels.finish, D * cdiv(problem.K, options["BLOCK"]),
+        partials, dbias, dweight, dweight.stride(), splits, scale, factors, shifts, D,
+        PITCH=pitch, **problem.order, **options,
+    )  # fmt: skip
+    return dweight
+
+
+def position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+    """(N, D), float32: the sum of the gradients of the tokens at each position."""
+    M, D = dout.shape
+    if dout.numel() == 0:
+        return dout.new_zeros((N, D), dtype=torch.float32)
+    dout = dout.contiguous()
+    if patch_index is None:
+        options = find("position_gradient", dout, dout.dtype)
+        row = N * D
+        blocks = cdiv(row, options["BLOCK_E"])
+        splits, rows = split(M // N, options["BLOCK_B"], blocks, dout.device)
+        partials = dout.new_empty((splits, N, D), dtype=torch.float32)
+        launch(kernels.position_gradient, splits * blocks, dout, partials, M // N, row, rows, **options)
+    else:
+        options = find("position_gradient_select", dout, dout.dtype)
+        blocks_n = cdiv(N, options["BLOCK_N"])
+        tiles = blocks_n * cdiv(D, options["BLOCK_D"])
+        splits, rows = split(M, options["BLOCK_M"], tiles, dout.device)
+        partials = dout.new_empty((splits, N, D), dtype=torch.float32)
+        launch(
+            kernels.position_gradient_select, splits * tiles,
+            dout, patch_index, partials, M, N, blocks_n, rows, D=D, **options,
+        )  # fmt: skip
+    return partials[0] if splits == 1 else partials.sum(0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the launches share
+
+
+class Problem(NamedTuple):
+    """M patches of K pixels, of images whose grids hold N patches each."""
+
+    M: int
+    N: int
+    K: int
+    grid_width: int
+    stride: tuple[int, ...]  # of the images: (b, c, h, w)
+    normalization: Normalization
+    order: dict[str, Any]  # constants of every kernel that knows of pixels
+    reading: dict[str, Any]  # constants of the kernels that read images
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and inverse std of floating pixels."""
+        return self.normalization.mean, tuple(1 / s for s in self.normalization.std)
+
+    def options(self, kernel: str, images: Tensor, dtype: torch.dtype) -> dict[str, int]:
+        if self.reading["SELECT"] and kernel in ("forward", "weight_gradient"):
+            kernel += "_select"
+        return find(kernel, images, dtype, pixel_bytes=images.itemsize, pixels=self.K)
+
+
+def problem_of(
+    images: Tensor, weight: Tensor, patch_index: Tensor | None, mean: list[float], std: list[float]
+) -> Problem:
+    B, C, H, W = images.shape
+    P = weight.shape[-1]
+    # The stride of an axis of length 1 is arbitrary; 0 keeps it from deciding alignment.
+    stride = tuple(s if n > 1 else 0 for s, n in zip(images.stride(), images.shape, strict=True))
+    N, grid_width = (H // P) * (W // P), W // P
+    normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
+    channels_last = C == 3 and stride[1] == 1 and stride[3] == 3
+    return Problem(
+        B * N if patch_index is None else len(patch_index),
+        N,
+        C * P * P,
+        grid_width,
+        stride,
+        normalization,
+        order={"C": C, "P": P, "CHANNELS_LAST": channels_last},
+        reading={"NORMALIZE": normalization.changes_pixels, "SELECT": patch_index is not None},
+    )
+
+
+def find(kernel: str, x: Tensor, dtype: torch.dtype, **sizes: int) -> dict[str, int]:
+    options = tuning.find(f"patch_embed.{kernel}", x.device, dtype, **sizes)
+    assert options is not None, "the last row of a table takes all sizes"
+    return options
+
+
+def split(rows: int, block: int, tiles: int, device: torch.device) -> tuple[int, int]:
+    """Into how many parts to split a sum over rows, and the rows of a part: a multiple of `block`."""
+    parts = max(1, OCCUPANCY * multiprocessors(device) // tiles)
+    rows_per_part = cdiv(cdiv(rows, parts), block) * block
+    return cdiv(rows, rows_per_part), rows_per_part
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
+    """Call what launches a kernel at the largest sizes of a row of its table: patches of 16 px, 768 wide."""
+    N, D = 196, 768
+    batch = max(1, tokens // N)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    pixel_bytes = row["at_most"].get("pixel_bytes", 4)
+    image_dtype = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}[pixel_bytes]
+    C = 1 if row["at_most"].get("pixels", 768) < 768 else 3
+    images = torch.zeros(batch, 224, 224, C, dtype=image_dtype, device=device).movedim(-1, 1)
+    weight = torch.randn(D, 3, 16, 16, dtype=dtype, device=device)
+    dbias, pos_embed = torch.randn(D, device=device), torch.randn(N, D, device=device)
+    mean = std = [0.5] * 3
+    patch_index = None
+    if kernel.endswith("_select"):
+        n = torch.arange(batch * N, dtype=torch.int32, device=device)
+        patch_index = torch.stack((n // N, n % N), 1)
+    out = forward(images, weight, dbias, pos_embed, patch_index, mean, std, dtype, dtype)
+    weight_gradient(out, images, weight, dbias, patch_index, mean, std, dtype)
+    position_gradient(out, patch_index, N)

@@ -1,0 +1,146 @@
+"""The Triton patch embedding as registered operators, and the autograd function around them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._ops import refuse_second_derivative, register
+from . import reference
+
+OPS = torch.ops.clippo_kernels
+
+
+def patch_embed(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pos_embed: Tensor | None,
+    patch_index: Tensor | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return PatchEmbed.apply(images, weight, bias, pos_embed, patch_index, mean, std, dtype, out_dtype)
+
+
+class PatchEmbed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        pos_embed: Tensor | None,
+        patch_index: Tensor | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        dtype: torch.dtype,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        out = OPS.patch_embed_forward(
+            images, weight, bias, pos_embed, patch_index, mean, std, dtype, out_dtype
+        )
+        ctx.save_for_backward(images, weight, patch_index)
+        ctx.arguments = mean, std, dtype
+        ctx.dtypes = [None if x is None else x.dtype for x in (bias, pos_embed)]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("patch_embed")
+        images, weight, patch_index = ctx.saved_tensors
+        needs_images, needs_weight, needs_bias, needs_pos_embed, *_ = ctx.needs_input_grad
+        bias_dtype, pos_embed_dtype = ctx.dtypes
+        dimages = dweight = dbias = dpos_embed = None
+        if needs_images:
+            dimages = reference.image_gradient(dout, images, weight, patch_index, *ctx.arguments)
+        if needs_weight or needs_bias or needs_pos_embed:
+            sum_ND = OPS.patch_embed_position_gradient(dout, patch_index, grid_size(images, weight))
+            sum_D = sum_ND.sum(0)
+            if needs_weight:
+                dweight = OPS.patch_embed_weight_gradient(
+                    dout, images, weight, sum_D, patch_index, *ctx.arguments
+                )
+            dbias = sum_D.to(bias_dtype) if needs_bias else None
+            dpos_embed = sum_ND.to(pos_embed_dtype) if needs_pos_embed else None
+        return dimages, dweight, dbias, dpos_embed, *(None,) * 5
+
+
+def grid_size(images: Tensor, weight: Tensor) -> int:
+    """N, the patches of an image (B, C, H, W)."""
+    H, W = images.shape[2:]
+    P = weight.shape[-1]
+    return (H // P) * (W // P)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Operators. Triton is imported by `launch`, when the first one runs.
+
+
+def _forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+    from . import launch
+
+    _, _, patch_index, *_ = arguments
+    out = launch.forward(images, weight, *arguments)
+    if patch_index is not None:
+        return out
+    return out.view(len(images), grid_size(images, weight), len(weight))
+
+
+def _weight_gradient(dout: Tensor, *arguments: Any) -> Tensor:
+    from . import launch
+
+    return launch.weight_gradient(dout.reshape(-1, dout.shape[-1]), *arguments)
+
+
+def _position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+    from . import launch
+
+    return launch.position_gradient(dout.reshape(-1, dout.shape[-1]), patch_index, N)
+
+
+def _fake_forward(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pos_embed: Tensor | None,
+    patch_index: Tensor | None,
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    tokens = (len(images), grid_size(images, weight)) if patch_index is None else (len(patch_index),)
+    return images.new_empty((*tokens, len(weight)), dtype=out_dtype)
+
+
+def _fake_weight_gradient(dout: Tensor, images: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(weight)
+
+
+def _fake_position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+    return dout.new_empty((N, dout.shape[-1]), dtype=torch.float32)
+
+
+register(
+    "patch_embed_forward",
+    "(Tensor images, Tensor weight, Tensor? bias, Tensor? pos_embed, Tensor? patch_index, float[] mean,"
+    " float[] std, ScalarType dtype, ScalarType out_dtype) -> Tensor",
+    _forward,
+    _fake_forward,
+)
+register(
+    "patch_embed_weight_gradient",
+    "(Tensor dout, Tensor images, Tensor weight, Tensor dbias, Tensor? patch_index, float[] mean,"
+    " float[] std, ScalarType dtype) -> Tensor",
+    _weight_gradient,
+    _fake_weight_gradient,
+)
+register(
+    "patch_embed_position_gradient",
+    "(Tensor dout, Tensor? patch_index, SymInt N) -> Tensor",
+    _position_gradient,
+    _fake_position_gradient,
+)
