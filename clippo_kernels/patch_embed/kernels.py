@@ -133,33 +133,43 @@ def prepare(
 
 @triton.jit
 def store_tokens(
-    acc, out, out_M, inside_M, shift, pos_embed, position_M, start, scale,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr,
+    acc, out, out_M, inside_M, shift, pos_embed, position_M, cols, scale,
+    D: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Scale, shift and store WIDTH channels from `start`. They go in pieces of 64, one line of memory a row,
-    because products and position embedding of a whole tile would not fit into registers.
+    """Scale, shift and store the channels `cols`, all of which exist where FULL."""
+    inside = inside_M[:, None]
+    if not FULL:
+        inside = inside & (cols < D)[None, :]
+    tokens = acc * scale + tl.load(shift + cols, mask=cols < D, other=0.0)[None, :]
+    if pos_embed is not None:
+        positions = position_M.to(tl.int64)[:, None] * D + cols[None, :]
+        tokens += tl.load(pos_embed + positions, mask=inside, other=0.0).to(tl.float32)
+    pointers = out + out_M.to(tl.int64)[:, None] * D + cols[None, :]
+    tl.store(pointers, cast(tokens, out.dtype.element_ty), inside)
+
+
+@triton.jit
+def store_in_pieces(
+    acc, out, out_M, inside_M, shift, pos_embed, position_M, start, scale,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """`store_tokens` of WIDTH channels from `start`, 64 at a time: one line of memory a row.
+
+    The products and the position embedding of a whole tile would not fit into registers.
     """
     if WIDTH > 64:
-        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, WIDTH // 2)), (0, 2, 1)))
-        store_tokens(
-            left, out, out_M, inside_M, shift, pos_embed, position_M, start, scale, D, BLOCK_M, WIDTH // 2
+        HALF: tl.constexpr = WIDTH // 2
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, HALF)), (0, 2, 1)))
+        store_in_pieces(
+            left, out, out_M, inside_M, shift, pos_embed, position_M, start, scale, D, BLOCK_M, HALF, FULL
         )
-        store_tokens(
-            right, out, out_M, inside_M, shift, pos_embed, position_M, start + WIDTH // 2, scale,
-            D, BLOCK_M, WIDTH // 2,
-        )  # fmt: skip
+        start += HALF
+        store_in_pieces(
+            right, out, out_M, inside_M, shift, pos_embed, position_M, start, scale, D, BLOCK_M, HALF, FULL
+        )
     else:
         cols = start + tl.arange(0, WIDTH)
-        inside = inside_M[:, None]
-        if D % WIDTH != 0:
-            inside = inside & (cols < D)[None, :]
-        tokens = acc * scale + tl.load(shift + cols, mask=cols < D, other=0.0)[None, :]
-        if pos_embed is not None:
-            positions = position_M.to(tl.int64)[:, None] * D + cols[None, :]
-            tokens += tl.load(pos_embed + positions, mask=inside, other=0.0).to(tl.float32)
-        tl.store(
-            out + out_M.to(tl.int64)[:, None] * D + cols[None, :], cast(tokens, out.dtype.element_ty), inside
-        )
+        store_tokens(acc, out, out_M, inside_M, shift, pos_embed, position_M, cols, scale, D, FULL)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -197,8 +207,10 @@ def forward(
         )  # fmt: skip
         acc = dot(pixels, tl.trans(tl.load(weight + k[None, :])), acc)
 
-    start = tl.program_id(0) % blocks_d * BLOCK_D
-    store_tokens(acc, out, out_M, rows < M, shift, pos_embed, position_M, start, scale, D, BLOCK_M, BLOCK_D)
+    store_in_pieces(
+        acc, out, out_M, rows < M, shift, pos_embed, position_M, tl.program_id(0) % blocks_d * BLOCK_D, scale,
+        D, BLOCK_M, BLOCK_D, D % BLOCK_D == 0,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=SIZES)

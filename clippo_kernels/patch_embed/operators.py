@@ -86,7 +86,7 @@ def _forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     out = launch.forward(images, weight, *arguments)
     if patch_index is not None:
         return out
-    return out.view(len(images), grid_size(images, weight), len(weight))
+    return out.view(images.shape[0], grid_size(images, weight), weight.shape[0])
 
 
 def _weight_gradient(dout: Tensor, *arguments: Any) -> Tensor:
@@ -112,8 +112,8 @@ def _fake_forward(
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    tokens = (len(images), grid_size(images, weight)) if patch_index is None else (len(patch_index),)
-    return images.new_empty((*tokens, len(weight)), dtype=out_dtype)
+    tokens = (images.shape[0], grid_size(images, weight)) if patch_index is None else (patch_index.shape[0],)
+    return images.new_empty((*tokens, weight.shape[0]), dtype=out_dtype)
 
 
 def _fake_weight_gradient(dout: Tensor, images: Tensor, weight: Tensor, *_: Any) -> Tensor:

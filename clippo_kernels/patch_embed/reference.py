@@ -68,7 +68,7 @@ def image_gradient(
     P = weight.shape[-1]
     normalization = fold(mean, std, of_bytes=False, channels=C)
     folded = fold_weight(wide(weight), normalization, C).flatten(1).to(dtype)
-    dpatches = wide(dout.to(dtype) @ folded).unflatten(-1, (C, P, P))
+    dpatches = wide(dout.to(dtype) @ folded).reshape(*dout.shape[:-1], C, P, P)
     dpatches = dpatches / per_channel(normalization.std[:C], dpatches)
     grid = (B, H // P, W // P, C, P, P)
     if patch_index is None:
@@ -81,8 +81,8 @@ def image_gradient(
 
 def patches_of(images: Tensor, P: int, patch_index: Tensor | None) -> Tensor:
     """All patches, (B, N, C, P, P), or those of a list, (T, C, P, P)."""
-    H, W = images.shape[2:]
-    grid = images.unflatten(3, (W // P, P)).unflatten(2, (H // P, P)).permute(0, 2, 4, 1, 3, 5)
+    B, C, H, W = images.shape
+    grid = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)
     if patch_index is None:
         return grid.flatten(1, 2)
     return grid[locate(patch_index, W // P)]

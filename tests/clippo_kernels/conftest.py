@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
@@ -47,6 +49,28 @@ def poisoned_memory() -> Callable[[], AbstractContextManager[None]]:
             torch.use_deterministic_algorithms(False)
 
     return poisoned
+
+
+class Allocations(TorchDispatchMode):
+    """Collects the sizes in bytes of the memory that operators take, beside that of known tensors."""
+
+    def __init__(self, *known):
+        self.known = {x.untyped_storage().data_ptr() for x in known}
+        self.sizes = []
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if torch.is_tensor(x) and x.untyped_storage().data_ptr() not in {*self.known, 0}:
+                self.known.add(x.untyped_storage().data_ptr())
+                self.sizes.append(x.untyped_storage().nbytes())
+        return result
+
+
+@pytest.fixture
+def allocations() -> type[Allocations]:
+    return Allocations
 
 
 @pytest.fixture(autouse=True)

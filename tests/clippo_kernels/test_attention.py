@@ -5,8 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import clippo_kernels.attention as attention_module
@@ -360,35 +358,18 @@ def test_deterministic_and_independent_of_the_batch(backend):
         assert torch.equal(first[2][:50], alone[2])
 
 
-class Allocations(TorchDispatchMode):
-    """Collects the sizes in bytes of the memory that operators take, beside that of known tensors."""
-
-    def __init__(self, *known):
-        self.known = {x.untyped_storage().data_ptr() for x in known}
-        self.sizes = []
-        super().__init__()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
-            if torch.is_tensor(x) and x.untyped_storage().data_ptr() not in {*self.known, 0}:
-                self.known.add(x.untyped_storage().data_ptr())
-                self.sizes.append(x.untyped_storage().nbytes())
-        return result
-
-
 @pytest.mark.parametrize("N", [40, 300])
-def test_memory_is_that_of_the_results(N):
+def test_memory_is_that_of_the_results(allocations, N):
     from clippo_kernels.attention import launch
 
     qkv, dout = torch.randn(1, N, 3, 2, 64).half(), torch.randn(1, N, 2, 64).half()
     q, k, v = qkv.unbind(2)
-    with Allocations(qkv) as forward:
+    with allocations(qkv) as forward:
         out, lse = launch.forward(q, k, v, 0.125)
     assert forward.sizes == [out.nbytes, lse.nbytes]
     assert (out.nbytes, lse.nbytes) == (N * 2 * 64 * 2, N * 2 * 4)
     dqkv = torch.empty_like(qkv)
-    with Allocations(qkv, out, lse, dout, dqkv) as backward:
+    with allocations(qkv, out, lse, dout, dqkv) as backward:
         launch.backward(dout, q, k, v, out, lse, 0.125, dqkv.unbind(2))
     assert backward.sizes == []
 
