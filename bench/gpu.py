@@ -27,7 +27,10 @@ import torch
 
 from bench.report import ROOT, Row, provenance, rows_of, table
 
-OPS = {"attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py")}
+OPS = {
+    "attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py"),
+    "patch_embed": ("tests/clippo_kernels/test_patch_embed.py", "bench/bench_patch_embed.py"),
+}
 BUDGET_S = 530.0
 
 

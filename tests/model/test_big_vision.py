@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clippo_kernels import contrastive_loss
+from clippo_kernels.dispatch import BACKEND_VARIABLE
 from model import load_big_vision
 from model.big_vision import convert
 
@@ -29,7 +30,11 @@ def clippo(reference_dir: Path):
     return load_big_vision(reference_dir / "model" / "params.npz")
 
 
-def test_every_stage_of_the_tower_matches(clippo, expected):
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_every_stage_of_the_tower_matches(clippo, expected, monkeypatch, backend):
+    if backend == "triton" and torch.cuda.is_available():
+        pytest.skip("the interpreter is used where there is no GPU")
+    monkeypatch.setenv(BACKEND_VARIABLE, backend)
     tower = clippo.tower
     tokens = tower.embed(expected["images"])
     block = tower.blocks[0](tokens)
