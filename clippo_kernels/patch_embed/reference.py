@@ -35,23 +35,20 @@ def patch_embed(
     else:
         patches = normalize(patches, normalization, C, channels_last).flatten(-3)
 
-    weight = wide(weight)
-    shift = (weight * per_channel(normalization.shifts, weight)).sum((1, 2, 3))
-    folded = fold_weight(weight, normalization, C)
+    folded = fold_weight(wide(weight), normalization, C)
     if channels_last:
         folded = folded.movedim(1, 3)
-    tokens = torch.addmm(
-        (shift if bias is None else shift + bias).to(dtype),
-        patches.flatten(0, -2).to(dtype),
-        folded.flatten(1).to(dtype).mT,
-        alpha=normalization.scale,
-    )
+    rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
+    tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
     tokens = tokens.view(*patches.shape[:-1], D).to(out_dtype)
+
+    added = shift_of(wide(weight), normalization)
+    if bias is not None:
+        added = added + bias
     if pos_embed is not None:
         # Indexing, whose gradient is summed in a fixed order on every device.
-        positions = pos_embed if patch_index is None else pos_embed[patch_index[:, 1]]
-        tokens = tokens + positions.to(out_dtype)
-    return tokens
+        added = added + (pos_embed if patch_index is None else pos_embed[patch_index[:, 1]])
+    return tokens + added.to(out_dtype)
 
 
 def image_gradient(
@@ -105,8 +102,14 @@ def normalize(patches: Tensor, normalization: Normalization, C: int, channels_la
 
 def fold_weight(weight: Tensor, normalization: Normalization, C: int) -> Tensor:
     """(D, C, P, P) of a weight (D, 3, P, P)."""
-    weight = weight * per_channel(normalization.factors, weight)
+    if normalization.factors != (1, 1, 1):
+        weight = weight * per_channel(normalization.factors, weight)
     return weight.sum(1, keepdim=True) if C == 1 else weight
+
+
+def shift_of(weight: Tensor, normalization: Normalization) -> Tensor:
+    """(D,): what every token gets of a weight (D, 3, P, P)."""
+    return weight.sum((2, 3)) @ weight.new_tensor(normalization.shifts)
 
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
