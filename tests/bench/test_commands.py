@@ -15,9 +15,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @no_gpu
-@pytest.mark.parametrize("command", [["bench.gpu", "--only", "attention"], ["bench.tune", "attention"]])
-def test_without_a_gpu_they_say_so(command):
-    done = run(*command)
+@pytest.mark.parametrize("op", ["attention", "patch_embed"])
+@pytest.mark.parametrize("command", [["bench.gpu", "--only"], ["bench.tune"]], ids=" ".join)
+def test_without_a_gpu_they_say_so(command, op):
+    done = run(*command, op)
     assert done.returncode == 0
     assert "PyTorch finds no GPU here" in done.stdout
     assert done.stderr == ""
@@ -27,12 +28,19 @@ def test_without_a_gpu_they_say_so(command):
 def test_unknown_op(command):
     done = run(*command)
     assert done.returncode == 2
-    assert "'attention'" in done.stderr
+    assert "attention" in done.stderr
+    assert "patch_embed" in done.stderr
 
 
 @no_gpu
-def test_a_benchmark_runs_on_a_cpu_and_a_time_limit_ends_it(tmp_path):
-    suite, one = "bench/bench_attention.py", "clippo and packed and 50 and both and B"
+@pytest.mark.parametrize(
+    ("suite", "one"),
+    [
+        ("bench/bench_attention.py", "clippo and packed and 50 and both and B"),
+        ("bench/bench_patch_embed.py", "clippo and both and grey and 224"),
+    ],
+)
+def test_a_benchmark_runs_on_a_cpu_and_a_time_limit_ends_it(tmp_path, suite, one):
     done = run("pytest", "-q", suite, "-k", one, f"--benchmark-json={tmp_path / 'figures.json'}")
     assert done.returncode == 0, done.stdout
     assert '"share_of_roofline"' in (tmp_path / "figures.json").read_text()

@@ -3,6 +3,7 @@ import torch
 
 from bench import harness
 from bench.bench_attention import DTYPE, attention_work
+from bench.bench_patch_embed import embed_work
 from bench.harness import Ceilings, Work
 
 
@@ -20,6 +21,16 @@ def test_work_of_attention():
     assert forward == Work(4 * N * H * D * DTYPE.itemsize, 4 * N * N * H * D)
     assert backward == Work(8 * N * H * D * DTYPE.itemsize, 10 * N * N * H * D)
     assert both == Work(forward.bytes + backward.bytes, forward.flops + backward.flops)
+
+
+def test_work_of_patch_embedding():
+    # docs/kernels.md: bytes of 256 images of 224 px in and tokens out, FLOP
+    tokens, weight = 256 * 196 * 768 * DTYPE.itemsize, 768 * 768 * DTYPE.itemsize
+    for C, pixels, flops in ((3, 38.5e6, 59e9), (1, 12.8e6, 20e9)):
+        forward, both = (embed_work(256, 224, 16, C, which) for which in ("forward", "both"))
+        assert forward.bytes - tokens - weight == pytest.approx(pixels, rel=0.01)
+        assert forward.flops == pytest.approx(flops, rel=0.02)
+        assert (both.bytes, both.flops) == (2 * forward.bytes, 2 * forward.flops)
 
 
 class Benchmark:

@@ -115,6 +115,51 @@ with tuning.assume("sm_90"):
     assert narrow[2] == "0"
 
 
+def test_patches_of_every_size():
+    # The tables' rows are compiled for patches of 16 px. Others keep the tensor cores and spill nothing; how
+    # wide their loads are depends on where runs of pixels start: at multiples of 16, 8 or 2 bytes.
+    code = """
+import re, torch
+from triton.runtime import driver
+from clippo_kernels import _triton, aot, tuning
+from clippo_kernels.patch_embed import launch
+
+def compile_only(function, programs, args, options):
+    if function.__name__ in ("forward", "weight_gradient"):
+        compiled = function.warmup(*args, grid=(1,), **options)
+        ptx = compiled.asm["ptx"]
+        copied = re.findall(r"cp[.]async[.]c[ag][.]shared[.]global .*?, 0x(\\w+)", ptx)
+        print(P, C, function.__name__, len(re.findall("wgmma.mma_async", ptx)),
+              aot.cubin_resources(compiled.asm["cubin"])[1], min(int(size, 16) for size in copied),
+              len(re.findall(r"ld[.]global[.]b16", ptx)))
+
+driver.set_active(aot.TargetDriver("sm_90"))
+_triton.on_launch = compile_only
+half = [0.5] * 3
+with tuning.assume("sm_90"):
+    for P in (8, 14, 16, 32):
+        for C in (1, 3):
+            images = torch.empty(8, 224, 224, C, dtype=torch.uint8, device="meta").movedim(-1, 1)
+            weight = torch.empty(768, 3, P, P, dtype=torch.bfloat16, device="meta")
+            position = torch.empty((224 // P) ** 2, 768, device="meta")
+            arguments = None, half, half, torch.bfloat16
+            tokens = launch.forward(images, weight, position[0], position, *arguments, torch.bfloat16)
+            launch.weight_gradient(tokens, images, weight, position[0], *arguments)
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 16
+    for P, C, kernel, products, spilled, narrowest_copy, narrow_loads in lines:
+        assert int(products) > 0
+        assert spilled == "0"
+        if P == "14":  # pixels go through registers, in twos; what is copied is the other operand
+            assert int(narrow_loads) > 0
+        else:
+            assert int(narrowest_copy) >= 8, (P, C, kernel)
+            assert narrow_loads == "0"
+
+
 def test_products_that_missed_the_tensor_cores():
     ttgir = """
 #blocked = #ttg.blocked<{sizePerThread = [4, 4]}>

@@ -14,6 +14,7 @@ from clippo_kernels import (
     flash_attention_qkvpacked,
     flash_attention_varlen,
     patch_embed,
+    patch_embed_select,
     sigmoid_loss,
 )
 from clippo_kernels.dispatch import BACKEND_VARIABLE, select
@@ -23,6 +24,9 @@ ONLY_REFERENCE = {"reference": lambda: "reference"}
 
 CALLS = {
     "patch_embed": lambda: patch_embed(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
+    "patch_embed_select": lambda: patch_embed_select(
+        torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, dtype=torch.int32), torch.zeros(2, 3, 4, 4)
+    ),
     "flash_attention": lambda: flash_attention(*torch.zeros(3, 1, 2, 1, 4)),
     "flash_attention_qkvpacked": lambda: flash_attention_qkvpacked(torch.zeros(1, 2, 3, 1, 4)),
     "flash_attention_varlen": lambda: flash_attention_varlen(
@@ -101,6 +105,7 @@ sys.modules["triton"] = None  # makes any import of it fail
 import torch, clippo_kernels
 clippo_kernels.contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0)
 clippo_kernels.flash_attention_qkvpacked(torch.ones(1, 2, 3, 1, 4))
+clippo_kernels.patch_embed(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 4, 4))
 """
     root = Path(clippo_kernels.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -15,6 +16,15 @@ TABLE = {
         {"itemsize": 4, "at_most": {}, "launch": {"num_warps": 8}},
     ]
 }
+
+# Kernels whose tables must have a row for whatever comes.
+ALWAYS_FOUND = [
+    *(f"attention.long_{name}" for name in ("forward", "backward_dkdv", "backward_dq")),
+    *(f"attention.pool_{name}" for name in ("forward", "backward")),
+    *(f"patch_embed.{name}" for name in ("prepare", "forward", "weight_gradient", "finish")),
+    *(f"patch_embed.{name}_select" for name in ("forward", "weight_gradient", "position_gradient")),
+    "patch_embed.position_gradient",
+]
 
 
 @pytest.fixture
@@ -94,12 +104,8 @@ def test_shipped_tables(architecture):
                     row["at_most"].get(key, float("inf")) > limit for key, limit in earlier["at_most"].items()
                 ), (kernel, row)
     with tuning.assume(architecture):
-        for kernel in (
-            "long_forward",
-            "long_backward_dkdv",
-            "long_backward_dq",
-            "pool_forward",
-            "pool_backward",
-        ):
-            for dtype in (torch.float16, torch.float32):
-                assert tuning.find(f"attention.{kernel}", CPU, dtype, head_dim=128, keys=10**6)
+        for kernel, dtype in itertools.product(ALWAYS_FOUND, (torch.float16, torch.float32)):
+            sizes = {"head_dim": 128, "keys": 10**6} if "attention" in kernel else {}
+            if "forward" in kernel or "weight" in kernel:
+                sizes |= {"pixel_bytes": 4, "pixels": 10**6}
+            assert tuning.find(kernel, CPU, dtype, **sizes), kernel
