@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from bench.report import ROOT, Row, provenance, rows_of, table
+from bench.report import RESULTS, ROOT, Row, provenance, rows_of, table, write
 
 OPS = {
     "attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py"),
@@ -39,7 +38,7 @@ def main() -> int:
         prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=OPS, metavar="OP", help=f"one of: {', '.join(OPS)}")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the figures")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("bench.gpu: PyTorch finds no GPU here, so nothing was tested or measured.")
@@ -74,15 +73,6 @@ def pytest(*arguments: str) -> bool:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
-
-
-def write(out: Path, found: dict[str, object], rows: list[Row]) -> Path:
-    gpu = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
-    path = out / gpu / f"{str(found['date'])[:10]}-{found['commit']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    path.write_text(f'{{\n  "provenance": {json.dumps(found)},\n  "rows": [\n{lines}\n  ]\n}}\n')
-    return path
 
 
 if __name__ == "__main__":

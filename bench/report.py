@@ -1,9 +1,22 @@
-"""What `python -m bench.gpu` keeps of a run: figures, their provenance, and a table of ratios to peers."""
+"""What is kept of a run of benchmarks: figures, their provenance, and a table of ratios to peers.
+
+    pytest bench/bench_patch_embed.py --benchmark-json=figures.json
+    python -m bench.report figures.json              prints the table, writes bench/results/<device>/...json
+    python -m bench.report figures.json --out DIR    writes DIR/<device>/...json
+
+`python -m bench.gpu` does all of it on a GPU.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import platform
+import re
 import subprocess
+import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +26,37 @@ OURS = (
     "clippo"  # benchmarks of this name are ours, and of names that begin with it, other ways through our ops
 )
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
 
 Row = dict[str, Any]
 
 
 def provenance() -> dict[str, Any]:
-    """Device, versions, commit and date of a run."""
-    import triton
-
-    device = torch.cuda.get_device_properties(0)
-    return {
-        "device": device.name,
-        "multiprocessors": device.multi_processor_count,
-        "memory_gib": round(device.total_memory / 2**30, 1),
+    """Device, versions, commit and date of a run on this machine: on its GPU, if it has one."""
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        device = {
+            "device": gpu.name,
+            "multiprocessors": gpu.multi_processor_count,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda or torch.version.hip,
+        }
+    else:
+        device = {"device": cpu_name(), "threads": torch.get_num_threads()}
+    return device | {
         "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda or torch.version.hip,
+        "triton": version("triton"),
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 def commit() -> str:
@@ -44,7 +69,7 @@ def commit() -> str:
 
 
 def rows_of(benchmarks: list[Row]) -> list[Row]:
-    """The measured figures of pytest-benchmark's JSON, rounded to what they mean."""
+    """What `harness.measure` left in pytest-benchmark's JSON, rounded to what it means."""
     return [
         {
             "group": b["group"],
@@ -53,6 +78,7 @@ def rows_of(benchmarks: list[Row]) -> list[Row]:
             "spread": float(f"{b['stats']['iqr'] / b['stats']['median']:.2g}"),
         }
         for b in benchmarks
+        if "median_us" in b["extra_info"]
     ]
 
 
@@ -74,3 +100,32 @@ def table(rows: list[Row]) -> str:
         else:
             lines.append(f"| {group} | {time:.1f} | | none ran | | {share} |")
     return "\n".join(lines)
+
+
+def write(out: Path, found: dict[str, Any], rows: list[Row]) -> Path:
+    """Write OUT/<device>/<date>-<commit>.json, a row a line."""
+    device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
+    path = out / device / f"{str(found['date'])[:10]}-{found['commit']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    path.write_text(f'{{\n  "provenance": {json.dumps(found)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("figures", type=Path, help="what pytest-benchmark wrote")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")
+    arguments = parser.parse_args()
+    rows = rows_of(json.loads(arguments.figures.read_text())["benchmarks"])
+    print(table(rows))
+    print(f"written to {write(arguments.out, provenance(), rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 import json
 
-from bench import gpu, report
+from bench import report
 
 
 def row(group, name, median_us, **figures):
@@ -28,16 +28,34 @@ def test_rows_keep_what_was_measured():
         "extra_info": {"name": "clippo", "median_us": 123.456789, "batch": 256},
         "stats": {"rounds": 20, "iqr": 1e-6, "median": 1.23e-4},
     }
-    assert report.rows_of([benchmark]) == [
+    other = {"group": "b", "extra_info": {}, "stats": {}}  # not of the kernels
+    assert report.rows_of([benchmark, other]) == [
         {"group": "a", "name": "clippo", "median_us": 123.5, "batch": 256, "rounds": 20, "spread": 0.0081}
     ]
 
 
 def test_figures_are_written_with_their_provenance(tmp_path):
     found = {"device": "NVIDIA H100 80GB HBM3", "date": "2026-01-02T03:04:05Z", "commit": "abc1234"}
-    path = gpu.write(tmp_path, found, [row("a", "clippo", 1.0)])
+    path = report.write(tmp_path, found, [row("a", "clippo", 1.0)])
     assert path == tmp_path / "nvidia-h100-80gb-hbm3" / "2026-01-02-abc1234.json"
     assert json.loads(path.read_text()) == {"provenance": found, "rows": [row("a", "clippo", 1.0)]}
+
+
+def test_command(monkeypatch, capsys, tmp_path):
+    benchmark = {
+        "group": "a",
+        "extra_info": {"name": "clippo", "median_us": 2.0, "share_of_roofline": 0.5},
+        "stats": {"rounds": 7, "iqr": 1e-7, "median": 2e-6},
+    }
+    figures = tmp_path / "figures.json"
+    figures.write_text(json.dumps({"benchmarks": [benchmark]}))
+    monkeypatch.setattr("sys.argv", ["report", str(figures), "--out", str(tmp_path)])
+    assert report.main() == 0
+    (path,) = tmp_path.glob("*/*.json")
+    assert f"written to {path}" in capsys.readouterr().out
+    written = json.loads(path.read_text())
+    assert written["rows"] == report.rows_of([benchmark])
+    assert written["provenance"].keys() >= {"device", "torch", "triton", "commit", "date"}
 
 
 def test_commit_of_this_checkout(monkeypatch, tmp_path):
