@@ -247,14 +247,14 @@ def compile_tables(names: list[str]) -> list[Report]:
         return list(pool.map(compile_row, *zip(*rows, strict=True)))
 
 
-COLUMNS = "{:7} {:34} {:16} {:54} {:>9} {:>5} {:>6} {:>11} {:>12}"
+COLUMNS = "{:7} {:36} {:34} {:61} {:>9} {:>5} {:>6} {:>11} {:>12}"
 HEADER = COLUMNS.format(
     "arch", "kernel", "sizes up to", "launch", "registers", "spill", "shared", "programs/SM", "tensor cores"
 )
 
 
 def line(report: Report) -> str:
-    sizes = " ".join([f"{8 * report.itemsize}-bit", *(f"{k[0]}{v}" for k, v in report.at_most.items())])
+    sizes = " ".join([f"{8 * report.itemsize}-bit", *(f"{k}={v}" for k, v in report.at_most.items())])
     row = COLUMNS.format(
         report.architecture,
         report.kernel,
