@@ -40,7 +40,8 @@ def patch_embed(
         folded = folded.movedim(1, 3)
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
     tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
-    tokens = tokens.view(*patches.shape[:-1], D).to(out_dtype)
+    # Not a view for autograd, so that what is added in place below needs no second copy of the tokens.
+    tokens = torch.ops.aten._unsafe_view(tokens, (*patches.shape[:-1], D)).to(out_dtype)
 
     added = shift_of(wide(weight), normalization)
     if bias is not None:
@@ -48,7 +49,7 @@ def patch_embed(
     if pos_embed is not None:
         # Indexing, whose gradient is summed in a fixed order on every device.
         added = added + (pos_embed if patch_index is None else pos_embed[patch_index[:, 1]])
-    return tokens + added.to(out_dtype)
+    return tokens.add_(added)
 
 
 def image_gradient(

@@ -130,7 +130,7 @@ def compile_only(function, programs, args, options):
         ptx = compiled.asm["ptx"]
         copied = re.findall(r"cp[.]async[.]c[ag][.]shared[.]global .*?, 0x(\\w+)", ptx)
         print(P, C, function.__name__, len(re.findall("wgmma.mma_async", ptx)),
-              aot.cubin_resources(compiled.asm["cubin"])[1], min(int(size, 16) for size in copied),
+              aot.cubin_resources(compiled.asm["cubin"])[1], min((int(size, 16) for size in copied), default=16),
               len(re.findall(r"ld[.]global[.]b16", ptx)))
 
 driver.set_active(aot.TargetDriver("sm_90"))
