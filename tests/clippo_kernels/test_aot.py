@@ -128,10 +128,12 @@ def compile_only(function, programs, args, options):
     if function.__name__ in ("forward", "weight_gradient"):
         compiled = function.warmup(*args, grid=(1,), **options)
         ptx = compiled.asm["ptx"]
-        copied = re.findall(r"cp[.]async[.]c[ag][.]shared[.]global .*?, 0x(\\w+)", ptx)
-        print(P, C, function.__name__, len(re.findall("wgmma.mma_async", ptx)),
-              aot.cubin_resources(compiled.asm["cubin"])[1], min((int(size, 16) for size in copied), default=16),
-              len(re.findall(r"ld[.]global[.]b16", ptx)))
+        products = len(re.findall("wgmma.mma_async", ptx))
+        _, spilled = aot.cubin_resources(compiled.asm["cubin"])
+        copies = re.findall(r"cp[.]async[.]c[ag][.]shared[.]global .*?, 0x(\\w+)", ptx)
+        narrowest = min((int(size, 16) for size in copies), default=16)  # none where one block is all of K
+        narrow_loads = len(re.findall(r"ld[.]global[.]b16", ptx))
+        print(P, C, function.__name__, products, spilled, narrowest, narrow_loads)
 
 driver.set_active(aot.TargetDriver("sm_90"))
 _triton.on_launch = compile_only
