@@ -14,4 +14,5 @@ def test_python_examples_run():
         exec(compile(example, str(README), "exec"), names)  # noqa: S102 - our own README
     assert tuple(names["pooled"].shape) == (3, 3, 64)
     assert tuple(names["tokens"].shape) == (8, 196, 192)
+    assert tuple(names["packed"].shape) == (4, 192)
     assert tuple(names["similarity"].shape) == (3, 8)
