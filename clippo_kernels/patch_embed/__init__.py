@@ -129,12 +129,11 @@ def embed(
     statistics = per_channel("mean", mean), per_channel("std", std)
 
     dtype = product_dtype(weight)
-    has_kernels = dtype in PRODUCT_DTYPES and images.dtype in (torch.uint8, *PRODUCT_DTYPES)
+    out_dtype = out_dtype or dtype
+    has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
     kernels = {"triton": operators.patch_embed} if has_kernels else {}
     implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
-    return implementation(
-        images, weight, bias, pos_embed, patch_index, *statistics, dtype, out_dtype or dtype
-    )
+    return implementation(images, weight, bias, pos_embed, patch_index, *statistics, dtype, out_dtype)
 
 
 def check_images(images: Tensor) -> Tensor:

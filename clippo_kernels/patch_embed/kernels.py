@@ -257,7 +257,7 @@ def weight_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def finish(
-    partials, dbias, dweight,  # (splits, D, PITCH) and (D,) or None, float32; (D, 3, P, P)
+    partials, dbias, dweight,  # (splits, D, PITCH) and (D,), float32; (D, 3, P, P)
     dweight_stride, splits, scale, factors, shifts, D,
     C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -272,9 +272,7 @@ def finish(
         total += tl.load(pointers, mask=inside, other=0.0)
         pointers += D * PITCH
     total *= scale
-    dshift = 0.0
-    if dbias is not None:
-        dshift = tl.load(dbias + d)
+    dshift = tl.load(dbias + d)
     channel, y, x = coordinates(k, C, P, CHANNELS_LAST)
     pointers = dweight + d * dweight_stride[0] + y.to(tl.int64) * dweight_stride[2]
     pointers += x.to(tl.int64) * dweight_stride[3]

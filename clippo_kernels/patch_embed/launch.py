@@ -17,8 +17,9 @@ from .normalization import Normalization, fold
 
 PRODUCT_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
-# Programs for each multiprocessor that a split sum aims at.
-OCCUPANCY = 2
+# How many programs for each multiprocessor a split sum aims at: as many as fit at a time, or, of those that
+# only read, as many as keep memory busy.
+PRODUCT_PROGRAMS, READING_PROGRAMS = 2, 4
 
 
 def forward(
@@ -75,7 +76,7 @@ def weight_gradient(
     options = problem.options("weight_gradient", images, dtype)
     pitch = cdiv(problem.K, options["BLOCK_K"]) * options["BLOCK_K"]
     tiles = cdiv(D, options["BLOCK_D"]) * (pitch // options["BLOCK_K"])
-    splits, rows = split(M, options["BLOCK_M"], tiles, images.device)
+    splits, rows = split(M, options["BLOCK_M"], tiles, PRODUCT_PROGRAMS, images.device)
     partials = images.new_empty((splits, D, pitch), dtype=torch.float32)
     launch(
         kernels.weight_gradient, splits * tiles,
@@ -103,14 +104,14 @@ def position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tenso
         options = find("position_gradient", dout, dout.dtype)
         row = N * D
         blocks = cdiv(row, options["BLOCK_E"])
-        splits, rows = split(M // N, options["BLOCK_B"], blocks, dout.device)
+        splits, rows = split(M // N, options["BLOCK_B"], blocks, READING_PROGRAMS, dout.device)
         partials = dout.new_empty((splits, N, D), dtype=torch.float32)
         launch(kernels.position_gradient, splits * blocks, dout, partials, M // N, row, rows, **options)
     else:
         options = find("position_gradient_select", dout, dout.dtype)
         blocks_n = cdiv(N, options["BLOCK_N"])
         tiles = blocks_n * cdiv(D, options["BLOCK_D"])
-        splits, rows = split(M, options["BLOCK_M"], tiles, dout.device)
+        splits, rows = split(M, options["BLOCK_M"], tiles, PRODUCT_PROGRAMS, dout.device)
         partials = dout.new_empty((splits, N, D), dtype=torch.float32)
         launch(
             kernels.position_gradient_select, splits * tiles,
@@ -174,9 +175,12 @@ def find(kernel: str, x: Tensor, dtype: torch.dtype, **sizes: int) -> dict[str, 
     return options
 
 
-def split(rows: int, block: int, tiles: int, device: torch.device) -> tuple[int, int]:
-    """Into how many parts to split a sum over rows, and the rows of a part: a multiple of `block`."""
-    parts = max(1, OCCUPANCY * multiprocessors(device) // tiles)
+def split(rows: int, block: int, tiles: int, programs: int, device: torch.device) -> tuple[int, int]:
+    """Into how many parts to split a sum over rows, and the rows of a part: a multiple of `block`.
+
+    The parts of all `tiles` together are about so many programs for each multiprocessor.
+    """
+    parts = max(1, programs * multiprocessors(device) // tiles)
     rows_per_part = cdiv(cdiv(rows, parts), block) * block
     return cdiv(rows, rows_per_part), rows_per_part
 

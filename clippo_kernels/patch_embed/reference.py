@@ -33,9 +33,10 @@ def patch_embed(
         # Flipping the top bit turns a pixel into the int8 `pixel - 128`.
         patches = (patches ^ 128).view(torch.int8)
     else:
-        patches = normalize(patches, normalization, C, channels_last).flatten(-3)
+        patches = normalize(patches, normalization, dtype, channels_last).flatten(-3)
 
-    folded = fold_weight(wide(weight), normalization, C)
+    weight = wide(weight)
+    folded = fold_weight(weight, normalization, C)
     if channels_last:
         folded = folded.movedim(1, 3)
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
@@ -43,7 +44,7 @@ def patch_embed(
     # Not a view for autograd, so that what is added in place below needs no second copy of the tokens.
     tokens = torch.ops.aten._unsafe_view(tokens, (*patches.shape[:-1], D)).to(out_dtype)
 
-    added = shift_of(wide(weight), normalization)
+    added = (weight * per_channel(normalization.shifts, weight)).sum((1, 2, 3))
     if bias is not None:
         added = added + bias
     if pos_embed is not None:
@@ -92,13 +93,18 @@ def locate(patch_index: Tensor, grid_width: int) -> tuple[Tensor, Tensor, Tensor
     return image, position // grid_width, position % grid_width
 
 
-def normalize(patches: Tensor, normalization: Normalization, C: int, channels_last: bool) -> Tensor:
+def normalize(
+    patches: Tensor, normalization: Normalization, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """Patches (..., C, P, P), or (..., P, P, C) if their channels are last: at least in float32."""
     if not normalization.changes_pixels:
         return patches
-    mean, std = (per_channel(x[:C], wide(patches)) for x in (normalization.mean, normalization.std))
+    patches = wide(patches.to(torch.promote_types(patches.dtype, dtype)))
+    C = patches.shape[-1 if channels_last else -3]
+    mean, std = (per_channel(x[:C], patches) for x in (normalization.mean, normalization.std))
     if channels_last:
         mean, std = mean.flatten(), std.flatten()
-    return (wide(patches) - mean) / std
+    return (patches - mean) / std
 
 
 def fold_weight(weight: Tensor, normalization: Normalization, C: int) -> Tensor:
@@ -106,11 +112,6 @@ def fold_weight(weight: Tensor, normalization: Normalization, C: int) -> Tensor:
     if normalization.factors != (1, 1, 1):
         weight = weight * per_channel(normalization.factors, weight)
     return weight.sum(1, keepdim=True) if C == 1 else weight
-
-
-def shift_of(weight: Tensor, normalization: Normalization) -> Tensor:
-    """(D,): what every token gets of a weight (D, 3, P, P)."""
-    return weight.sum((2, 3)) @ weight.new_tensor(normalization.shifts)
 
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -80,9 +80,10 @@ def _seed() -> None:
 
 @pytest.fixture
 def _on_gpu() -> Iterator[None]:
-    """New tensors are on the GPU where there is one."""
+    """New tensors are on the GPU where there is one, and float32 products of PyTorch are not tf32 there."""
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
-    yield
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
     torch.set_default_device(None)
 
 
