@@ -131,7 +131,7 @@ def embed(
     dtype = product_dtype(weight)
     out_dtype = out_dtype or dtype
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
-    kernels = {"triton": operators.patch_embed} if has_kernels else {}
+    kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
     implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
     return implementation(images, weight, bias, pos_embed, patch_index, *statistics, dtype, out_dtype)
 

@@ -200,7 +200,7 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     pixel_bytes = row["at_most"].get("pixel_bytes", 4)
     image_dtype = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}[pixel_bytes]
     C = 1 if row["at_most"].get("pixels", 768) < 768 else 3
-    images = torch.zeros(batch, 224, 224, C, dtype=image_dtype, device=device).movedim(-1, 1)
+    images = (256 * torch.rand(batch, 224, 224, C, device=device)).to(image_dtype).movedim(-1, 1)
     weight = torch.randn(D, 3, 16, 16, dtype=dtype, device=device)
     dbias, pos_embed = torch.randn(D, device=device), torch.randn(N, D, device=device)
     mean = std = [0.5] * 3

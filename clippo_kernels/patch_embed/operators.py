@@ -11,20 +11,6 @@ from . import reference
 OPS = torch.ops.clippo_kernels
 
 
-def patch_embed(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pos_embed: Tensor | None,
-    patch_index: Tensor | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return PatchEmbed.apply(images, weight, bias, pos_embed, patch_index, mean, std, dtype, out_dtype)
-
-
 class PatchEmbed(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -101,17 +87,8 @@ def _position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tens
     return launch.position_gradient(dout.reshape(-1, dout.shape[-1]), patch_index, N)
 
 
-def _fake_forward(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pos_embed: Tensor | None,
-    patch_index: Tensor | None,
-    mean: list[float],
-    std: list[float],
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> Tensor:
+def _fake_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+    _, _, patch_index, *_, out_dtype = arguments
     tokens = (images.shape[0], grid_size(images, weight)) if patch_index is None else (patch_index.shape[0],)
     return images.new_empty((*tokens, weight.shape[0]), dtype=out_dtype)
 
