@@ -45,9 +45,10 @@ def listed(patch_index, rows):
 @triton.jit
 def first_pixels(images, image_stride, image_M, position_M, grid_width, P: tl.constexpr):
     """Pointers to the top left pixel of patches."""
-    y = (position_M // grid_width).to(tl.int64)
-    x = (position_M % grid_width).to(tl.int64)
-    return images + image_M.to(tl.int64) * image_stride[0] + y * P * image_stride[2] + x * P * image_stride[3]
+    y = position_M // grid_width
+    x = position_M - y * grid_width
+    offset_M = image_M.to(tl.int64) * image_stride[0]
+    return images + offset_M + y.to(tl.int64) * P * image_stride[2] + x.to(tl.int64) * P * image_stride[3]
 
 
 @triton.jit
@@ -231,15 +232,14 @@ def weight_gradient(
     start = split * rows_per_split
     end = tl.minimum(start + rows_per_split, M)
 
+    image_M = (start + tl.arange(0, BLOCK_M)) // N
+    position_M = (start + tl.arange(0, BLOCK_M)) % N
     acc = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
     for m in tl.range(start, end, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
         inside_M = rows < end
-        rows_read = tl.minimum(rows, end - 1)
         if SELECT:
-            image_M, position_M = listed(patch_index, rows_read)
-        else:
-            image_M, position_M = rows_read // N, rows_read % N
+            image_M, position_M = listed(patch_index, tl.minimum(rows, end - 1))
         first_M = first_pixels(images, image_stride, image_M, position_M, grid_width, P)
         pixels = load_pixels(
             first_M, k, inside_M, image_stride, mean, inverse_std, dtype,
@@ -250,6 +250,10 @@ def weight_gradient(
             inside = inside & (cols < D)[None, :]
         dout_MD = tl.load(dout + rows.to(tl.int64)[:, None] * D + cols[None, :], mask=inside, other=0.0)
         acc = dot(tl.trans(cast(dout_MD, dtype)), pixels, acc)
+        if not SELECT:  # on to the next rows, without a division for each
+            position_M += BLOCK_M % N
+            image_M += BLOCK_M // N + (position_M >= N).to(tl.int32)
+            position_M = tl.where(position_M >= N, position_M - N, position_M)
 
     pointers = partials + (split.to(tl.int64) * D + cols)[:, None] * PITCH + k[None, :]
     tl.store(pointers, acc, mask=(cols < D)[:, None])

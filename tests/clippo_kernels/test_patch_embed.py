@@ -152,15 +152,19 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_sums_that_are_split(check_accuracy, monkeypatch, dtype):
-    # More rows than a tile has, and more multiprocessors than tiles: every sum over patches is split.
+@pytest.mark.parametrize(("B", "size"), [(67, (4, 8)), (40, (8, 12)), (3, (40, 40))], ids=str)
+@pytest.mark.parametrize("multiprocessors", [1, 20])
+def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, multiprocessors):
+    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more multiprocessors
+    # than tiles, so that every sum is split.
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
-    if not ON_GPU:
-        launch = import_module("clippo_kernels.patch_embed.launch")
-        monkeypatch.setattr(launch, "multiprocessors", lambda device: 20)
-    images, args = pixels(67, 3, 4, 8), parameters(D=140, N=2, dtype=dtype)
+    launch = import_module("clippo_kernels.patch_embed.launch")
+    monkeypatch.setattr(launch, "multiprocessors", lambda device: multiprocessors)
+    H, W = size
+    N = (H // 4) * (W // 4)
+    images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
     check_accuracy(patch_embed, plain_chain(), images, args)
-    patch_index = random_index(133, 67, 2)
+    patch_index = random_index(133, B, N)
     check_accuracy(partial(select_first, patch_index=patch_index), plain_select(patch_index), images, args)
 
 
