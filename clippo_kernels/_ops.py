@@ -38,10 +38,13 @@ def refuse_second_derivative(name: str) -> None:
         raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of products with `x`: that of autocast where it is on, which leaves float64 alone."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
+        return x.dtype
+    return torch.get_autocast_dtype(device_type)
+
+
 def to_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the dtype of autocast, where it is on; float64 is left alone, as autocast does."""
-    device_type = tensors[0].device.type
-    if not torch.is_autocast_enabled(device_type):
-        return tensors
-    dtype = torch.get_autocast_dtype(device_type)
-    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
+    return tuple(x.to(autocast_dtype(x)) for x in tensors)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_floating, check_once, check_same_device, check_tensor
+from .._ops import autocast_dtype
 from ..dispatch import select
 from . import operators, reference
 
@@ -128,7 +129,7 @@ def embed(
         raise TypeError(f"out_dtype must be floating, got {out_dtype}")
     statistics = per_channel("mean", mean), per_channel("std", std)
 
-    dtype = product_dtype(weight)
+    dtype = autocast_dtype(weight)
     out_dtype = out_dtype or dtype
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
     kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
@@ -180,11 +181,3 @@ def per_channel(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     if name == "std" and 0.0 in values:
         raise ValueError(f"std must not be 0, got {value}")
     return values
-
-
-def product_dtype(weight: Tensor) -> torch.dtype:
-    device_type = weight.device.type
-    # Autocast leaves float64 alone.
-    if torch.is_autocast_enabled(device_type) and weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(device_type)
-    return weight.dtype
