@@ -39,6 +39,7 @@ class PatchEmbed(torch.autograd.Function):
         images, weight, patch_index = ctx.saved_tensors
         needs_images, needs_weight, needs_bias, needs_pos_embed, *_ = ctx.needs_input_grad
         bias_dtype, pos_embed_dtype = ctx.dtypes
+        dout = dout.contiguous()  # here, or each operator would copy another layout for itself
         dimages = dweight = dbias = dpos_embed = None
         if needs_images:
             dimages = reference.image_gradient(dout, images, weight, patch_index, *ctx.arguments)
