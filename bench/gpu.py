@@ -28,6 +28,7 @@ from bench.report import RESULTS, ROOT, Row, provenance, rows_of, table, write
 
 OPS = {
     "attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py"),
+    "contrastive": ("tests/clippo_kernels/test_contrastive.py", "bench/bench_contrastive.py"),
     "patch_embed": ("tests/clippo_kernels/test_patch_embed.py", "bench/bench_patch_embed.py"),
 }
 BUDGET_S = 530.0

@@ -8,17 +8,21 @@ median over replays of runs back to back. On a CPU every run is timed by itself.
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ROUNDS = 20 if DEVICE.type == "cuda" else 7
+# As many rounds as this, or as take so long; 3 at least.
+ROUNDS, ROUNDS_SECONDS = (20, 3.0) if DEVICE.type == "cuda" else (7, 20.0)
 GRAPH_SECONDS = 3e-3
 
 _clock = 0.0
@@ -63,7 +67,9 @@ def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, d
         global _clock
         _clock += run()
 
-    benchmark.pedantic(advance, rounds=ROUNDS, warmup_rounds=2)
+    run()
+    rounds = max(3, min(ROUNDS, int(ROUNDS_SECONDS / max(run(), 1e-9))))
+    benchmark.pedantic(advance, rounds=rounds)
     seconds = benchmark.stats["median"]
     ceilings = ceilings_of(dtype)
     benchmark.extra_info.update(
@@ -72,9 +78,8 @@ def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, d
         gb_per_s=work.bytes / seconds / 1e9,
         share_of_roofline=ceilings.floor_s(work) / seconds,
         runs_per_round=run.calls,
+        peak_mib=peak_memory(make) / 2**20,
     )
-    if DEVICE.type == "cuda":
-        benchmark.extra_info["peak_mib"] = peak_memory(make) / 2**20
 
 
 class WallClock:
@@ -129,14 +134,32 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def peak_memory(make: Callable[[], Callable[[], Any]]) -> int:
-    """Bytes that a run takes beside what `make` has prepared."""
+    """The most bytes that a run holds at one time beside what `make` has prepared."""
     call = make()
+    if DEVICE.type == "cpu":
+        return peak_cpu_memory(call)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def peak_cpu_memory(call: Callable[[], Any]) -> int:
+    """By the events of PyTorch's allocator."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+            call()
+        profiler.export_chrome_trace(str(trace))
+        events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
 
 
 @cache

@@ -23,7 +23,7 @@ import torch
 
 from bench.report import provenance
 from clippo_kernels import tuning
-from clippo_kernels.aot import compile_row, launch_of
+from clippo_kernels.aot import compile_row, launches_of
 
 DEVICE = "cuda"
 TOKENS = 256 * 196
@@ -32,6 +32,15 @@ BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
 TILES = {
     "BLOCK_M": [32, 64, 128, 256],
     "BLOCK_D": [64, 128, 256],
+    "num_warps": [4, 8],
+    "num_stages": [2, 3, 4],
+}
+LOGITS = {
+    "BLOCK_R": [64, 128],
+    "BLOCK_B": [64, 128, 256],
+    "BLOCK_D": [32, 64],
+    "GROUP": [8, 16],
+    "PIECE": [16, 32],
     "num_warps": [4, 8],
     "num_stages": [2, 3, 4],
 }
@@ -50,6 +59,19 @@ CANDIDATES = {
         "num_warps": [2, 4, 8],
         "num_stages": [1, 2],
     },
+    "contrastive.gradient": {
+        "BLOCK_R": [32, 64, 128],
+        "BLOCK_B": [32, 64, 128],
+        "num_warps": [4, 8],
+        "num_stages": [1, 2, 3],
+    },
+    "contrastive.combine": {
+        "BLOCK": [64, 128, 256],
+        "ROWS": [1, 4, 8, 16],
+        "num_warps": [2, 4, 8],
+        "num_stages": [1, 2],
+    },
+    "contrastive": LOGITS,
     "patch_embed.prepare": FLAT,
     "patch_embed.finish": FLAT,
 }
@@ -108,7 +130,7 @@ def seconds(name: str, kernel: str, row: Row) -> float:
     """Median time of a launch at the row's largest sizes."""
     from triton.testing import do_bench
 
-    function, programs, args, options = launch_of(name, kernel, row, TOKENS, DEVICE)
+    function, programs, args, options = launches_of(name, kernel, row, TOKENS, DEVICE)[0]
 
     def launch() -> None:
         function[(programs,)](*args, **options)

@@ -11,12 +11,13 @@ from .attention import (
     flash_attention_qkvpacked,
     flash_attention_varlen,
 )
-from .contrastive import contrastive_loss, sigmoid_loss
+from .contrastive import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
     "attention_pool",
     "attention_pool_varlen",
+    "cached_contrastive_step",
     "contrastive_loss",
     "flash_attention",
     "flash_attention_qkvpacked",

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -94,7 +94,7 @@ def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
     """Compile what the ops launch at the largest sizes of a row."""
     report = Report(name, kernel, row["itemsize"], row["at_most"], row["launch"])
     try:
-        compiled = compile_kernel(name, kernel, row)
+        compiled = compile_kernels(name, kernel, row)
     except Exception as error:  # a row that does not compile is one line of the report, not its end
         report.problems.append(f"does not compile: {type(error).__name__}: {error}"[:300])
         return report
@@ -102,25 +102,26 @@ def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
     return report
 
 
-def compile_kernel(name: str, kernel: str, row: dict[str, Any]) -> Any:
+def compile_kernels(name: str, kernel: str, row: dict[str, Any]) -> list[Any]:
     from triton.runtime import driver
 
     driver.set_active(TargetDriver(name))
-    function, _, args, options = launch_of(name, kernel, row, tokens=2048, device="meta")
-    return function.warmup(*args, grid=(1,), **options)
+    launches = launches_of(name, kernel, row, tokens=2048, device="meta")
+    return [function.warmup(*args, grid=(1,), **options) for function, _, args, options in launches]
 
 
-# Suffixes of rows for a kernel that also runs on what is packed without padding.
-VARIANTS = ("_varlen", "_select")
+# Suffixes of rows for a kernel that also runs on what is packed without padding, or with labels.
+VARIANTS = ("_varlen", "_select", "_labelled")
 
 
-def launch_of(
+def launches_of(
     name: str, kernel: str, row: dict[str, Any], tokens: int, device: str
-) -> tuple[Any, int, tuple[Any, ...], dict[str, Any]]:
+) -> list[tuple[Any, int, tuple[Any, ...], dict[str, Any]]]:
     """What the op launches for a kernel by a row of its table: function, programs, arguments, options.
 
-    For about so many tokens, at the largest sizes of the row. On a device with memory the op really runs, so
-    that a backward finds the results of its forward.
+    For about so many tokens, at the largest sizes of the row; where a row serves several uses of a kernel,
+    the usual one comes first. On a device with memory the op really runs, so that a backward finds the
+    results of its forward.
     """
     from . import _triton
 
@@ -142,12 +143,24 @@ def launch_of(
     finally:
         _triton.on_launch = None
         tuning.clear_caches()
-    (launch,) = launches
-    return launch
+    assert launches, f"the example of {op} never launches {name_in_op}"
+    return launches
 
 
-def inspect(report: Report, compiled: Any, row: dict[str, Any]) -> None:
-    """Fill in the report from the compiled kernel."""
+def inspect(report: Report, compiled: list[Any], row: dict[str, Any]) -> None:
+    """Fill in the report from the kernels that were compiled for it: from the one that takes most registers,
+    with the problems of all.
+    """
+    reports = []
+    for kernel in compiled:
+        reports.append(replace(report, problems=[]))
+        inspect_kernel(reports[-1], kernel, row)
+    most = max(reports, key=lambda r: (r.spill_bytes, r.registers))
+    vars(report).update(vars(most))
+    report.problems = list(dict.fromkeys(problem for r in reports for problem in r.problems))
+
+
+def inspect_kernel(report: Report, compiled: Any, row: dict[str, Any]) -> None:
     architecture = ARCHITECTURES[report.architecture]
     backend, _, warp = architecture.target
     assembly = compiled.asm["ptx" if backend == "cuda" else "amdgcn"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import tuning
-from .._triton import cdiv, launch, multiprocessors
+from .._triton import cdiv, launch, multiprocessors, with_unit_last_stride
 from . import kernels
 
 LOG2_E = 1.4426950408889634
@@ -217,10 +217,6 @@ def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
     return all(x.data_ptr() % 16 == 0 for x in tensors) and all(
         s % elements == 0 for stride in layout for s in stride
     )
-
-
-def with_unit_last_stride(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 # ---------------------------------------------------------------------------------------------------------

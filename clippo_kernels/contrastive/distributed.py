@@ -15,8 +15,9 @@ def world_size(group: dist.ProcessGroup | None) -> int:
     return 1 if group is None else dist.get_world_size(group)
 
 
-def rank(group: dist.ProcessGroup | None) -> int:
-    return 0 if group is None else dist.get_rank(group)
+def named_group(name: str) -> dist.ProcessGroup:
+    """An operator takes the name of a group, not the group."""
+    return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
 
 
 def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -28,9 +29,15 @@ def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    return x if group is None else _all_reduce(x, "sum", group)
+
+
+def lse_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Elementwise log-sum-exp of a tensor of every rank."""
     if group is None:
         return x
-    return _wait(torch.ops._c10d_functional.all_reduce(x, "sum", group.group_name))
+    highest = _all_reduce(x, "max", group)
+    return highest + _all_reduce((x - highest).exp(), "sum", group).log()
 
 
 def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -39,6 +46,10 @@ def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         return x
     scatter = torch.ops._c10d_functional.reduce_scatter_tensor
     return _wait(scatter(x.contiguous(), "sum", world_size(group), group.group_name))
+
+
+def _all_reduce(x: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
+    return _wait(torch.ops._c10d_functional.all_reduce(x, operation, group.group_name))
 
 
 def _wait(x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""Contrastive losses of a shard in plain PyTorch, by chunks of rows of the logits.
+"""Contrastive losses in plain PyTorch, by blocks of the logits.
 
-A shard is R image rows against all B texts, with the pair of image row r in text row `diagonal_offset + r`;
-R = B and an offset of 0 where nothing is distributed. A chunk of logits is made, reduced, and dropped, in
-the forward as in the backward, so that memory grows with B and never with B * B. Sums and results are
-float32 (float64 for float64 embeddings).
+R images meet B texts; R = B where nothing is distributed. A block of logits is made, reduced, and dropped,
+in the forward as in the backward, so that memory grows with R + B and never with R * B. A block is a product
+that runs at full speed and, beside a copy of itself, fits the caches of a CPU. Sums are float32 (float64 for
+float64 embeddings).
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -12,103 +14,153 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What one chunk of logits may take. A few of its size are alive at once; on CPUs they should fit the caches.
-CHUNK_BYTES = 4 * 2**20
+from .positives import Positives
+from .problem import Problem
+
+BLOCK = 1024
+
+# e**-60 of the largest number of a block, and what counts beside it, are ordinary float32 numbers.
+NARROW = 60.0
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def row_chunks(rows: int, columns: int, itemsize: int) -> Iterator[slice]:
-    size = max(1, CHUNK_BYTES // (columns * itemsize))
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def parts(size: int) -> Iterator[slice]:
+    for start in range(0, size, BLOCK):
+        yield slice(start, min(start + BLOCK, size))
 
 
 def contrastive_forward(
-    image: Tensor, text: Tensor, scale: Tensor, diagonal_offset: int
+    image: Tensor, text: Tensor, scale: Tensor, positives: Positives
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp of each row (R,) and of each column over these rows (B,), and the positives (R,)."""
-    image, text = _accumulated(image, text)
-    image = image * scale
+    """Log-sum-exp of each row (R,) and of each column (B,) of the logits, and the positives of each row (R,):
+    their sum, each times the share of its image and that of its text.
+
+    In float64: where a pair is fitted, its logit is nearly the log-sum-exp, and loss and gradient are in the
+    digits by which they differ.
+    """
+    dtype, wide = accumulation_dtype(image.dtype), wide_dtype(image)
     R, B = len(image), len(text)
-    row_lse = image.new_empty(R)
-    column_lse = image.new_full((B,), -torch.inf)
-    for rows in row_chunks(R, B, image.itemsize):
-        logits = image[rows] @ text.T
-        row_lse[rows] = logits.logsumexp(1)
-        torch.logaddexp(column_lse, logits.logsumexp(0), out=column_lse)
-    positive = (image * text[diagonal_offset : diagonal_offset + R]).sum(1)
+    row_lse, positive = image.new_full((R,), -torch.inf, dtype=wide), image.new_zeros(R, dtype=wide)
+    column_lse = image.new_full((B,), -torch.inf, dtype=wide)
+    for rows in parts(R):
+        image_rows = image[rows].to(dtype)
+        for columns in parts(B):
+            logits = (image_rows @ text[columns].to(dtype).T).mul_(scale)
+            block = positives.of(rows, columns)
+            i, j = block.indices(logits)
+            weighted = logits[i, j] * (share(block.image_share, i) + share(block.text_share, j))
+            # In this dtype the sum is made in a fixed order, also of several positives of a row.
+            positive[rows].index_put_((i,), weighted.to(wide), accumulate=True)
+            add_to_lse(logits, row_lse[rows], column_lse[columns])
     return row_lse, column_lse, positive
 
 
-def contrastive_backward(
-    image: Tensor, text: Tensor, scale: Tensor, row_lse: Tensor, column_lse: Tensor, diagonal_offset: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `sum(row_lse + column_lse - 2 * positive) / 2B`: (R, D), (B, D), ().
+def share(shares: Tensor | None, index: Tensor) -> Tensor | float:
+    return 1.0 if shares is None else shares[index]
 
-    `column_lse` (B,) is that of all images, not of this shard's alone.
+
+def add_to_lse(logits: Tensor, row_lse: Tensor, column_lse: Tensor) -> None:
+    """Take a block into the log-sum-exps of its rows and columns; `logits` are overwritten."""
+    highest = logits.amax()
+    if highest - torch.minimum(logits.amax(1).min(), logits.amax(0).min()) < NARROW:
+        # One exponential serves both.
+        p = logits.sub_(highest).exp_()
+        row, column = (p.sum(axis).to(row_lse.dtype).log_().add_(highest) for axis in (1, 0))
+    else:
+        row, column = (accurate_lse(logits, axis) for axis in (1, 0))
+    torch.logaddexp(row_lse, row, out=row_lse)
+    torch.logaddexp(column_lse, column, out=column_lse)
+
+
+def accurate_lse(logits: Tensor, axis: int) -> Tensor:
+    highest = logits.amax(axis, keepdim=True)
+    total = (logits - highest).exp_().sum(axis).to(wide_dtype(logits))
+    return total.log_().add_(highest.squeeze(axis))
+
+
+def contrastive_dlogits(
+    logits: Tensor, row_shift: Tensor, column_shift: Tensor, positives: Positives
+) -> Tensor:
+    """exp(logits - row_shift) + exp(logits - column_shift) - shares; `logits` are overwritten."""
+    i, j = positives.indices(logits)
+    # Shares are taken from softmaxes before anything is rounded to float32: a fitted pair has softmaxes near
+    # 1, and what they lack is its gradient.
+    of_positives = logits[i, j].to(row_shift.dtype)
+    of_positives = ((of_positives - row_shift[i]).exp_() - share(positives.image_share, i)) + (
+        (of_positives - column_shift[j]).exp_() - share(positives.text_share, j)
+    )
+    highest = logits.amax()
+    if highest - torch.minimum(row_shift.min(), column_shift.min()) < NARROW:
+        row, column = ((highest - shift).exp_().to(logits.dtype) for shift in (row_shift, column_shift))
+        d = logits.sub_(highest).exp_().mul_(row[:, None] + column)
+    else:
+        d = (logits - row_shift[:, None].to(logits.dtype)).exp_()
+        d.add_(logits.sub_(column_shift.to(logits.dtype)).exp_())
+    d[i, j] = of_positives.to(d.dtype)
+    return d
+
+
+def sigmoid_forward(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
+) -> tuple[Tensor, Tensor]:
+    """Sums over each row of `-log sigmoid(z * logit)`, with z = 1 for positives and -1 for the others, and of
+    its derivative by the logit: (R,) both.
     """
-    image, text = _accumulated(image, text)
-    R, B = len(image), len(text)
-    scaled = image * (scale / (2 * B))
-    dimage, dtext = torch.empty_like(image), torch.zeros_like(text)
-    for rows in row_chunks(R, B, image.itemsize):
-        logits = (image[rows] * scale) @ text.T
-        d = _contrastive_dlogits(logits, row_lse[rows, None], column_lse, diagonal_offset + rows.start)
-        torch.mm(d, text, out=dimage[rows])
-        dtext.addmm_(d.T, scaled[rows])
-    # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
-    dscale = (dimage * image).sum() / (2 * B)
-    return dimage.mul_(scale / (2 * B)), dtext, dscale
-
-
-def _contrastive_dlogits(logits: Tensor, row_lse: Tensor, column_lse: Tensor, diagonal: int) -> Tensor:
-    """(softmax over the row - identity) + (softmax over the column - identity); `logits` is overwritten."""
-    # The identity is taken from each alone: a fitted pair has softmaxes near 1, and their sum near 2 would
-    # round away the small difference that is its gradient.
-    d_row = (logits - row_lse).exp_()
-    d_column = logits.sub_(column_lse).exp_()
-    d_row.diagonal(diagonal).sub_(1)
-    d_column.diagonal(diagonal).sub_(1)
-    return d_row.add_(d_column)
-
-
-def sigmoid_forward(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, diagonal_offset: int) -> Tensor:
-    """Sum over each row of `-log sigmoid(z * logit)`, with z = 1 for the pair and -1 for the others: (R,)."""
-    image, text = _accumulated(image, text)
-    image = image * scale
-    row_loss = image.new_empty(len(image))
-    for rows in row_chunks(len(image), len(text), image.itemsize):
-        z_logits = (image[rows] @ text.T).add_(bias).neg_()
-        z_logits.diagonal(diagonal_offset + rows.start).neg_()
-        row_loss[rows] = F.logsigmoid(z_logits).sum(1).neg_()
-    return row_loss
-
-
-def sigmoid_backward(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, diagonal_offset: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `sum(row_loss) / B`: (R, D), (B, D), (), ()."""
-    image, text = _accumulated(image, text)
-    R, B = len(image), len(text)
-    scaled = image * (scale / B)
-    dimage, dtext, dbias = torch.empty_like(image), torch.zeros_like(text), image.new_empty(R)
-    for rows in row_chunks(R, B, image.itemsize):
-        # d = -z * sigmoid(-z * logit)
-        d = ((image[rows] * scale) @ text.T).add_(bias)
-        diagonal = d.diagonal(diagonal_offset + rows.start)
-        diagonal.neg_()
-        d.sigmoid_()
-        diagonal.neg_()
-        torch.mm(d, text, out=dimage[rows])
-        dtext.addmm_(d.T, scaled[rows])
-        dbias[rows] = d.sum(1)
-    dscale = (dimage * image).sum() / B
-    return dimage.mul_(scale / B), dtext, dscale, dbias.sum() / B
-
-
-def _accumulated(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(image.dtype)
-    return image.to(dtype), text.to(dtype)
+    row_loss, row_dlogits = (image.new_zeros(len(image), dtype=dtype) for _ in range(2))
+    for rows in parts(len(image)):
+        image_rows = image[rows].to(dtype)
+        for columns in parts(len(text)):
+            logits = (image_rows @ text[columns].to(dtype).T).mul_(scale).add_(bias)
+            i, j = positives.of(rows, columns).indices(logits)
+            minus_z_logits = logits.clone()
+            minus_z_logits[i, j] *= -1
+            row_loss[rows] += F.softplus(minus_z_logits, threshold=40.0).sum(1)
+            row_dlogits[rows] += sigmoid_dlogits(logits, i, j).sum(1)
+    return row_loss, row_dlogits
+
+
+def sigmoid_dlogits(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """-z * sigmoid(-z * logits) with z = 1 at (i, j) and -1 elsewhere; `logits` are overwritten."""
+    of_positives = -(-logits[i, j]).sigmoid()
+    d = logits.sigmoid_()
+    d[i, j] = of_positives
+    return d
+
+
+def backward(
+    problem: Problem, image_dtype: torch.dtype, text_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by image (R, D), by text (B, D), and by the scale."""
+    image, text, scale, _, factor, *_ = problem
+    dtype = accumulation_dtype(image.dtype)
+    dimage, dtext = image.new_empty(image.shape, dtype=image_dtype), text.new_zeros(text.shape, dtype=dtype)
+    dscale = scale.new_zeros((), dtype=wide_dtype(image))
+    for rows in parts(len(image)):
+        image_rows = image[rows].to(dtype)
+        total = torch.zeros_like(image_rows)
+        for columns in parts(len(text)):
+            text_columns = text[columns].to(dtype)
+            d = dlogits((image_rows @ text_columns.T).mul_(scale), problem.of(rows, columns))
+            total.addmm_(d, text_columns)
+            dtext[columns].addmm_(d.T, image_rows)
+        # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
+        dscale += torch.linalg.vecdot(total, image_rows).sum(dtype=dscale.dtype)
+        dimage[rows] = total.mul_(scale * factor)
+    return dimage, dtext.mul_(scale * factor).to(text_dtype), (dscale * factor).to(dtype)
+
+
+def dlogits(logits: Tensor, problem: Problem) -> Tensor:
+    """Gradient by the logits before `factor`; `logits` are overwritten."""
+    if problem.bias is not None:
+        return sigmoid_dlogits(logits.add_(problem.bias), *problem.positives.indices(logits))
+    assert problem.row_shift is not None and problem.column_shift is not None  # noqa: PT018
+    return contrastive_dlogits(logits, problem.row_shift, problem.column_shift, problem.positives)

@@ -15,7 +15,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @no_gpu
-@pytest.mark.parametrize("op", ["attention", "patch_embed"])
+@pytest.mark.parametrize("op", ["attention", "patch_embed", "contrastive"])
 @pytest.mark.parametrize("command", [["bench.gpu", "--only"], ["bench.tune"]], ids=" ".join)
 def test_without_a_gpu_they_say_so(command, op):
     done = run(*command, op)
@@ -28,8 +28,8 @@ def test_without_a_gpu_they_say_so(command, op):
 def test_unknown_op(command):
     done = run(*command)
     assert done.returncode == 2
-    assert "attention" in done.stderr
-    assert "patch_embed" in done.stderr
+    for op in ("attention", "patch_embed", "contrastive"):
+        assert op in done.stderr
 
 
 @no_gpu
@@ -38,6 +38,7 @@ def test_unknown_op(command):
     [
         ("bench/bench_attention.py", "clippo and packed and 50 and both and B"),
         ("bench/bench_patch_embed.py", "clippo and both and grey and 224"),
+        ("bench/bench_contrastive.py", "clippo and contrastive and both and 1024x512"),
     ],
 )
 def test_a_benchmark_runs_on_a_cpu_and_a_time_limit_ends_it(tmp_path, suite, one):

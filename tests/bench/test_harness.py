@@ -3,6 +3,7 @@ import torch
 
 from bench import harness
 from bench.bench_attention import DTYPE, attention_work
+from bench.bench_contrastive import contrastive_work
 from bench.bench_patch_embed import embed_work
 from bench.harness import Ceilings, Work
 
@@ -39,9 +40,7 @@ class Benchmark:
     def __init__(self):
         self.extra_info, self.stats = {}, {}
 
-    def pedantic(self, function, rounds, warmup_rounds):
-        for _ in range(warmup_rounds):
-            function()
+    def pedantic(self, function, rounds):
         times = []
         for _ in range(rounds):
             start = harness.device_clock()
@@ -50,9 +49,42 @@ class Benchmark:
         self.stats["median"] = sorted(times)[rounds // 2]
 
 
+def test_work_of_contrastive_losses():
+    # docs/kernels.md: units of 2 B^2 D FLOP, one forward and three backward
+    forward, both = (contrastive_work(32768, 768, which) for which in ("forward", "both"))
+    assert forward.flops == pytest.approx(1.65e12, rel=0.01)
+    assert both.flops == 4 * forward.flops
+    assert both.bytes == 2 * forward.bytes == 4 * 32768 * 768 * DTYPE.itemsize
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU every call is a run")
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.25, 7), (5.0, 4), (60.0, 3)])
+def test_longer_runs_are_timed_less_often(monkeypatch, seconds, rounds):
+    calls = []
+    monkeypatch.setattr(harness, "ceilings_of", lambda dtype: Ceilings(1e9, 1e12))
+    monkeypatch.setattr(harness, "peak_memory", lambda make: 0)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: seconds * len(calls))
+    harness.measure(Benchmark(), lambda: lambda: calls.append(1), Work(1, 1), torch.float32)
+    assert len(calls) == rounds + 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts the memory of the CPU")
+def test_peak_memory():
+    mebibyte = 2**20 // 4  # floats
+
+    def call():
+        for _ in range(3):  # one after the other
+            x = torch.zeros(3 * mebibyte)
+            del x
+        return torch.zeros(2 * mebibyte) + torch.zeros(2 * mebibyte)
+
+    assert harness.peak_memory(lambda: call) == pytest.approx(6 * 2**20, rel=0.01)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU every call is a run")
 def test_measure(monkeypatch):
     calls = []
+    monkeypatch.setattr(harness, "peak_memory", lambda make: 3 * 2**20)
     monkeypatch.setattr(harness, "ceilings_of", lambda dtype: Ceilings(1e9, 1e12))
     monkeypatch.setattr(harness.time, "perf_counter", lambda: 0.25 * len(calls))  # a call takes 250 ms
     benchmark = Benchmark()
@@ -65,5 +97,6 @@ def test_measure(monkeypatch):
             "gb_per_s": 0.4,
             "share_of_roofline": 0.4,
             "runs_per_round": 1,
+            "peak_mib": 3.0,
         }
     )

@@ -1,4 +1,4 @@
-"""One rank of the multi-process test in test_contrastive.py: saves what it computed to OUT.
+"""One rank of the multi-process tests in test_contrastive.py: saves what it computed to OUT.
 
 python contrastive_worker.py RANK WORLD_SIZE STORE OUT
 """
@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from clippo_kernels import contrastive_loss, sigmoid_loss
+from clippo_kernels import cached_contrastive_step, contrastive_loss, sigmoid_loss
+from clippo_kernels.contrastive import operators
 
-PAIRS, WIDTH, D = 6, 5, 4
+PAIRS, WIDTH, D = 12, 5, 4
 
 
 class Towers(nn.Module):
@@ -33,30 +34,35 @@ def data(dtype):
     return torch.randn(2, PAIRS, WIDTH, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
-def contrastive(image, text, scale, bias, group):
+def labels():
+    """Positives of a pair are on other ranks too, and some have none."""
+    return torch.randint(0, 8, (2, PAIRS), generator=torch.Generator().manual_seed(2))
+
+
+def contrastive(image, text, scale, bias, labels, group):
     # The bias takes part with a gradient of zero: DDP waits for every parameter.
-    return contrastive_loss(image, text, scale, group=group) + 0 * bias
+    return contrastive_loss(image, text, scale, labels=labels, group=group) + 0 * bias
 
 
-def sigmoid(image, text, scale, bias, group):
-    return sigmoid_loss(image, text, scale, bias, group=group)
+def sigmoid(image, text, scale, bias, labels, group):
+    return sigmoid_loss(image, text, scale, bias, labels=labels, group=group)
 
 
 LOSSES = {"contrastive": contrastive, "sigmoid": sigmoid}
 
 
-def loss_and_gradients(model, loss_function, image, text, group):
+def loss_and_gradients(model, loss_function, image, text, labels, group):
     model.zero_grad()
-    loss = loss_function(*model(image, text), group)
+    loss = loss_function(*model(image, text), labels, group)
     loss.backward()
     return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
 
 
-def refusal(image_rows, text_rows, columns, group):
+def refusal(image, text, group, **arguments):
     try:
-        contrastive_loss(torch.ones(image_rows, columns), torch.ones(text_rows, columns), 1.0, group=group)
-    except ValueError as error:
-        return str(error)
+        contrastive_loss(image, text, 1.0, group=group, **arguments)
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -67,21 +73,52 @@ def main(rank, world_size, store, out):
     )
     group = dist.group.WORLD
     results = {}
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        model = nn.parallel.DistributedDataParallel(Towers(dtype))
-        image, text = data(dtype).chunk(world_size, dim=1)[rank]
-        for name, loss_function in LOSSES.items():
-            results[name, dtype] = loss_and_gradients(model, loss_function, image, text, group)
+
+    def part(x):
+        return x.chunk(world_size, dim=1)[rank]
+
+    gathered_bytes = operators.GATHERED_BYTES
     for name, loss_function in LOSSES.items():
-        compiled = torch.compile(loss_function, fullgraph=True, backend="aot_eager")
-        image, text = data(torch.float64).chunk(world_size, dim=1)[rank]
-        model = nn.parallel.DistributedDataParallel(Towers(torch.float64))
-        results[name, "compiled"] = loss_and_gradients(model, compiled, image, text, group)
-    results["rows"] = refusal(3 + rank, 3 + rank, 4, group)
-    results["empty on one rank"] = refusal(rank, rank, 4, group)
-    results["empty on all ranks"] = refusal(0, 0, 4, group)
-    results["unpaired on one rank"] = refusal(3, 3 + rank, 4, group)
-    results["columns"] = refusal(3, 3, 4 + rank, group)
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            model = nn.parallel.DistributedDataParallel(Towers(dtype))
+            for ids in (None, tuple(part(labels()))):
+                for way, limit in (("gathered", gathered_bytes), ("ring", 0)):
+                    operators.GATHERED_BYTES = limit
+                    results[name, dtype, ids is not None, way] = loss_and_gradients(
+                        model, loss_function, *part(data(dtype)), ids, group
+                    )
+        for way, limit in (("gathered", gathered_bytes), ("ring", 0)):
+            operators.GATHERED_BYTES = limit
+            torch._dynamo.reset()
+            compiled = torch.compile(loss_function, fullgraph=True, backend="aot_eager")
+            model = nn.parallel.DistributedDataParallel(Towers(torch.float64))
+            results[name, "compiled", False, way] = loss_and_gradients(
+                model, compiled, *part(data(torch.float64)), None, group
+            )
+    operators.GATHERED_BYTES = gathered_bytes
+
+    tower = nn.parallel.DistributedDataParallel(Towers(torch.float64).tower)
+    value = cached_contrastive_step(
+        lambda image, text: (tower(image), tower(text)),
+        *part(data(torch.float64)),
+        lambda image, text: contrastive_loss(image, text, 3.0, group=group),
+        chunk_size=2,
+    )
+    results["cached"] = [value, *(p.grad for p in tower.parameters())]
+
+    ones = torch.ones(3, 4)
+    uneven = torch.ones(3 + (rank == 0), 4)
+    empty = torch.ones(int(rank > 0), 4)
+    results["rows"] = refusal(uneven, uneven, group)
+    results["empty on one rank"] = refusal(empty, empty, group)
+    results["empty on all ranks"] = refusal(ones[:0], ones[:0], group)
+    results["unpaired on one rank"] = refusal(ones, uneven, group)
+    results["columns"] = refusal(*[torch.ones(3, 4 + (rank == 1))] * 2, group)
+    results["dtypes on one rank"] = refusal(ones, ones.double() if rank == 0 else ones, group)
+    results["no tensor on one rank"] = refusal(None if rank == 1 else ones, ones, group)
+    three = torch.arange(3)
+    results["labels on one rank"] = refusal(ones, ones, group, labels=(three, three) if rank == 0 else None)
+    results["labels too few"] = refusal(ones, ones, group, labels=(three, three[: 3 - (rank == 1)]))
     # The refusals left no collective half done.
     results["after"] = contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0, group=group)
     torch.save(results, out)

@@ -17,7 +17,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
-WITHOUT_PRODUCTS = re.compile("attention.pool.*|patch_embed.(prepare|finish|position_gradient)")
+WITHOUT_PRODUCTS = re.compile(
+    "attention.pool.*|patch_embed.(prepare|finish|position_gradient)|contrastive.combine"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,19 @@ def test_every_row_of_every_table_compiles(reports):
         assert report["programs_per_multiprocessor"] > 0
         if report["itemsize"] == 2 and not WITHOUT_PRODUCTS.fullmatch(report["kernel"]):
             assert report["tensor_core_instructions"] > 0
+
+
+def test_a_row_answers_for_every_use_of_its_kernel(reports):
+    """Both losses, with labels and without, take the same row of a backward: the worst is reported."""
+    code = """
+from clippo_kernels import aot, tuning
+for kernel in ("dlogits", "gradient", "forward", "forward_labelled"):
+    row = tuning.table("sm_90")[f"contrastive.{kernel}"][0]
+    print(len(aot.launches_of("sm_90", f"contrastive.{kernel}", row, tokens=2048, device="meta")))
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert [int(n) for n in done.stdout.split()] == [4, 8, 1, 1]
 
 
 def test_hopper_at_head_dim_64(reports):

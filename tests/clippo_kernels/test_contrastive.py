@@ -1,48 +1,70 @@
 import importlib.util
-import json
 import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import clippo_kernels
-from clippo_kernels import contrastive_loss, sigmoid_loss
+from bench.harness import peak_cpu_memory
+from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels.contrastive import reference
+from clippo_kernels.contrastive.positives import Positives, by_label
+from clippo_kernels.contrastive.problem import Problem
+from clippo_kernels.dispatch import BACKEND_VARIABLE
+
+pytestmark = pytest.mark.usefixtures("_on_gpu")
 
 WORKER = Path(__file__).with_name("contrastive_worker.py")
 
 
-def explicit_contrastive(image, text, scale, bias=None):
-    logits = scale * image @ text.T
-    labels = torch.arange(len(image))
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+def explicit_contrastive(image, text, scale, bias=None, labels=None):
+    """By the matrix of logits, whose products are of the dtype of the embeddings."""
+    logits = scale * (image @ text.T).to(scale.dtype)
+    if labels is None:
+        pairs = torch.arange(len(image))
+        return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    positive = (labels[0][:, None] == labels[1]).to(scale.dtype)
+    return (soft_cross_entropy(logits, positive) + soft_cross_entropy(logits.T, positive.T)) / 2
 
 
-def explicit_sigmoid(image, text, scale, bias):
-    z = 2 * torch.eye(len(image), dtype=image.dtype) - 1
-    return -F.logsigmoid(z * (scale * image @ text.T + bias)).sum() / len(image)
+def soft_cross_entropy(logits, positive):
+    """Mean over the rows that have a positive, whose targets are uniform over these."""
+    has_any = positive.any(1)
+    return F.cross_entropy(logits[has_any], F.normalize(positive[has_any], p=1, dim=1))
 
 
-def contrastive(image, text, scale, bias=None):
-    return contrastive_loss(image, text, scale)
+def explicit_sigmoid(image, text, scale, bias, labels=None):
+    if labels is None:
+        labels = [torch.arange(len(image))] * 2
+    z = torch.where(labels[0][:, None] == labels[1], 1.0, -1.0).to(scale.dtype)
+    return -F.logsigmoid(z * (scale * (image @ text.T).to(scale.dtype) + bias)).sum() / len(image)
 
 
-LOSSES = {
-    "contrastive": (contrastive, explicit_contrastive),
-    "sigmoid": (sigmoid_loss, explicit_sigmoid),
-}
+def contrastive(image, text, scale, bias=None, labels=None):
+    return contrastive_loss(image, text, scale, labels=labels)
+
+
+def sigmoid(image, text, scale, bias, labels=None):
+    return sigmoid_loss(image, text, scale, bias, labels=labels)
+
+
+LOSSES = {"contrastive": (contrastive, explicit_contrastive), "sigmoid": (sigmoid, explicit_sigmoid)}
 both_losses = pytest.mark.parametrize(("loss", "explicit"), LOSSES.values(), ids=LOSSES)
+with_and_without_labels = pytest.mark.parametrize("labelled", [False, True], ids=["pairs", "labels"])
 
 
-def embeddings(B, D, dtype=torch.float64):
+def embeddings(B, D, dtype=torch.float64, texts=None):
     return [
-        F.normalize(torch.randn(B, D, dtype=torch.float64), dim=-1).to(dtype).requires_grad_() for _ in "it"
+        F.normalize(torch.randn(n, D, dtype=torch.float64), dim=-1).to(dtype).requires_grad_()
+        for n in (B, B if texts is None else texts)
     ]
 
 
@@ -50,51 +72,91 @@ def scalars(dtype, scale=10.0, bias=-2.0):
     return [torch.tensor(value, dtype=dtype, requires_grad=True) for value in (scale, bias)]
 
 
-def loss_and_gradients(function, inputs):
-    loss = function(*inputs)
-    return [loss, *torch.autograd.grad(loss, inputs, materialize_grads=True)]
+def some_labels(B, texts=None):
+    """Several positives for some, none for others. The first image has one, so that there is a loss."""
+    image, text = torch.randint(-B, B // 2 + 1, (2, max(B, texts or 0)))
+    image, text = image[:B], text[: texts or B]
+    text[0] = image[0]
+    return image, text
+
+
+def loss_and_gradients(function, inputs, **arguments):
+    loss = function(*inputs, **arguments)
+    return [loss.detach(), *torch.autograd.grad(loss, inputs, materialize_grads=True)]
 
 
 @pytest.fixture
-def chunk_rows(monkeypatch):
-    def set_rows(rows, columns, dtype):
-        itemsize = reference.accumulation_dtype(dtype).itemsize
-        monkeypatch.setattr(reference, "CHUNK_BYTES", rows * columns * itemsize)
+def block(monkeypatch):
+    """Sets how many rows and columns are computed at a time, by the reference and around the kernels."""
 
-    return set_rows
+    def set_size(size):
+        monkeypatch.setattr(reference, "BLOCK", size)
+        if os.environ.get(BACKEND_VARIABLE) == "triton":
+            from clippo_kernels.contrastive import launch
+
+            monkeypatch.setattr(launch, "CHUNK", {2: size, 4: size})
+            monkeypatch.setattr(launch, "PARTIAL_BYTES", 1)
+
+    return set_size
 
 
+# (1, 3): a softmax of one. (130, 300): more channels than a row of the in-kernel backward takes.
+SIZES = [
+    *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (5, 4096, 1024)),
+    *((130, 64, 1024), (130, 300, 64), (150, 130, 1024)),
+]
+
+
+@pytest.mark.usefixtures("backend")
 @both_losses
+@with_and_without_labels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("B", "D", "rows"), [(1, 3, 1), (2, 3, 1), (37, 19, 37), (37, 19, 5), (130, 64, 64)])
-def test_matches_explicit(assert_as_accurate, chunk_rows, loss, explicit, dtype, B, D, rows):
-    chunk_rows(rows, B, dtype)
-    accumulate = reference.accumulation_dtype(dtype)
-    inputs = [*embeddings(B, D, dtype), *scalars(accumulate)]
-    upcast = [t.detach().to(accumulate).requires_grad_() for t in inputs]
+@pytest.mark.parametrize(("B", "D", "size"), SIZES)
+def test_matches_explicit(
+    assert_as_accurate, poisoned_memory, block, loss, explicit, dtype, B, D, size, labelled
+):
+    block(size)
+    inputs = [*embeddings(B, D, dtype), *scalars(torch.float32)]
+    labels = some_labels(B) if labelled else None
+    with poisoned_memory():
+        ours = loss_and_gradients(loss, inputs, labels=labels)
+    plain = loss_and_gradients(explicit, inputs, labels=labels)
     oracle_inputs = [t.detach().double().requires_grad_() for t in inputs]
-    ours = loss_and_gradients(loss, inputs)
-    plain = loss_and_gradients(explicit, upcast)
-    oracle = loss_and_gradients(explicit, oracle_inputs)
-    assert ours[0].dtype == accumulate
+    oracle = loss_and_gradients(explicit, oracle_inputs, labels=labels)
+    assert ours[0].dtype == torch.float32
     assert ours[0].shape == ()
-    for x, t in zip(ours[1:], inputs, strict=True):
-        assert x.dtype == t.dtype
     for x, y, z, t in zip(ours[1:3], plain[1:3], oracle[1:3], inputs[:2], strict=True):
-        # All sums are of the accumulation dtype; a gradient is rounded to the dtype of its embedding at last.
-        assert_as_accurate(x, y.to(t.dtype), z)
+        assert x.dtype == t.dtype
+        # Where softmaxes cancel, the gradient is rounding, of numbers as large as a share of a pair.
+        floor = 2 * torch.finfo(dtype).eps * 10 / B
+        assert_as_accurate(x, y, z) if z.abs().max() > floor else torch.testing.assert_close(
+            x.double(), z, rtol=0, atol=floor
+        )
     # One number may be right by luck in either, so that its error is no yardstick.
-    for x, z in zip((ours[0], *ours[3:]), (oracle[0], *oracle[3:]), strict=True):
-        torch.testing.assert_close(x.double(), z, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+    torch.testing.assert_close(ours[0].double(), oracle[0], rtol=1e-6, atol=1e-6)
+    for x, z in zip(ours[3:], oracle[3:], strict=True):
+        torch.testing.assert_close(x.double(), z, rtol=4 * tolerance, atol=4 * tolerance)
+
+
+@pytest.mark.usefixtures("backend")
+@both_losses
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+def test_loss_to_a_millionth(loss, explicit, scale):
+    inputs = [*embeddings(256, 300, torch.float32), *scalars(torch.float32, scale)]
+    oracle = explicit(*(t.detach().double() for t in inputs))
+    torch.testing.assert_close(loss(*inputs).double(), oracle, rtol=1e-6, atol=0)
 
 
 @both_losses
-def test_float64(chunk_rows, loss, explicit):
-    chunk_rows(2, 5, torch.float64)
+@with_and_without_labels
+def test_float64(block, loss, explicit, labelled):
+    block(2)
     inputs = [*embeddings(5, 3), *scalars(torch.float64)]
-    ours, theirs = (loss_and_gradients(function, inputs) for function in (loss, explicit))
+    labels = some_labels(5) if labelled else None
+    ours, theirs = (loss_and_gradients(function, inputs, labels=labels) for function in (loss, explicit))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-    assert torch.autograd.gradcheck(loss, inputs)
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, labels=labels), inputs)
 
 
 @both_losses
@@ -105,42 +167,113 @@ def test_gradient_scales_with_what_comes_in(loss, explicit):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
-def test_scale_of_zero_has_a_gradient(loss, explicit):
-    inputs = [*embeddings(7, 3), *scalars(torch.float64, scale=0.0)]
-    torch.testing.assert_close(loss_and_gradients(loss, inputs), loss_and_gradients(explicit, inputs))
+@pytest.mark.parametrize("scale", [0.0, -5.0])
+def test_any_scale_has_a_gradient(loss, explicit, scale):
+    inputs = [*embeddings(7, 3, torch.float32), *scalars(torch.float32, scale)]
+    oracle = loss_and_gradients(explicit, [t.detach().double().requires_grad_() for t in inputs])
+    for x, z in zip(loss_and_gradients(loss, inputs), oracle, strict=True):
+        torch.testing.assert_close(x.double(), z, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
-def test_large_scale_does_not_overflow(loss, explicit):
-    image = F.normalize(torch.randn(33, 8), dim=-1).requires_grad_()
-    text = (-image).detach().requires_grad_()  # the positives are the worst of their rows
+@pytest.mark.parametrize("D", [8, 260])
+@pytest.mark.parametrize("norm", [1.0, 30.0])
+def test_large_logits_do_not_overflow(loss, explicit, D, norm):
+    image = F.normalize(torch.randn(33, D), dim=-1).mul(norm).requires_grad_()
+    text = (-image / norm).detach().requires_grad_()  # the positives are the worst of their rows
     inputs = [image, text, *scalars(torch.float32, scale=100.0)]
     oracle = loss_and_gradients(explicit, [t.detach().double().requires_grad_() for t in inputs])
     for x, z in zip(loss_and_gradients(loss, inputs), oracle, strict=True):
-        torch.testing.assert_close(x.double(), z, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(x.double(), z, rtol=1e-4 * norm, atol=1e-4 * norm)
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fitted_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
+    """Softmaxes near 1: what is left of them beside the pair is the gradient."""
+    image = F.normalize(torch.randn(40, 64), dim=-1).to(dtype).requires_grad_()
+    inputs = [image, image.detach().clone().requires_grad_(), torch.tensor(20.0, requires_grad=True)]
+    oracle = loss_and_gradients(explicit_contrastive, [t.detach().double().requires_grad_() for t in inputs])
+    plain = loss_and_gradients(explicit_contrastive, inputs)
+    ours = loss_and_gradients(contrastive, inputs)
+    for x, y, z in zip(ours[1:3], plain[1:3], oracle[1:3], strict=True):
+        assert_as_accurate(x, y, z)
+
+
+@pytest.mark.usefixtures("backend")
 def test_known_values():
     one = torch.ones(1, 4)
     assert contrastive_loss(one, one, 5.0) == 0
     same = torch.ones(8, 4)
     torch.testing.assert_close(contrastive_loss(same, same, 5.0), torch.tensor(math.log(8)))
     torch.testing.assert_close(sigmoid_loss(same, same, 0.0, 0.0), torch.tensor(8 * math.log(2)))
+    # All of one label: every pair is a positive.
+    labels = (torch.zeros(8, dtype=torch.int64),) * 2
+    torch.testing.assert_close(contrastive_loss(same, same, 5.0, labels=labels), torch.tensor(math.log(8)))
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
+def test_duplicates_and_equal_embeddings(loss, explicit):
+    image, text = embeddings(12, 8, torch.float32)
+    for rows in ([0] * 12, [0, 1, 2] * 4):
+        inputs = [x.detach()[rows].requires_grad_() for x in (image, text)] + scalars(torch.float32)
+        oracle = loss_and_gradients(explicit, [t.detach().double().requires_grad_() for t in inputs])
+        for x, z in zip(loss_and_gradients(loss, inputs), oracle, strict=True):
+            torch.testing.assert_close(x.double(), z, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+@both_losses
+@pytest.mark.parametrize(("B", "texts"), [(5, 13), (140, 20)])
+def test_labels_allow_other_numbers_of_texts(block, loss, explicit, B, texts):
+    block(16)
+    inputs = [*embeddings(B, 6, torch.float32, texts), *scalars(torch.float32)]
+    labels = some_labels(B, texts)
+    oracle = loss_and_gradients(
+        explicit, [t.detach().double().requires_grad_() for t in inputs], labels=labels
+    )
+    for x, z in zip(loss_and_gradients(loss, inputs, labels=labels), oracle, strict=True):
+        torch.testing.assert_close(x.double(), z, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+@both_losses
+def test_labels_of_pairs_are_no_labels(loss, explicit):
+    inputs = [*embeddings(20, 6, torch.float32), *scalars(torch.float32)]
+    labels = (torch.arange(20) * 2**40 - 5,) * 2  # any 64-bit numbers
+    ours, theirs = (loss_and_gradients(loss, inputs, labels=x) for x in (labels, None))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("backend")
+def test_labels_without_any_positive():
+    image, text = embeddings(4, 6, torch.float32)
+    labels = torch.arange(4), torch.arange(4) + 4
+    assert contrastive_loss(image, text, 5.0, labels=labels).isnan()
+    assert sigmoid_loss(image, text, 5.0, -2.0, labels=labels) > 0
+
+
+@pytest.mark.usefixtures("backend")
+@both_losses
+@with_and_without_labels
 @pytest.mark.parametrize("where", [0, 1, 2])
-def test_nan_in_nan_out(loss, explicit, where):
-    inputs = [*embeddings(5, 3), *scalars(torch.float64)]
+def test_nan_in_nan_out(loss, explicit, where, labelled):
+    inputs = [*embeddings(5, 3, torch.float32), *scalars(torch.float32)]
     with torch.no_grad():
         inputs[where].view(-1)[0] = torch.nan
-    assert loss(*inputs).isnan()
+    result, *gradients = loss_and_gradients(loss, inputs, labels=some_labels(5) if labelled else None)
+    assert result.isnan()
+    assert gradients[2].isnan()
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
 def test_scalars_may_be_numbers_or_hold_one_element(loss, explicit):
-    image, text = embeddings(5, 3)
+    image, text = embeddings(5, 3, torch.float32)
     expected = loss(image, text, torch.tensor(4.0), torch.tensor(-1.0))
     assert torch.equal(loss(image, text, 4.0, -1.0), expected)
     scale = torch.tensor([4.0], requires_grad=True)
@@ -150,28 +283,36 @@ def test_scalars_may_be_numbers_or_hold_one_element(loss, explicit):
     assert scale.grad.shape == (1,)
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
 def test_strides_do_not_matter(loss, explicit):
-    wide, text = embeddings(10, 6)
+    wide, text = embeddings(10, 6, torch.float32)
     for image in (wide[::2, ::2], wide.T[:5, :3], wide[:1, :3].expand(5, -1), wide[:5, :1].expand(-1, 3)):
-        inputs = [image, text.T[:5, :3], *scalars(torch.float64)]
-        torch.testing.assert_close(loss_and_gradients(loss, inputs), loss_and_gradients(explicit, inputs))
+        inputs = [image, text.T[:5, :3], *scalars(torch.float32)]
+        ours, theirs = (loss_and_gradients(f, inputs) for f in (loss, explicit))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
-def test_autocast_does_not_apply(loss, explicit):
+def test_autocast_decides_the_dtype_of_products(loss, explicit):
     inputs = [*embeddings(9, 4, torch.float32), *scalars(torch.float32)]
-    expected = loss_and_gradients(loss, inputs)
-    with torch.autocast("cpu", torch.bfloat16):
+    rounded = [x.detach().bfloat16().requires_grad_() for x in inputs[:2]] + inputs[2:]
+    expected = loss_and_gradients(loss, rounded)
+    with torch.autocast(inputs[0].device.type, torch.bfloat16):
         ours = loss_and_gradients(loss, inputs)
-    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(ours, expected, strict=True))
+    assert ours[1].dtype == torch.float32
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
-def test_deterministic(chunk_rows, loss, explicit):
-    chunk_rows(50, 300, torch.float32)
-    inputs = [*embeddings(300, 32, torch.float32), *scalars(torch.float32)]
-    runs = (loss_and_gradients(loss, inputs) for _ in range(2))
+@with_and_without_labels
+def test_deterministic(block, loss, explicit, labelled):
+    block(50)
+    inputs = [*embeddings(150, 32, torch.float32), *scalars(torch.float32)]
+    labels = some_labels(150) if labelled else None
+    runs = (loss_and_gradients(loss, inputs, labels=labels) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -182,6 +323,7 @@ def test_differentiates_once(loss, explicit):
         torch.autograd.grad(loss(image, text, 4.0, -1.0), image, create_graph=True)
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
 def test_exports_any_batch(loss, explicit):
     class Loss(torch.nn.Module):
@@ -189,61 +331,120 @@ def test_exports_any_batch(loss, explicit):
             return loss(image, text, 10.0, -2.0)
 
     batch = {0: torch.export.Dim("B")}
-    program = torch.export.export(Loss(), tuple(embeddings(4, 3)), dynamic_shapes=(batch, batch))
-    image, text = embeddings(7, 3)
+    program = torch.export.export(
+        Loss(), tuple(embeddings(4, 3, torch.float32)), dynamic_shapes=(batch, batch)
+    )
+    image, text = embeddings(7, 3, torch.float32)
     torch.testing.assert_close(program.module()(image, text), loss(image, text, 10.0, -2.0))
 
 
+@pytest.mark.usefixtures("backend")
 @both_losses
-def test_compiles_whole(loss, explicit):
-    inputs = [*embeddings(9, 4), *scalars(torch.float64)]
+@with_and_without_labels
+def test_compiles_whole(loss, explicit, labelled):
+    inputs = [*embeddings(9, 4, torch.float32), *scalars(torch.float32)]
+    labels = some_labels(9) if labelled else None
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(loss_and_gradients(compiled, inputs), loss_and_gradients(loss, inputs))
+    ours, theirs = (loss_and_gradients(f, inputs, labels=labels) for f in (compiled, loss))
+    torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(compiled(*inputs[:2], 3.0, -1.0), loss(*inputs[:2], 3.0, -1.0))
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("offset", [0, 3])
-def test_operators_are_registered_well(dtype, offset):
+@pytest.mark.parametrize("positives", ["pairs", "offset", "labels"])
+def test_operators_are_registered_well(dtype, positives):
     image, text = (t.detach() for t in embeddings(9, 4, dtype))
-    shard = image[offset : offset + 5]
-    scale, bias = torch.tensor(10.0), torch.tensor(-2.0)
-    ops = torch.ops.clippo_kernels
-    row_lse, column_lse, _ = ops.contrastive_forward(shard, text, scale, offset)
+    own = slice(3, 8) if positives != "pairs" else slice(0, 9)
+    if positives == "labels":
+        pairs, _ = by_label(*some_labels(9), own, torch.float32)
+    else:
+        pairs = Positives(own.start)
+    scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
+    ops, shard = torch.ops.clippo_kernels, image[own]
+    row_lse, column_lse, _ = ops.contrastive_forward(shard, text, scale, *pairs, "")
+    softmax, sigmoid = ((shard, text, scale, x, factor) for x in (None, bias))
     for op, *args in (
-        (ops.contrastive_forward.default, shard, text, scale),
-        (ops.contrastive_backward.default, shard, text, scale, row_lse, column_lse),
-        (ops.sigmoid_forward.default, shard, text, scale, bias),
-        (ops.sigmoid_backward.default, shard, text, scale, bias),
+        (ops.contrastive_forward.default, shard, text, scale, *pairs, ""),
+        (ops.sigmoid_forward.default, shard, text, scale, bias, *pairs, ""),
+        (ops.contrastive_backward.default, *softmax, row_lse, column_lse, *pairs, "", dtype, torch.float32),
+        (ops.contrastive_backward.default, *sigmoid, None, None, *pairs, "", dtype, dtype),
     ):
-        torch.library.opcheck(op, (*args, offset))
+        torch.library.opcheck(op, args)
 
 
-def peak_bytes(function, trace):
-    """The most memory that tensors made by `function` held at one time, from the allocator's own events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    profiler.export_chrome_trace(str(trace))
-    events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
+def test_both_backwards_are_chosen_by_the_table():
+    for architecture in tuning.ARCHITECTURES:
+        with tuning.assume(architecture):
+            chosen = [
+                tuning.find("contrastive.gradient", torch.device("cpu"), dtype, channels=D)
+                for D, dtype in ((64, torch.bfloat16), (1024, torch.bfloat16), (64, torch.float32))
+            ]
+            assert [options is not None for options in chosen] == [True, False, False]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts the memory of the CPU")
+@both_losses
+@with_and_without_labels
+def test_never_holds_the_matrix(loss, explicit, labelled):
+    B, D = 8192, 32
+    inputs = [*embeddings(B, D, torch.float32), *scalars(torch.float32)]
+    labels = some_labels(B) if labelled else None
+    matrix_bytes = B * B * 4
+    assert peak_cpu_memory(lambda: loss_and_gradients(loss, inputs, labels=labels)) < matrix_bytes / 8
+    # The same measurement sees the matrix where there is one.
+    if not labelled:
+        with torch.no_grad():
+            assert peak_cpu_memory(lambda: explicit(*inputs)) >= matrix_bytes
+
+
+class PeakMemory(TorchDispatchMode):
+    """Follows the bytes of the tensors that operators make, also of tensors without memory."""
+
+    def __init__(self, *known):
+        self.known = {id(x.untyped_storage()) for x in known}
+        self.held = self.peak = 0
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if torch.is_tensor(x) and id(storage := x.untyped_storage()) not in self.known:
+                self.known.add(id(storage))
+                self.held += storage.nbytes()
+                self.peak = max(self.peak, self.held)
+                weakref.finalize(storage, self.forget, id(storage), storage.nbytes())
+        return result
+
+    def forget(self, storage, nbytes):
+        self.known.discard(storage)
+        self.held -= nbytes
 
 
 @both_losses
-def test_never_holds_the_matrix(tmp_path, loss, explicit):
-    B, D = 4096, 32
-    inputs = [*embeddings(B, D, torch.float32), *scalars(torch.float32)]
-    matrix_bytes = B * B * 4
-    assert peak_bytes(lambda: loss_and_gradients(loss, inputs), tmp_path / "ours.json") < matrix_bytes / 4
-    # The same measurement sees the matrix where there is one.
-    with torch.no_grad():
-        assert peak_bytes(lambda: explicit(*inputs), tmp_path / "explicit.json") >= matrix_bytes
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("B", "D"), [(65536, 768), (65536, 256), (2**18, 64)])
+def test_memory_around_the_kernels(monkeypatch, loss, explicit, B, D, dtype):
+    """What forward and backward hold beside their inputs, gradients among it, by either backward."""
+    from clippo_kernels import _triton
+    from clippo_kernels.contrastive import launch
+
+    monkeypatch.setattr(_triton, "on_launch", lambda *_: None)
+    image, text = torch.empty(2, B, D, dtype=dtype, device="meta")
+    number = torch.empty((), device="meta")
+    with PeakMemory(image, text) as memory:
+        if loss is contrastive:
+            shifts = launch.contrastive_forward(image, text, number, Positives())[:2]
+            problem = Problem(image, text, number, None, number, *shifts, Positives())
+        else:
+            launch.sigmoid_forward(image, text, number, number, Positives())
+            problem = Problem(image, text, number, number, number, None, None, Positives())
+        launch.backward(problem, dtype, dtype)
+    assert 2 * image.nbytes < memory.peak < 512 * 2**20
 
 
 IMAGE = torch.zeros(4, 3)
+FOUR = torch.arange(4)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +455,7 @@ IMAGE = torch.zeros(4, 3)
             TypeError,
             r"image_embeddings must be a tensor of shape \(B, D\), got int",
         ),
-        (
-            {"image_embeddings": IMAGE[0]},
-            ValueError,
-            r"image_embeddings must have shape \(B, D\)",
-        ),
+        ({"image_embeddings": IMAGE[0]}, ValueError, r"image_embeddings must have shape \(B, D\)"),
         ({"image_embeddings": IMAGE.int()}, TypeError, "image_embeddings must be floating, got torch.int32"),
         ({"text_embeddings": IMAGE[0]}, ValueError, r"text_embeddings must have shape \(B, D\), got \(3,\)"),
         (
@@ -277,9 +474,19 @@ IMAGE = torch.zeros(4, 3)
             r"text_embeddings must have shape \(4, 3\) like image_embeddings, got \(3, 3\)",
         ),
         (
+            {"text_embeddings": IMAGE[:, :2]},
+            ValueError,
+            r"text_embeddings must have shape \(4, 3\) like image_embeddings, got \(4, 2\)",
+        ),
+        (
+            {"text_embeddings": IMAGE[:, :2], "labels": (FOUR, FOUR)},
+            ValueError,
+            r"text_embeddings must have rows of 3 channels like image_embeddings, got \(4, 2\)",
+        ),
+        (
             {"image_embeddings": IMAGE[:0], "text_embeddings": IMAGE[:0]},
             ValueError,
-            r"image_embeddings must hold at least one pair, got \(0, 3\)",
+            r"image_embeddings must hold at least one row, got \(0, 3\)",
         ),
         (
             {"logit_scale": torch.ones(2)},
@@ -291,6 +498,16 @@ IMAGE = torch.zeros(4, 3)
             {"logit_scale": torch.tensor(1.0, device="meta")},
             ValueError,
             "logit_scale must be on cpu like image_embeddings, got meta",
+        ),
+        ({"labels": FOUR}, TypeError, r"labels must be a pair of tensors, .* got torch.int64 \(4,\)"),
+        ({"labels": (FOUR,)}, TypeError, "labels must be a pair of tensors, of images and of texts"),
+        ({"labels": (FOUR, FOUR[:3])}, ValueError, r"labels\[1\] must have shape \(4,\), got \(3,\)"),
+        ({"labels": (FOUR[:, None], FOUR)}, ValueError, r"labels\[0\] must have shape \(B,\), got \(4, 1\)"),
+        ({"labels": (FOUR.int(), FOUR)}, TypeError, r"labels\[0\] must have dtype torch.int64, got .*int32"),
+        (
+            {"labels": (FOUR, FOUR.to("meta"))},
+            ValueError,
+            r"labels\[1\] must be on cpu like image_embeddings",
         ),
     ],
 )
@@ -307,6 +524,16 @@ def test_bias_error():
         sigmoid_loss(IMAGE, IMAGE, 1.0, torch.zeros(2))
 
 
+def test_kernels_do_not_take_float64(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="contrastive has no triton implementation"):
+        contrastive_loss(IMAGE.double(), IMAGE.double(), 1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Many ranks
+
+
 @pytest.fixture(scope="module")
 def worker():
     spec = importlib.util.spec_from_file_location("contrastive_worker", WORKER)
@@ -315,15 +542,15 @@ def worker():
     return module
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What each of two processes computed."""
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request, tmp_path_factory):
+    """What each of so many processes computed."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": str(Path(clippo_kernels.__file__).parents[1])}
-    outs = [folder / f"{rank}.pt" for rank in range(2)]
+    outs = [folder / f"{rank}.pt" for rank in range(request.param)]
     processes = [
         subprocess.Popen(
-            [sys.executable, WORKER, str(rank), "2", folder / "store", out],
+            [sys.executable, WORKER, str(rank), str(request.param), folder / "store", out],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -332,7 +559,7 @@ def ranks(tmp_path_factory):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
     finally:
         for process in processes:
@@ -340,30 +567,101 @@ def ranks(tmp_path_factory):
     return [torch.load(out) for out in outs]
 
 
+CASES = [
+    *(
+        (kind, labelled)
+        for kind in (torch.float64, torch.float32, torch.bfloat16)
+        for labelled in (False, True)
+    ),
+    ("compiled", False),
+]
+
+
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, "compiled"])
-def test_two_processes_are_one(worker, ranks, name, kind):
+@pytest.mark.parametrize(("kind", "labelled"), CASES)
+@pytest.mark.parametrize("way", ["gathered", "ring"])
+def test_many_processes_are_one(worker, ranks, name, kind, labelled, way):
     dtype = torch.float64 if kind == "compiled" else kind
     expected = worker.loss_and_gradients(
-        worker.Towers(dtype), worker.LOSSES[name], *worker.data(dtype), group=None
+        worker.Towers(dtype),
+        worker.LOSSES[name],
+        *worker.data(dtype),
+        tuple(worker.labels()) if labelled else None,
+        group=None,
     )
+    first = ranks[0][name, kind, labelled, way]
+    # The gradient of the tower's bias is what is left of rows that cancel.
+    tolerance = {"rtol": 1.6e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(first, expected, **tolerance)
+    for results in ranks[1:]:
+        for ours, theirs in zip(results[name, kind, labelled, way], first, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_cached_step_of_many_processes(worker, ranks):
+    tower = worker.Towers(torch.float64).tower
+    image, text = worker.data(torch.float64)
+    loss = contrastive_loss(tower(image), tower(text), 3.0)
+    loss.backward()
     for results in ranks:
-        torch.testing.assert_close(results[name, kind], expected)
-    for ours, theirs in zip(*(results[name, kind] for results in ranks), strict=True):
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(results["cached"], [loss.detach(), *(p.grad for p in tower.parameters())])
+
+
+def alike(first, others, which=1):
+    refusal = "ValueError: the arguments of a loss must be alike on every rank"
+    return f"{refusal}, got {first} on rank 0; {others} on rank {which}"
+
+
+def two(text):
+    return f"torch.float32 {text}, torch.float32 {text}"
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("rows", "the same shapes on every rank, got (3, 4) and (3, 4), (4, 4) and (4, 4)"),
-        ("empty on one rank", "the same shapes on every rank, got (0, 4) and (0, 4), (1, 4) and (1, 4)"),
-        ("empty on all ranks", "image_embeddings must hold at least one pair, got (0, 4)"),
-        ("unpaired on one rank", "the same shapes on every rank, got (3, 4) and (3, 4), (3, 4) and (4, 4)"),
-        ("columns", "the same shapes on every rank, got (3, 4) and (3, 4), (3, 5) and (3, 5)"),
+        ("rows", alike(two("(4, 4)"), two("(3, 4)"))),
+        (
+            "empty on one rank",
+            alike("ValueError: image_embeddings must hold at least one row, got (0, 4)", two("(1, 4)")),
+        ),
+        ("empty on all ranks", "ValueError: image_embeddings must hold at least one row, got (0, 4)"),
+        (
+            "unpaired on one rank",
+            alike(
+                "ValueError: text_embeddings must have shape (3, 4) like image_embeddings, got (4, 4)",
+                two("(3, 4)"),
+            ),
+        ),
+        ("columns", alike(two("(3, 4)"), two("(3, 5)"))),
+        (
+            "dtypes on one rank",
+            alike(
+                "TypeError: text_embeddings must have dtype torch.float32 like image_embeddings, got "
+                "torch.float64",
+                two("(3, 4)"),
+            ),
+        ),
+        (
+            "no tensor on one rank",
+            alike(
+                two("(3, 4)"),
+                "TypeError: image_embeddings must be a tensor of shape (B, D), got NoneType",
+            ),
+        ),
+        (
+            "labels on one rank",
+            alike(two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)", two("(3, 4)")),
+        ),
+        (
+            "labels too few",
+            alike(
+                two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)",
+                "ValueError: labels[1] must have shape (3,), got (2,)",
+            ),
+        ),
     ],
 )
 def test_ranks_refuse_alike(ranks, case, message):
     for results in ranks:
-        assert message in results[case]
-        torch.testing.assert_close(results["after"], torch.tensor(math.log(4)))
+        assert results[case] == message
+        torch.testing.assert_close(results["after"], torch.tensor(math.log(2 * len(ranks))))

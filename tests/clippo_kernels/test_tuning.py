@@ -24,6 +24,12 @@ ALWAYS_FOUND = [
     *(f"patch_embed.{name}" for name in ("prepare", "forward", "weight_gradient", "finish")),
     *(f"patch_embed.{name}_select" for name in ("forward", "weight_gradient", "position_gradient")),
     "patch_embed.position_gradient",
+    *(
+        f"contrastive.{name}{labels}"
+        for name in ("forward", "sigmoid_forward")
+        for labels in ("", "_labelled")
+    ),
+    "contrastive.dlogits",
 ]
 
 
@@ -106,6 +112,7 @@ def test_shipped_tables(architecture):
     with tuning.assume(architecture):
         for kernel, dtype in itertools.product(ALWAYS_FOUND, (torch.float16, torch.float32)):
             sizes = {"head_dim": 128, "keys": 10**6} if "attention" in kernel else {}
-            if "forward" in kernel or "weight" in kernel:
+            if "patch_embed" in kernel:
                 sizes |= {"pixel_bytes": 4, "pixels": 10**6}
             assert tuning.find(kernel, CPU, dtype, **sizes), kernel
+        assert tuning.find("contrastive.combine", CPU, torch.float32)

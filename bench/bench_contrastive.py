@@ -1,0 +1,88 @@
+"""Contrastive losses of large batches: time and memory, against losses that hold the matrix and others.
+
+    pytest bench/bench_contrastive.py              on this machine; on a CPU it is the reference that is timed
+    python -m bench.gpu --only contrastive         on a GPU, with tests before and a table of ratios after
+
+On a GPU: bfloat16, up to 262,144 pairs, time on the device. On a CPU: float32, up to 16,384 pairs. A peer is
+left out where its matrices would not fit into memory. The FLOP are those of the least work, 2 B² D for the
+forward and 8 B² D for forward and backward, whatever a contestant computes again; `share_of_roofline` is the
+share of the rate of large products in the same run, and `peak_mib` what a run holds beside its inputs.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.contrastive_peers import losses, matrix_bytes
+from bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo_kernels import sigmoid_loss
+
+ON_GPU = DEVICE.type == "cuda"
+DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+BATCHES = (32768, 4096, 16384, 65536, 1024, 262144) if ON_GPU else (1024, 2048, 4096, 8192, 16384)
+SHAPES = [(B, 768) for B in BATCHES] + [
+    (B, D) for D in (512, 1024) for B in sorted(BATCHES) if ON_GPU or B < 8192
+]
+PASSES = ("both", "forward")
+LOSSES = losses(DEVICE)
+
+
+def memory_bytes() -> int:
+    if ON_GPU:
+        return torch.cuda.get_device_properties(DEVICE).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def contrastive_work(B: int, D: int, which: str) -> Work:
+    tensors, products = (4, 4) if which == "both" else (2, 1)
+    return Work(tensors * B * D * DTYPE.itemsize, products * 2 * B * B * D)
+
+
+def embeddings(B: int, D: int) -> list[torch.Tensor]:
+    return [F.normalize(torch.randn(B, D, device=DEVICE), dim=1).to(DTYPE) for _ in range(2)]
+
+
+@timed_on_device
+@pytest.mark.parametrize(("B", "D"), SHAPES, ids=[f"{B}x{D}" for B, D in SHAPES])
+@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_contrastive(benchmark, B, D, which, name):
+    benchmark.group = f"contrastive, {which}, {B:,} pairs, {D} channels"
+    benchmark.extra_info.update(name=name, batch=B, channels=D, which=which)
+    if matrix_bytes(name, B) > 0.8 * memory_bytes():
+        pytest.skip("its matrices do not fit")
+
+    def make():
+        image, text = embeddings(B, D)
+        scale = torch.tensor(20.0, device=DEVICE)
+        inputs = [x.requires_grad_(which == "both") for x in (image, text, scale)]
+        if which == "forward":
+            return lambda: LOSSES[name](*inputs)
+        return lambda: torch.autograd.grad(LOSSES[name](*inputs), inputs)
+
+    measure(benchmark, make, contrastive_work(B, D, which), DTYPE)
+
+
+@timed_on_device
+@pytest.mark.parametrize("name", ["clippo", "explicit"])
+def test_sigmoid(benchmark, name):
+    B, D = (32768, 768) if ON_GPU else (4096, 768)
+    benchmark.group = f"sigmoid, both, {B:,} pairs, {D} channels"
+    benchmark.extra_info.update(name=name, batch=B, channels=D, which="both")
+
+    def explicit(image, text, scale, bias):
+        z = 2 * torch.eye(B, device=DEVICE) - 1
+        return -F.logsigmoid(z * ((image @ text.T).float() * scale + bias)).sum() / B
+
+    def make():
+        image, text = embeddings(B, D)
+        scalars = [torch.tensor(value, device=DEVICE) for value in (10.0, -10.0)]
+        inputs = [x.requires_grad_() for x in (image, text, *scalars)]
+        loss = sigmoid_loss if name == "clippo" else explicit
+        return lambda: torch.autograd.grad(loss(*inputs), inputs)
+
+    measure(benchmark, make, contrastive_work(B, D, "both"), DTYPE)

@@ -1,0 +1,102 @@
+"""The symmetric InfoNCE of a batch of pairs, as others compute it.
+
+Each takes (image, text, logit_scale), (B, D) twice and a scalar tensor, and returns the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from clippo_kernels import contrastive_loss
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+CHUNK_ROWS = 1024
+
+
+def clippo(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    return contrastive_loss(image, text, scale)
+
+
+def pairs(image: Tensor) -> Tensor:
+    return torch.arange(len(image), device=image.device)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets)
+
+
+def explicit(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """One matrix of logits, and two cross-entropies of it."""
+    logits = (image @ text.T).float() * scale
+    return (cross_entropy(logits, pairs(image)) + cross_entropy(logits.T, pairs(image))) / 2
+
+
+def open_clip(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """The formula of open_clip's ClipLoss: a product for each direction, scaled before it."""
+    scale = scale.to(image.dtype)
+    to_text, to_image = scale * image @ text.T, scale * text @ image.T
+    return (cross_entropy(to_text, pairs(image)) + cross_entropy(to_image, pairs(image))) / 2
+
+
+def checkpointed(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Chunks of rows of each direction, which the backward computes again."""
+
+    def chunk(x: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy((x @ y.T).float() * scale, targets, reduction="sum")
+
+    parts = [
+        checkpoint(chunk, rows, y, targets, use_reentrant=False)
+        for x, y in ((image, text), (text, image))
+        for rows, targets in zip(x.split(CHUNK_ROWS), pairs(x).split(CHUNK_ROWS), strict=True)
+    ]
+    return torch.stack(parts).sum() / (2 * len(image))
+
+
+def liger(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Liger's fused linear cross-entropy in each direction, the other side as its classifier."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss = LigerFusedLinearCrossEntropyLoss()
+    scale = scale.to(image.dtype)
+    return (loss(text, scale * image, pairs(image)) + loss(image, scale * text, pairs(image))) / 2
+
+
+def inf_cl(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Inf-CL's kernels in each direction."""
+    from inf_cl import cal_inf_loss
+
+    return (cal_inf_loss(scale * image, text) + cal_inf_loss(scale * text, image)) / 2
+
+
+@cache
+def compiled(loss: Loss) -> Loss:
+    torch._dynamo.config.recompile_limit = 256  # one for every shape, so that none is compiled as dynamic
+    return torch.compile(loss, dynamic=False)
+
+
+def losses(device: torch.device) -> dict[str, Loss]:
+    found: dict[str, Loss] = {
+        "clippo": clippo,
+        "explicit": explicit,
+        "explicit-compiled": lambda *args: compiled(explicit)(*args),
+        "open_clip": open_clip,
+        "checkpointed": checkpointed,
+    }
+    if device.type == "cuda":
+        optional = {"liger_kernel": ("liger", liger), "inf_cl": ("inf_cl", inf_cl)}
+        found |= dict(peer for package, peer in optional.items() if find_spec(package) is not None)
+    return found
+
+
+def matrix_bytes(name: str, B: int) -> int:
+    """What a peer that holds matrices of B x B needs at least, so that nobody waits for it to run out."""
+    matrices = {"explicit": 3, "explicit-compiled": 2, "open_clip": 5}.get(name, 0)
+    return matrices * B * B * 4

@@ -1,0 +1,93 @@
+"""Gradient caching: a step on a batch whose activations would not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+def cached_contrastive_step(
+    embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    images: Tensor,
+    texts: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    chunk_size: int,
+) -> Tensor:
+    """The loss of a batch, with its gradients added to those of the parameters, in the memory of a chunk.
+
+    The gradient cache of Gao et al. (arXiv 2101.06983). Chunks of `chunk_size` pairs are embedded without a
+    graph; the loss of all embeddings gives the gradient of each; then every chunk is embedded once more, with
+    the random numbers it had before (dropout, patch dropout), and its part of the gradients goes back through
+    it. The gradients are those of embedding the same chunks with a graph, and the activations of one chunk
+    are alive at a time. A batch of one chunk is embedded once. Modules that change their buffers when called,
+    such as batch normalisation, change them twice.
+
+    Args:
+        embed: gives the embeddings of a chunk of images and texts, for instance a `model.Clippo`. If it is a
+            DistributedDataParallel, it averages gradients once, after the last chunk.
+        images, texts: B rows each, on one device.
+        loss: gives the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
+            Parameters in it, such as the scale, get their gradients as well.
+        chunk_size: pairs to embed at a time.
+
+    Returns:
+        The loss, without a graph.
+
+    Raises:
+        ValueError: `chunk_size` below 1, or as many texts as images.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if len(images) != len(texts):
+        raise ValueError(f"texts must have as many rows as images, {len(images)}, got {len(texts)}")
+    chunks = list(zip(images.split(chunk_size), texts.split(chunk_size), strict=True))
+    if len(chunks) == 1:
+        value = loss(*embed(images, texts))
+        value.backward()
+        return value.detach()
+
+    states, embedded = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(random_state(images.device))
+            embedded.append(embed(*chunk))
+    z_images, z_texts = (torch.cat(z).requires_grad_() for z in zip(*embedded, strict=True))
+    value = loss(z_images, z_texts)
+    value.backward()
+
+    assert z_images.grad is not None and z_texts.grad is not None  # noqa: PT018
+    gradients = zip(z_images.grad.split(chunk_size), z_texts.grad.split(chunk_size), strict=True)
+    for i, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
+        is_last = i + 1 == len(chunks)
+        with from_random_state(state, images.device), synchronized_only_if(is_last, embed):
+            torch.autograd.backward(embed(*chunk), gradient)
+    return value.detach()
+
+
+RandomState = tuple[Tensor, Tensor | None]
+
+
+def random_state(device: torch.device) -> RandomState:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def from_random_state(state: RandomState, device: torch.device) -> Iterator[None]:
+    """Random numbers as they were in `state`; afterwards they go on as if there had been none."""
+    of_cpu, of_device = state
+    with torch.random.fork_rng([device] if of_device is not None else []):
+        torch.set_rng_state(of_cpu)
+        if of_device is not None:
+            torch.cuda.set_rng_state(of_device, device)
+        yield
+
+
+def synchronized_only_if(condition: bool, embed: object) -> AbstractContextManager[None]:
+    if isinstance(embed, DistributedDataParallel) and not condition:
+        return embed.no_sync()
+    return nullcontext()

@@ -1,0 +1,417 @@
+"""Contrastive losses in Triton: tiles of the logits, made, reduced and dropped.
+
+R images and B texts of D channels, 2-byte embeddings; a unit is 2 R B D FLOP, the product of all with all:
+
+    forward               1 unit   reads (R + B) D embeddings, writes R + B numbers
+    backward, by chunks   3 units  the same, and writes (R + B) D gradients: one unit here, two in cuBLAS
+    backward, in kernel   4 units  the same: the logits are made once for each of the two gradients
+
+The least is 1 + 3 units. At R = B = 32768, D = 768 a unit is 1.65 TFLOP, or 1.7 ms of an H100 by its data
+sheet (989 TFLOP/s) and 2.7 ms at 600 TFLOP/s. The bytes, 0.2 GB, take 0.06 ms, and the two exponentials of a
+logit 0.55 ms for each pass over the tiles (3.9 T/s). So what counts is units, and tensor cores that do not
+wait.
+
+`forward` makes each tile once and reduces it both ways, to the highest logit and the sum of exponentials of
+each of its rows and of each of its columns; `combine` merges those of many tiles in a fixed order. There are
+no atomics. The launches go over a bounded number of rows at a time, so that the parts take bounded memory.
+
+The backward needs the gradient of the loss by the logits in two products. Where D is large, a chunk of it is
+stored in the dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. Where D is small, moving a tile of
+it costs more than making it again: `gradient` keeps it in registers, once for images and once for texts.
+
+Logits are in units of log2 inside: an exponential is then one multiply-add and one `exp2`. The multiply-add
+is an explicit one, the same in both directions. Where a pair is fitted and its softmax nearly 1, its logit is
+nearly the log-sum-exp, and the gradient is in digits that a rounded product, or a log-sum-exp in one float32,
+does not have. A `row` is an image and a `column` a text, but for `gradient`, where x and y are either.
+"""
+
+import triton
+import triton.language as tl
+
+from .._triton import cast, dot
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+# For each of these, Triton would compile variants of a kernel: for 1, for multiples of 16, and for others.
+SIZES = ["R", "B", "blocks_r", "blocks_b", "offset", "count", "width"]
+
+
+@triton.jit
+def tile_of(blocks_r, blocks_b, GROUP: tl.constexpr):
+    """Row and column of this program's tile. GROUP rows of tiles are walked through column by column, so that
+    programs which run at the same time find each other's embeddings in the L2 cache.
+    """
+    in_group = GROUP * blocks_b
+    first = tl.program_id(0) // in_group * GROUP
+    rows = tl.minimum(blocks_r - first, GROUP)
+    return first + tl.program_id(0) % in_group % rows, tl.program_id(0) % in_group // rows
+
+
+@triton.jit
+def products(
+    image, text, rows, columns, image_stride, text_stride,
+    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Tile of image @ text.T; all rows and columns exist."""
+    image += rows.to(tl.int64)[:, None] * image_stride
+    text += columns.to(tl.int64)[:, None] * text_stride
+    acc = tl.zeros((BLOCK_R, BLOCK_B), tl.float32)
+    for start in tl.range(0, D, BLOCK_D):
+        d = (start + tl.arange(0, BLOCK_D))[None, :]
+        if D % BLOCK_D == 0:
+            image_RD, text_BD = tl.load(image + d), tl.load(text + d)
+        else:
+            image_RD = tl.load(image + d, mask=d < D, other=0.0)
+            text_BD = tl.load(text + d, mask=d < D, other=0.0)
+        acc = dot(image_RD, tl.trans(text_BD), acc)
+    return acc
+
+
+@triton.jit
+def positive_pairs(rows, columns, row_ids, column_ids, offset):
+    """Which pairs of a tile are positive."""
+    if row_ids is not None:
+        return tl.load(row_ids + rows)[:, None] == tl.load(column_ids + columns)[None, :]
+    else:
+        return (rows + offset)[:, None] == columns[None, :]
+
+
+@triton.jit
+def may_have_positives(
+    first_row, first_column, row_ids, offset, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr
+):
+    """Whether a tile may have positive pairs: without ids, those on the diagonal do."""
+    if row_ids is not None:
+        return True
+    else:
+        first = first_row + offset
+        return (first < first_column + BLOCK_B) & (first_column < first + BLOCK_R)
+
+
+@triton.jit
+def load_share(shares, index):
+    if shares is None:
+        return tl.full(index.shape, 1.0, tl.float32)
+    else:
+        return tl.load(shares + index)
+
+
+@triton.jit
+def halves(tile, ROWS: tl.constexpr, HALF: tl.constexpr):
+    """Left and right half of the columns, which are other registers of the same threads."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, HALF)), (0, 2, 1)))
+
+
+@triton.jit
+def reduce_in_pieces(
+    acc, scale, row_highest, column_highest, column_total, rows, first_row, first_column, R, B,
+    image_ids, text_ids, image_share, text_share, offset,
+    BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """Store what each column has; returns, of each row, the sum of exponentials, positives and their rest.
+
+    PIECE columns at a time: beside the tile of products there are no registers for one of exponentials.
+    """
+    if WIDTH > PIECE:
+        HALF: tl.constexpr = WIDTH // 2
+        left, right = halves(acc, BLOCK_R, HALF)
+        left_total, left_positive, left_rest = reduce_in_pieces(
+            left, scale, row_highest, column_highest, column_total, rows, first_row, first_column, R, B,
+            image_ids, text_ids, image_share, text_share, offset, BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+        right_total, right_positive, right_rest = reduce_in_pieces(
+            right, scale, row_highest, column_highest, column_total, rows, first_row, first_column + HALF,
+            R, B, image_ids, text_ids, image_share, text_share, offset, BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+        return left_total + right_total, left_positive + right_positive, left_rest + right_rest
+    else:
+        columns = first_column + tl.arange(0, WIDTH)
+        columns_read = tl.minimum(columns, B - 1)
+        # Rows and columns beyond the last are the last once more: they change no maximum, but sums.
+        highest = tl.max(acc, 0) * scale
+        p = tl.exp2(tl.fma(acc, scale, -highest[None, :]))
+        total = tl.sum(tl.where((rows < R)[:, None], p, 0.0), 0)
+        tl.store(column_highest + columns, highest, mask=columns < B)
+        tl.store(column_total + columns, total, mask=columns < B)
+
+        positive = tl.zeros((BLOCK_R,), tl.float32)
+        rest = tl.zeros((BLOCK_R,), tl.float32)
+        if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
+            rows_read = tl.minimum(rows, R - 1)
+            is_positive = positive_pairs(rows_read, columns_read, image_ids, text_ids, offset)
+            is_positive = is_positive & (columns < B)[None, :]
+            shares = (
+                load_share(image_share, rows_read)[:, None] + load_share(text_share, columns_read)[None, :]
+            )
+            logits = acc * scale
+            positive = tl.sum(tl.where(is_positive, logits * shares, 0.0), 1)
+            rest = tl.sum(tl.where(is_positive, tl.fma(acc, scale, -logits) * shares, 0.0), 1)
+        p = tl.exp2(tl.fma(acc, scale, -row_highest[:, None]))
+        return tl.sum(tl.where((columns < B)[None, :], p, 0.0), 1), positive, rest
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    image, text, scale, image_ids, text_ids, image_share, text_share,
+    row_partials,  # (4, blocks_b, R) float32: highest logit, sum of exponentials, positives, their rest
+    column_highest, column_total,  # (blocks_r, B) float32
+    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
+    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """A program is a tile: highest logits and sums of exponentials, both ways, and positives of its rows."""
+    block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
+    rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    acc = products(
+        image, text, tl.minimum(rows, R - 1), tl.minimum(columns, B - 1), image_stride, text_stride,
+        D, BLOCK_R, BLOCK_B, BLOCK_D,
+    )  # fmt: skip
+    # With a factor that is not negative, the highest logit is that of the highest product.
+    scale_log2 = tl.load(scale) * LOG2_E
+    acc = acc * tl.where(scale_log2 < 0, -1.0, 1.0)
+    scale_log2 = tl.abs(scale_log2)
+    highest = tl.max(acc, 1) * scale_log2
+    column_start = block_r.to(tl.int64) * B
+    total, positive, rest = reduce_in_pieces(
+        acc, scale_log2, highest, column_highest + column_start, column_total + column_start,
+        rows, block_r * BLOCK_R, block_b * BLOCK_B, R, B,
+        image_ids, text_ids, image_share, text_share, offset, BLOCK_R, BLOCK_B, PIECE,
+    )  # fmt: skip
+    plane = blocks_b.to(tl.int64) * R
+    pointers = row_partials + block_b.to(tl.int64) * R + rows
+    tl.store(pointers, highest, mask=rows < R)
+    tl.store(pointers + plane, total, mask=rows < R)
+    tl.store(pointers + 2 * plane, positive, mask=rows < R)
+    tl.store(pointers + 3 * plane, rest, mask=rows < R)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def combine(
+    partial_highest, partial_total, highest, total,  # (count, width) twice, (width,) twice
+    count, width, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The highest logit and the sum of exponentials of many parts; a result may be written over its parts."""
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
+    sums = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in tl.range(0, count, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        inside = (rows < count)[:, None] & (columns < width)[None, :]
+        pointers = rows.to(tl.int64)[:, None] * width + columns[None, :]
+        part_m = tl.load(partial_highest + pointers, mask=inside, other=float("-inf"))
+        part = tl.load(partial_total + pointers, mask=inside, other=0.0)
+        higher = tl.maximum(m, part_m)
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        sums = sums * tl.exp2(m - shift) + part * tl.exp2(part_m - shift)
+        m = higher
+    higher = tl.max(m, 0)
+    shift = tl.where(higher == float("-inf"), 0.0, higher)
+    tl.store(highest + columns, higher, mask=columns < width)
+    tl.store(total + columns, tl.sum(sums * tl.exp2(m - shift[None, :]), 0), mask=columns < width)
+
+
+@triton.jit
+def sigmoid_tile(x):
+    """log(1 + exp(x)) and its derivative 1 / (1 + exp(-x)), to the last digits where they are small."""
+    t = tl.exp2(-tl.abs(x) * LOG2_E)
+    u = 1.0 + t
+    inverse = 1.0 / u
+    # The second term is what rounding took from u: all of a small t.
+    log1p = tl.log2(u) * LN_2 + (t - (u - 1.0)) * inverse
+    return tl.maximum(x, 0.0) + log1p, tl.where(x >= 0, 1.0, t) * inverse
+
+
+@triton.jit
+def sum_in_pieces(
+    acc, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
+    BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """Sums over rows of the loss and of its derivative by the logit, PIECE columns at a time."""
+    if WIDTH > PIECE:
+        HALF: tl.constexpr = WIDTH // 2
+        left, right = halves(acc, BLOCK_R, HALF)
+        left_loss, left_d = sum_in_pieces(
+            left, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
+            BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+        right_loss, right_d = sum_in_pieces(
+            right, scale, bias, rows, first_row, first_column + HALF, B, image_ids, text_ids, offset,
+            BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+        return left_loss + right_loss, left_d + right_d
+    else:
+        columns = first_column + tl.arange(0, WIDTH)
+        logits = acc * tl.load(scale) + tl.load(bias)
+        if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
+            is_positive = positive_pairs(rows, tl.minimum(columns, B - 1), image_ids, text_ids, offset)
+            loss, d = sigmoid_tile(tl.where(is_positive, -logits, logits))
+            d = tl.where(is_positive, -d, d)
+        else:
+            loss, d = sigmoid_tile(logits)
+        inside = (columns < B)[None, :]
+        return tl.sum(tl.where(inside, loss, 0.0), 1), tl.sum(tl.where(inside, d, 0.0), 1)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sigmoid_forward(
+    image, text, scale, bias, image_ids, text_ids,
+    row_loss, row_dlogits,  # (blocks_b, R) float32
+    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
+    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """A program is a tile: the sums over its rows of the loss and of its derivative by the logit."""
+    block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
+    rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
+    acc = products(
+        image, text, rows_read, columns_read, image_stride, text_stride, D, BLOCK_R, BLOCK_B, BLOCK_D
+    )
+    loss, d = sum_in_pieces(
+        acc, scale, bias, rows_read, block_r * BLOCK_R, block_b * BLOCK_B, B, image_ids, text_ids, offset,
+        BLOCK_R, BLOCK_B, PIECE,
+    )  # fmt: skip
+    tl.store(row_loss + block_b.to(tl.int64) * R + rows, loss, mask=rows < R)
+    tl.store(row_dlogits + block_b.to(tl.int64) * R + rows, d, mask=rows < R)
+
+
+@triton.jit
+def dlogits_tile(
+    acc, scale, bias, rows, columns, row_ids, column_ids, row_share, column_share,
+    row_shift, column_shift, offset, POSITIVES: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the loss by the logits, of a tile of products without positive pairs unless POSITIVES."""
+    if bias is not None:
+        logits = acc * tl.load(scale) + tl.load(bias)
+        if POSITIVES:
+            is_positive = positive_pairs(rows, columns, row_ids, column_ids, offset)
+            _, d = sigmoid_tile(tl.where(is_positive, -logits, logits))
+            d = tl.where(is_positive, -d, d)
+        else:
+            _, d = sigmoid_tile(logits)
+    else:
+        by_row, by_column = softmaxes(acc, scale, rows, columns, row_shift, column_shift)
+        if POSITIVES:
+            # From each alone: softmaxes near 1 would round away what is left of their sum near 2.
+            is_positive = positive_pairs(rows, columns, row_ids, column_ids, offset)
+            by_row -= tl.where(is_positive, load_share(row_share, rows)[:, None], 0.0)
+            by_column -= tl.where(is_positive, load_share(column_share, columns)[None, :], 0.0)
+        d = by_row + by_column
+    return d
+
+
+@triton.jit
+def softmaxes(acc, scale, rows, columns, row_shift, column_shift):
+    """By row and by column. A shift is a log-sum-exp in two parts: rounded to float32, and the rest."""
+    scale_log2 = tl.load(scale) * LOG2_E
+    shift, rest = tl.load(row_shift + 2 * rows)[:, None], tl.load(row_shift + 2 * rows + 1)[:, None]
+    by_row = tl.exp2(tl.fma(acc, scale_log2, -shift) - rest)
+    shift, rest = (
+        tl.load(column_shift + 2 * columns)[None, :],
+        tl.load(column_shift + 2 * columns + 1)[None, :],
+    )
+    return by_row, tl.exp2(tl.fma(acc, scale_log2, -shift) - rest)
+
+
+@triton.jit
+def store_dlogits_in_pieces(
+    acc, scale, bias, rows, first_row, first_column, R, B,
+    image_ids, text_ids, image_share, text_share, row_shift, column_shift, offset, out,
+    GAIN: tl.constexpr, BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """PIECE columns at a time, as in the forward."""
+    if WIDTH > PIECE:
+        HALF: tl.constexpr = WIDTH // 2
+        left, right = halves(acc, BLOCK_R, HALF)
+        store_dlogits_in_pieces(
+            left, scale, bias, rows, first_row, first_column, R, B,
+            image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+            offset, out,
+            GAIN, BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+        store_dlogits_in_pieces(
+            right, scale, bias, rows, first_row, first_column + HALF, R, B,
+            image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+            offset, out,
+            GAIN, BLOCK_R, HALF, PIECE,
+        )  # fmt: skip
+    else:
+        columns = first_column + tl.arange(0, WIDTH)
+        rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
+        if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
+            d = dlogits_tile(
+                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_share, text_share,
+                row_shift, column_shift, offset, True,
+            )  # fmt: skip
+        else:
+            d = dlogits_tile(
+                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_share, text_share,
+                row_shift, column_shift, offset, False,
+            )  # fmt: skip
+        pointers = out + rows.to(tl.int64)[:, None] * B + columns[None, :]
+        inside = (rows < R)[:, None] & (columns < B)[None, :]
+        tl.store(pointers, cast(d * GAIN, out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def dlogits(
+    image, text, scale, bias, image_ids, text_ids, image_share, text_share,
+    row_shift, column_shift,
+    out,  # (R, B), of the dtype of the embeddings
+    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
+    GAIN: tl.constexpr, D: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
+    """A program is a tile of the gradient by the logits, times GAIN."""
+    block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
+    rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    acc = products(
+        image, text, tl.minimum(rows, R - 1), tl.minimum(columns, B - 1), image_stride, text_stride,
+        D, BLOCK_R, BLOCK_B, BLOCK_D,
+    )  # fmt: skip
+    store_dlogits_in_pieces(
+        acc, scale, bias, rows, block_r * BLOCK_R, block_b * BLOCK_B, R, B,
+        image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+        offset, out, GAIN, BLOCK_R, BLOCK_B, PIECE,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gradient(
+    x, y, scale, bias, factor, x_ids, y_ids, x_share, y_share, x_shift, y_shift,
+    dx, row_dot,  # (R, D), (R,) float32
+    x_stride, y_stride, R, B, offset,
+    GAIN: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """A program is the gradient of BLOCK_R rows of x (R, D), which meet all of y (B, D), and the product of
+    each with its row before `factor` and `scale`. WIDTH is D or the next power of two.
+    """
+    rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    rows_read = tl.minimum(rows, R - 1)
+    d = tl.arange(0, WIDTH)
+    inside_D = (d < D)[None, :]
+    x_RD = tl.load(x + rows_read.to(tl.int64)[:, None] * x_stride + d[None, :], mask=inside_D, other=0.0)
+
+    acc = tl.zeros((BLOCK_R, WIDTH), tl.float32)
+    for first_column in tl.range(0, B, BLOCK_B):
+        columns = first_column + tl.arange(0, BLOCK_B)
+        columns_read = tl.minimum(columns, B - 1)
+        y_BD = tl.load(
+            y + columns_read.to(tl.int64)[:, None] * y_stride + d[None, :], mask=inside_D, other=0.0
+        )
+        products_RB = dot(x_RD, tl.trans(y_BD), tl.zeros((BLOCK_R, BLOCK_B), tl.float32))
+        # Without branches, which would keep the loop from being pipelined.
+        d_RB = dlogits_tile(
+            products_RB, scale, bias, rows_read, columns_read, x_ids, y_ids, x_share, y_share,
+            x_shift, y_shift, offset, True,
+        )  # fmt: skip
+        d_RB = tl.where((columns < B)[None, :], d_RB, 0.0)
+        acc = dot(cast(d_RB * GAIN, y_BD.dtype), y_BD, acc)
+
+    acc = acc * (1.0 / GAIN)
+    tl.store(row_dot + rows, tl.sum(acc * x_RD.to(tl.float32), 1), mask=rows < R)
+    pointers = dx + rows.to(tl.int64)[:, None] * D + d[None, :]
+    value = acc * (tl.load(scale) * tl.load(factor))
+    tl.store(pointers, cast(value, dx.dtype.element_ty), mask=(rows < R)[:, None] & inside_D)

@@ -1,0 +1,236 @@
+"""Launches of the contrastive kernels: memory, chunks, and which of the two backwards runs.
+
+What they compute is said in `reference`, whose functions they stand in for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tuning
+from .._triton import cdiv, launch, with_unit_last_stride
+from . import kernels
+from .positives import Positives, by_label
+from .problem import Problem
+
+LN_2 = 0.6931471805599453
+
+# Bytes of partial results of the forward, whatever the size of the batch.
+PARTIAL_BYTES = 64 * 2**20
+
+# Side of a square chunk of gradients by logits, by their bytes: 61 and 64 MiB. 5632 is 44 tiles of 128: at
+# 768 channels both products of a chunk are then 264 of them, twice the multiprocessors of an H100.
+CHUNK = {2: 5632, 4: 4096}
+
+
+def contrastive_forward(
+    image: Tensor, text: Tensor, scale: Tensor, positives: Positives
+) -> tuple[Tensor, Tensor, Tensor]:
+    image, text = with_unit_last_stride(image), with_unit_last_stride(text)
+    R, B, D = len(image), len(text), image.shape[1]
+    options = find(forward_kernel("forward", positives), image)
+    blocks_b = cdiv(B, options["BLOCK_B"])
+    bytes_per_block = 4 * (4 * options["BLOCK_R"] * blocks_b + 2 * B)
+    step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // bytes_per_block)
+    rows_total, positive = (image.new_empty((2, R), dtype=torch.float32) for _ in range(2))
+    # The first row holds what earlier chunks made of the columns.
+    columns = image.new_empty((2, 1 + cdiv(min(R, step), options["BLOCK_R"]), B), dtype=torch.float32)
+    for rows in chunks(R, step):
+        some = positives.of(rows, slice(0, B))
+        n = rows.stop - rows.start
+        blocks_r = cdiv(n, options["BLOCK_R"])
+        partials = image.new_empty((4, blocks_b, n), dtype=torch.float32)
+        launch(
+            kernels.forward, blocks_r * blocks_b,
+            image[rows], text, scale, *some[1:], partials, *columns[:, 1:],
+            image.stride(0), text.stride(0), n, B, blocks_r, blocks_b, some.offset, D=D, **options,
+        )  # fmt: skip
+        combine(partials[:2], rows_total[:, rows])
+        combine(columns[:, 1 if rows.start == 0 else 0 : 1 + blocks_r], columns[:, 0])
+        torch.sum(partials[2:], 1, out=positive[:, rows])
+    row_lse, column_lse = (
+        (highest.double() + total.double().log2_()).mul_(LN_2)
+        for highest, total in (rows_total, columns[:, 0])
+    )
+    return row_lse, column_lse, positive.double().sum(0).mul_(LN_2)
+
+
+def combine(parts: Tensor, whole: Tensor) -> None:
+    """Highest logits and sums of exponentials: (2, width) from (2, count, width)."""
+    options = find("combine", parts)
+    _, count, width = parts.shape
+    launch(kernels.combine, cdiv(width, options["BLOCK"]), *parts, *whole, count, width, **options)
+
+
+def sigmoid_forward(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
+) -> tuple[Tensor, Tensor]:
+    image, text = with_unit_last_stride(image), with_unit_last_stride(text)
+    R, B, D = len(image), len(text), image.shape[1]
+    options = find(forward_kernel("sigmoid_forward", positives), image)
+    blocks_b = cdiv(B, options["BLOCK_B"])
+    step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // (4 * 2 * options["BLOCK_R"] * blocks_b))
+    row_loss, row_dlogits = (image.new_empty(R, dtype=torch.float32) for _ in range(2))
+    for rows in chunks(R, step):
+        some = positives.of(rows, slice(0, B))
+        n = rows.stop - rows.start
+        blocks_r = cdiv(n, options["BLOCK_R"])
+        partials = image.new_empty((2, blocks_b, n), dtype=torch.float32)
+        launch(
+            kernels.sigmoid_forward, blocks_r * blocks_b,
+            image[rows], text, scale, bias, some.image_ids, some.text_ids, *partials,
+            image.stride(0), text.stride(0), n, B, blocks_r, blocks_b, some.offset, D=D, **options,
+        )  # fmt: skip
+        torch.sum(partials[0], 0, out=row_loss[rows])
+        torch.sum(partials[1], 0, out=row_dlogits[rows])
+    return row_loss, row_dlogits
+
+
+def backward(
+    problem: Problem, image_dtype: torch.dtype, text_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    image, text = with_unit_last_stride(problem.image), with_unit_last_stride(problem.text)
+    problem = problem._replace(
+        image=image,
+        text=text,
+        row_shift=split_shift(problem.row_shift),
+        column_shift=split_shift(problem.column_shift),
+    )
+    dimage = image.new_empty(image.shape, dtype=image_dtype)
+    dtext = text.new_empty(text.shape, dtype=text_dtype)
+    in_kernel = tuning.find("contrastive.gradient", image.device, image.dtype, channels=image.shape[1])
+    if in_kernel is None:
+        row_dot = backward_by_chunks(problem, dimage, dtext)
+    else:
+        row_dot = backward_in_kernel(problem, dimage, dtext, in_kernel)
+    # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
+    dscale = row_dot.sum(dtype=torch.float64) * problem.factor
+    return dimage, dtext, dscale.to(problem.scale.dtype)
+
+
+def split_shift(lse: Tensor | None) -> Tensor | None:
+    """(R, 2) float32: a log-sum-exp (R,) in units of log2, rounded, and the rest."""
+    if lse is None:
+        return None
+    lse = lse / LN_2
+    rounded = lse.float()
+    return torch.stack([rounded, (lse - rounded).nan_to_num_(0.0).float()], 1)  # infinity has no rest
+
+
+def backward_in_kernel(problem: Problem, dimage: Tensor, dtext: Tensor, options: dict[str, int]) -> Tensor:
+    """Fill the gradients; returns each image's product with its own, before `factor` (R,)."""
+
+    def gradient(problem: Problem, dx: Tensor) -> Tensor:
+        x, y, scale, bias, factor, x_shift, y_shift, pairs = problem
+        R, D = x.shape
+        row_dot = x.new_empty(R, dtype=torch.float32)
+        launch(
+            kernels.gradient, cdiv(R, options["BLOCK_R"]),
+            x, y, scale, bias, factor, *pairs[1:], x_shift, y_shift, dx, row_dot,
+            x.stride(0), y.stride(0), R, len(y), pairs.offset,
+            GAIN=gain(x.dtype), D=D, WIDTH=max(16, 1 << (D - 1).bit_length()), **options,
+        )  # fmt: skip
+        return row_dot
+
+    gradient(problem.transposed(), dtext)
+    return gradient(problem, dimage)
+
+
+def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tensor:
+    """As `backward_in_kernel`, with the gradient by the logits in memory, a square chunk at a time."""
+    image = problem.image
+    R, B, D = len(image), len(problem.text), image.shape[1]
+    side = CHUNK[image.itemsize]
+    memory = image.new_empty(min(side, R) * min(side, B))
+    image_total = image.new_empty((min(side, R), D), dtype=torch.float32)
+    text_total = dtext if dtext.dtype == torch.float32 else torch.empty_like(dtext, dtype=torch.float32)
+    text_total.zero_()
+    row_dot = image_total.new_empty(R)
+    final = problem.scale * problem.factor / gain(image.dtype)
+    for rows in chunks(R, side):
+        total = image_total[: rows.stop - rows.start].zero_()
+        for columns in chunks(B, side):
+            some = problem.of(rows, columns)
+            d = dlogits(some, memory)
+            add_product(total, d, some.text)
+            add_product(text_total[columns], d.T, some.image)
+        torch.sum(total * image[rows], 1, out=row_dot[rows])
+        dimage[rows] = total.mul_(final)
+    text_total.mul_(final)
+    if text_total is not dtext:
+        dtext.copy_(text_total)
+    return row_dot.div_(gain(image.dtype))
+
+
+def dlogits(problem: Problem, memory: Tensor) -> Tensor:
+    """The gradient by the logits (R, B), before `factor` and times `gain`."""
+    image, text, scale, bias, _, row_shift, column_shift, pairs = problem
+    R, B, D = len(image), len(text), image.shape[1]
+    options = find("dlogits", image)
+    out = memory[: R * B].view(R, B)
+    blocks_r, blocks_b = cdiv(R, options["BLOCK_R"]), cdiv(B, options["BLOCK_B"])
+    launch(
+        kernels.dlogits, blocks_r * blocks_b,
+        image, text, scale, bias, *pairs[1:], row_shift, column_shift, out,
+        image.stride(0), text.stride(0), R, B, blocks_r, blocks_b, pairs.offset,
+        GAIN=gain(image.dtype), D=D, **options,
+    )  # fmt: skip
+    return out
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, summed in float32 as `total` is."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif total.device.type == "cpu":  # has no such product
+        total.addmm_(a.float(), b.float())
+    else:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+
+
+def gain(dtype: torch.dtype) -> float:
+    """Factor on stored gradients by logits, at most 2 in size: those of a large batch are below the ordinary
+    numbers of float16.
+    """
+    return 2.0**13 if dtype == torch.float16 else 1.0
+
+
+def chunks(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def forward_kernel(name: str, positives: Positives) -> str:
+    """Labels take registers, and their tiles are smaller."""
+    return name if positives.image_ids is None else f"{name}_labelled"
+
+
+def find(kernel: str, x: Tensor) -> dict[str, int]:
+    options = tuning.find(f"contrastive.{kernel}", x.device, x.dtype)
+    assert options is not None, "the last row of a table takes all sizes"
+    return options
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
+    """Call what launches a kernel at the largest sizes of a row of its table: a batch of so many pairs, first
+    as they are and then with labels, by both losses.
+    """
+    D = row["at_most"].get("channels", 768)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
+    scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
+    labels = torch.arange(tokens, device=device) // 2
+    labelled, _ = by_label(labels, labels, slice(0, tokens), torch.float32)
+    cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
+    if kernel in ("forward", "sigmoid_forward"):
+        del cases[1]
+    for positives in cases:
+        row_lse, column_lse, _ = contrastive_forward(image, text, scale, positives)
+        backward(Problem(image, text, scale, None, factor, row_lse, column_lse, positives), dtype, dtype)
+        sigmoid_forward(image, text, scale, bias, positives)
+        backward(Problem(image, text, scale, bias, factor, None, None, positives), dtype, dtype)

@@ -1,0 +1,221 @@
+"""The losses as registered operators, and the autograd functions around them.
+
+An operator sees R images, and either all B texts or, where `ring` names a process group, the texts of this
+rank, which then travel around (see `ring`). The autograd functions add what the ranks have in common.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .._ops import refuse_second_derivative, register
+from ..dispatch import Implementations, select
+from . import reference, ring
+from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
+from .positives import Positives, by_label
+from .problem import Problem
+from .reference import accumulation_dtype, wide_dtype
+
+OPS = torch.ops.clippo_kernels
+
+# Beyond so many bytes of gathered texts and their gradients, texts travel around the ranks instead.
+GATHERED_BYTES = 2 * 2**30
+
+
+class ContrastiveLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        image_labels: Tensor | None,
+        text_labels: Tensor | None,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
+        texts, ring_of = texts_to_meet(text, group)
+        own_texts = own_rows(text, group)
+        if image_labels is None or text_labels is None:
+            positives, weights = Positives(own_texts.start), None
+        else:
+            labels = gather_rows(image_labels, group), gather_rows(text_labels, group)
+            positives, weights = by_label(*labels, own_rows(image, group), accumulation_dtype(image.dtype))
+        row_lse, column_lse, positive = OPS.contrastive_forward(image, texts, scale, *positives, ring_of)
+        column_lse = lse_over_ranks(column_lse, group)
+
+        row_loss, column_loss = row_lse, column_lse[own_texts]
+        row_shift, column_shift = row_lse, column_lse
+        if weights is None:
+            unit = scale.new_ones(()) / (2 * text.shape[0] * world_size(group))
+        else:
+            unit = weights.unit
+            row_loss, column_loss = row_loss * weights.image, column_loss * weights.text[own_texts]
+            # exp(logit - shift) is the softmax times its weight.
+            row_shift, column_shift = row_lse - weights.image.log(), column_lse - weights.text.log()
+        loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
+        ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
+        ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
+        return sum_over_ranks(loss, group).to(scale.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("a contrastive loss")
+        image, texts, scale, unit, row_shift, column_shift, *pairs = ctx.saved_tensors
+        factor = dloss * unit * world_size(ctx.group)
+        gradients = backward(
+            ctx, image, texts, scale, None, factor, row_shift, column_shift, ctx.offset, *pairs
+        )
+        return *gradients, None, None, None
+
+
+class SigmoidLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        image_labels: Tensor | None,
+        text_labels: Tensor | None,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
+        texts, ring_of = texts_to_meet(text, group)
+        if image_labels is None or text_labels is None:
+            positives = Positives(own_rows(text, group).start)
+        else:
+            labels = gather_rows(image_labels, group), gather_rows(text_labels, group)
+            positives, _ = by_label(*labels, own_rows(image, group), accumulation_dtype(image.dtype))
+            positives = positives._replace(image_share=None, text_share=None)
+        row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
+        unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
+        dbias = accurate_sum(row_dlogits)
+        ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
+        ctx.save_for_backward(image, texts, scale, bias, unit, dbias, *positives[1:])
+        return sum_over_ranks(accurate_sum(row_loss) * unit, group).to(row_loss.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("a contrastive loss")
+        image, texts, scale, bias, unit, dbias, *pairs = ctx.saved_tensors
+        factor = dloss * unit * world_size(ctx.group)
+        gradients = backward(ctx, image, texts, scale, bias, factor, None, None, ctx.offset, *pairs)
+        return *gradients, (dbias * factor).to(bias.dtype), None, None, None
+
+
+def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of this rank's images, of its texts, and of the scale by its images."""
+    # Gathered texts get this rank's part of their gradient; those that travelled come home with all of it.
+    is_partial = ctx.group is not None and not ctx.ring_of
+    text_dtype = accumulation_dtype(texts.dtype) if is_partial else texts.dtype
+    dimage, dtext, dscale = OPS.contrastive_backward(
+        image, texts, *arguments, ctx.ring_of, image.dtype, text_dtype
+    )
+    if is_partial:
+        dtext = sum_to_owners(dtext, ctx.group).to(texts.dtype)
+    return dimage, dtext, dscale
+
+
+def texts_to_meet(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, str]:
+    """The texts of all ranks and "", or, where they are too many, those of this one and the group's name."""
+    gradient_bytes = accumulation_dtype(text.dtype).itemsize
+    gathered = text.numel() * world_size(group) * (text.dtype.itemsize + gradient_bytes)
+    if group is not None and gathered > GATHERED_BYTES:
+        return text, group.group_name
+    return gather_rows(text, group), ""
+
+
+def own_rows(x: Tensor, group: dist.ProcessGroup | None) -> slice:
+    """Where the rows of this rank are among those of all."""
+    first = x.shape[0] * (0 if group is None else dist.get_rank(group))
+    return slice(first, first + x.shape[0])
+
+
+def accurate_sum(x: Tensor) -> Tensor:
+    return x.sum(dtype=wide_dtype(x))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Operators. Triton is imported by `launch`, when the first one runs.
+
+POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_share, Tensor? text_share"
+
+
+def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
+    """Here with all texts, or around the ranks of a group."""
+    image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
+
+    def kernels(*arguments: Any) -> tuple[Tensor, ...]:
+        from . import launch
+
+        return getattr(launch, name)(*arguments)
+
+    implementations: Implementations = {"reference": getattr(reference, name)}
+    if image.dtype != torch.float64:
+        implementations = {**implementations, "triton": kernels}
+    local = select("contrastive", image.device, implementations)
+    if not ring_of:
+        return local(*arguments)
+    return getattr(ring, name)(local, named_group(ring_of), *arguments)
+
+
+def _contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *positives, ring_of = rest
+    return run("contrastive_forward", ring_of, image, text, scale, Positives(*positives))
+
+
+def _sigmoid_forward(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    *positives, ring_of = rest
+    return run("sigmoid_forward", ring_of, image, text, scale, bias, Positives(*positives))
+
+
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *loss, offset, image_ids, text_ids, image_share, text_share, ring_of, image_dtype, text_dtype = arguments
+    positives = Positives(offset, image_ids, text_ids, image_share, text_share)
+    return run("backward", ring_of, Problem._make([*loss, positives]), image_dtype, text_dtype)
+
+
+def _fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *_, ring_of = rest
+    texts = text.shape[0] * (world_size(named_group(ring_of)) if ring_of else 1)
+    return tuple(image.new_empty(n, dtype=wide_dtype(image)) for n in (image.shape[0], texts, image.shape[0]))
+
+
+def _fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(image.new_empty(image.shape[0], dtype=accumulation_dtype(image.dtype)) for _ in range(2))
+
+
+def _fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *_, image_dtype, text_dtype = rest
+    dimage = image.new_empty(image.shape, dtype=image_dtype)
+    return dimage, text.new_empty(text.shape, dtype=text_dtype), torch.empty_like(scale)
+
+
+register(
+    "contrastive_forward",
+    f"(Tensor image, Tensor text, Tensor scale, {POSITIVES}, str ring)"
+    " -> (Tensor row_lse, Tensor column_lse, Tensor positive)",
+    _contrastive_forward,
+    _fake_contrastive_forward,
+)
+register(
+    "sigmoid_forward",
+    f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str ring)"
+    " -> (Tensor row_loss, Tensor row_dlogits)",
+    _sigmoid_forward,
+    _fake_sigmoid_forward,
+)
+register(
+    "contrastive_backward",
+    "(Tensor image, Tensor text, Tensor scale, Tensor? bias, Tensor factor, Tensor? row_shift,"
+    f" Tensor? column_shift, {POSITIVES}, str ring, ScalarType image_dtype, ScalarType text_dtype)"
+    " -> (Tensor dimage, Tensor dtext, Tensor dscale)",
+    _backward,
+    _fake_backward,
+)

@@ -1,0 +1,81 @@
+"""Which pairs of an image and a text belong together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Positives(NamedTuple):
+    """The positive pairs of R images and B texts: those of equal ids.
+
+    Without ids, image r and text `offset` + r, where there is such a text. A share is what one positive of an
+    image, or of a text, weighs beside its softmax; None is 1 for all.
+    """
+
+    offset: int = 0
+    image_ids: Tensor | None = None  # (R,) int32
+    text_ids: Tensor | None = None  # (B,) int32
+    image_share: Tensor | None = None  # (R,) float32
+    text_share: Tensor | None = None  # (B,) float32
+
+    def of(self, rows: slice, columns: slice) -> Positives:
+        """Those of some of the images and some of the texts."""
+        image_ids, image_share = (None if x is None else x[rows] for x in (self.image_ids, self.image_share))
+        text_ids, text_share = (None if x is None else x[columns] for x in (self.text_ids, self.text_share))
+        return Positives(
+            self.offset + rows.start - columns.start, image_ids, text_ids, image_share, text_share
+        )
+
+    def transposed(self) -> Positives:
+        """Those of the texts and the images."""
+        return Positives(-self.offset, self.text_ids, self.image_ids, self.text_share, self.image_share)
+
+    def indices(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the positive ones among logits (R, B)."""
+        if self.image_ids is not None and self.text_ids is not None:
+            rows, columns = (self.image_ids[:, None] == self.text_ids).nonzero(as_tuple=True)
+            return rows, columns
+        R, B = logits.shape
+        first, end = max(0, -self.offset), min(R, B - self.offset)
+        rows = torch.arange(first, max(first, end), device=logits.device)
+        return rows, rows + self.offset
+
+
+class Weights(NamedTuple):
+    """What the cross-entropy of each image and each text weighs in the loss, over `unit`."""
+
+    image: Tensor  # (R,)
+    text: Tensor  # (B,)
+    unit: Tensor  # ()
+
+
+def by_label(
+    image_labels: Tensor, text_labels: Tensor, own: slice, dtype: torch.dtype
+) -> tuple[Positives, Weights]:
+    """Positives of the images `own` among all, and weights for means over those that have any positive."""
+    # Labels become ids that fit into 32 bits: their places among all labels in order.
+    ordered = torch.cat([image_labels, text_labels]).sort().values
+    image_ids, text_ids = (
+        torch.searchsorted(ordered, x, out_int32=True) for x in (image_labels, text_labels)
+    )
+
+    def count(ids: Tensor, others: Tensor) -> Tensor:
+        others = others.sort().values
+        return torch.searchsorted(others, ids, right=True) - torch.searchsorted(others, ids)
+
+    positives_of_image, positives_of_text = count(image_ids, text_ids), count(text_ids, image_ids)
+    image_mean, text_mean = (0.5 / (n > 0).sum().to(dtype) for n in (positives_of_image, positives_of_text))
+    unit = torch.maximum(image_mean, text_mean)
+    image_weight = torch.where(positives_of_image > 0, image_mean / unit, 0.0)[own]
+    text_weight = torch.where(positives_of_text > 0, text_mean / unit, 0.0)
+    positives = Positives(
+        0,
+        image_ids[own],
+        text_ids,
+        image_weight / positives_of_image[own].clamp(min=1),
+        text_weight / positives_of_text.clamp(min=1),
+    )
+    return positives, Weights(image_weight, text_weight, unit)

@@ -1,0 +1,46 @@
+"""What a backward gets: a loss by its logits, of some images and some texts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .positives import Positives
+
+
+class Problem(NamedTuple):
+    """R images and B texts whose logits, `scale` times their products, have a gradient that is `factor` times
+
+    - with a `bias`: the derivative of the sigmoid loss, `sigmoid(logits + bias)`, less 1 for positives;
+    - without: `exp(logits - row_shift) + exp(logits - column_shift)`, less the shares of positives. A shift
+      is a log-sum-exp, less the logarithm of the weight of its softmax.
+    """
+
+    image: Tensor  # (R, D)
+    text: Tensor  # (B, D)
+    scale: Tensor  # ()
+    bias: Tensor | None  # ()
+    factor: Tensor  # ()
+    row_shift: Tensor | None  # (R, ...)
+    column_shift: Tensor | None  # (B, ...)
+    positives: Positives
+
+    def of(self, rows: slice, columns: slice) -> Problem:
+        """Some of the images with some of the texts."""
+        return self._replace(
+            image=self.image[rows],
+            text=self.text[columns],
+            row_shift=None if self.row_shift is None else self.row_shift[rows],
+            column_shift=None if self.column_shift is None else self.column_shift[columns],
+            positives=self.positives.of(rows, columns),
+        )
+
+    def transposed(self) -> Problem:
+        return self._replace(
+            image=self.text,
+            text=self.image,
+            row_shift=self.column_shift,
+            column_shift=self.row_shift,
+            positives=self.positives.transposed(),
+        )
