@@ -17,6 +17,8 @@ class TrainConfig:
         model: sizes of the tower.
         data: the texts and how often each is drawn.
         batch_size: pairs in a step, over all processes.
+        chunk_size: pairs that a process embeds at a time. More of them in its part of the batch are embedded
+            twice, so that they need not fit into memory together.
         steps: optimizer steps of the whole run.
         learning_rate: the highest; it is reached after the warm-up and falls to zero along a cosine.
         warmup_steps: steps over which the learning rate rises.
@@ -41,6 +43,7 @@ class TrainConfig:
     warmup_steps: int
     weight_decay: float
     beta2: float
+    chunk_size: int = 4096
     residual_scale: float = 1.0
     clip_norm: float = 1.0
     max_logit_scale: float = 100.0
@@ -49,7 +52,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "checkpoint_every", "log_every"):
+        for name in ("batch_size", "chunk_size", "steps", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm", "max_logit_scale"):

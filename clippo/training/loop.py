@@ -16,7 +16,7 @@ from clippo.training.config import TrainConfig
 from clippo.training.distributed import join_processes
 from clippo.training.optimizer import learning_rate, make_optimizer
 from clippo.training.run_folder import RunFolder
-from clippo_kernels import contrastive_loss
+from clippo_kernels import cached_contrastive_step, contrastive_loss
 from model import Clippo
 from renderer import UnifontRenderer
 
@@ -69,6 +69,17 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 f"{len(config.data.languages)} languages, {len(dataset.held_out) - trained} more held out"
             )
 
+        # bfloat16 on a CPU costs more in casts than it saves in products at widths trained there.
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+        def embed(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            with autocast:
+                return model(images, texts)
+
+        def loss_of(z_images: torch.Tensor, z_texts: torch.Tensor) -> torch.Tensor:
+            with autocast:
+                return contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
+
         # -- the loop
         with tqdm(
             total=config.steps, initial=first_step, unit="step", disable=not processes.is_first, mininterval=1
@@ -80,13 +91,10 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 images, texts = (torch.from_numpy(a) for a in dataset.batch(step, config.batch_size, part))
                 waited_s += time.perf_counter() - asked
 
-                # bfloat16 on a CPU costs more in casts than it saves in products at widths trained there.
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    z_images, z_texts = model(images.to(device), texts.to(device))
-                loss = contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
-
                 optimizer.zero_grad()
-                loss.backward()
+                loss = cached_contrastive_step(
+                    embed, images.to(device), texts.to(device), loss_of, chunk_size=config.chunk_size
+                )
                 processes.average_gradients(model.parameters())
                 gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 for group in optimizer.param_groups:

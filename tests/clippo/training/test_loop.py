@@ -117,6 +117,15 @@ def test_two_processes_train_as_one_does(finished, tiny_config, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
 
 
+def test_chunks_train_as_a_whole_batch_does(finished, tiny_config, tmp_path):
+    assert tiny_config.batch_size % 5
+    train(dataclasses.replace(tiny_config, chunk_size=5), tmp_path / "run")
+    one, other = state(finished), state(tmp_path / "run")
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], atol=2e-3, rtol=0, msg=name)
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
+
+
 def flat_flags(fields, prefix=""):
     for key, value in fields.items():
         if isinstance(value, dict):
