@@ -1,4 +1,4 @@
-"""One rank of the multi-process tests in test_contrastive.py: saves what it computed to OUT.
+"""One rank of the multi-process tests in test_contrastive_ranks.py: saves what it computed to OUT.
 
 python contrastive_worker.py RANK WORLD_SIZE STORE OUT
 """

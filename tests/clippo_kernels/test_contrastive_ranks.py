@@ -1,0 +1,149 @@
+"""Losses of batches that are spread over ranks: processes on this machine, through gloo, on a CPU."""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import clippo_kernels
+from clippo_kernels import contrastive_loss
+
+WORKER = Path(__file__).with_name("contrastive_worker.py")
+
+
+@pytest.fixture(scope="module")
+def worker():
+    spec = importlib.util.spec_from_file_location("contrastive_worker", WORKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request, tmp_path_factory):
+    """What each of so many processes computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"PYTHONPATH": str(Path(clippo_kernels.__file__).parents[1])}
+    outs = [folder / f"{rank}.pt" for rank in range(request.param)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(rank), str(request.param), folder / "store", out],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, out in enumerate(outs)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(out) for out in outs]
+
+
+CASES = [
+    *(
+        (kind, labelled)
+        for kind in (torch.float64, torch.float32, torch.bfloat16)
+        for labelled in (False, True)
+    ),
+    ("compiled", False),
+]
+
+
+@pytest.mark.parametrize("name", ["contrastive", "sigmoid"])
+@pytest.mark.parametrize(("kind", "labelled"), CASES)
+@pytest.mark.parametrize("way", ["gathered", "ring"])
+def test_many_processes_are_one(worker, ranks, name, kind, labelled, way):
+    dtype = torch.float64 if kind == "compiled" else kind
+    expected = worker.loss_and_gradients(
+        worker.Towers(dtype),
+        worker.LOSSES[name],
+        *worker.data(dtype),
+        tuple(worker.labels()) if labelled else None,
+        group=None,
+    )
+    first = ranks[0][name, kind, labelled, way]
+    # The gradient of the tower's bias is what is left of rows that cancel.
+    tolerance = {"rtol": 1.6e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(first, expected, **tolerance)
+    for results in ranks[1:]:
+        for ours, theirs in zip(results[name, kind, labelled, way], first, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_cached_step_of_many_processes(worker, ranks):
+    tower = worker.Towers(torch.float64).tower
+    image, text = worker.data(torch.float64)
+    loss = contrastive_loss(tower(image), tower(text), 3.0)
+    loss.backward()
+    for results in ranks:
+        torch.testing.assert_close(results["cached"], [loss.detach(), *(p.grad for p in tower.parameters())])
+
+
+def alike(first, others, which=1):
+    refusal = "ValueError: the arguments of a loss must be alike on every rank"
+    return f"{refusal}, got {first} on rank 0; {others} on rank {which}"
+
+
+def two(text):
+    return f"torch.float32 {text}, torch.float32 {text}"
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("rows", alike(two("(4, 4)"), two("(3, 4)"))),
+        (
+            "empty on one rank",
+            alike("ValueError: image_embeddings must hold at least one row, got (0, 4)", two("(1, 4)")),
+        ),
+        ("empty on all ranks", "ValueError: image_embeddings must hold at least one row, got (0, 4)"),
+        (
+            "unpaired on one rank",
+            alike(
+                "ValueError: text_embeddings must have shape (3, 4) like image_embeddings, got (4, 4)",
+                two("(3, 4)"),
+            ),
+        ),
+        ("columns", alike(two("(3, 4)"), two("(3, 5)"))),
+        (
+            "dtypes on one rank",
+            alike(
+                "TypeError: text_embeddings must have dtype torch.float32 like image_embeddings, got "
+                "torch.float64",
+                two("(3, 4)"),
+            ),
+        ),
+        (
+            "no tensor on one rank",
+            alike(
+                two("(3, 4)"),
+                "TypeError: image_embeddings must be a tensor of shape (B, D), got NoneType",
+            ),
+        ),
+        (
+            "labels on one rank",
+            alike(two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)", two("(3, 4)")),
+        ),
+        (
+            "labels too few",
+            alike(
+                two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)",
+                "ValueError: labels[1] must have shape (3,), got (2,)",
+            ),
+        ),
+    ],
+)
+def test_ranks_refuse_alike(ranks, case, message):
+    for results in ranks:
+        assert results[case] == message
+        torch.testing.assert_close(results["after"], torch.tensor(math.log(2 * len(ranks))))
