@@ -112,8 +112,10 @@ def check(
     # What one rank alone would refuse is compared first: had it raised by itself, the others would wait for
     # it in the next collective. Reading the answer back is no part of a traced graph.
     if group is not None and not torch.compiler.is_compiling():
-        shapes = [describe(x) for x in (image, text, *(labels or ()))]
-        check_alike(", ".join(shapes) if error is None else f"{type(error).__name__}: {error}", image, group)
+        if error is None:
+            check_alike(", ".join(describe(x) for x in (image, text, *(labels or ()))), group)
+        else:
+            check_alike(f"{type(error).__name__}: {error}", group)
     if error is not None:
         raise error
     image, text = to_autocast_dtype(image, text)
@@ -172,9 +174,10 @@ def describe(x: object) -> str:
 MESSAGE = 256
 
 
-def check_alike(message: str, image: object, group: dist.ProcessGroup) -> None:
+def check_alike(message: str, group: dist.ProcessGroup) -> None:
     """Raise, on every rank alike, where `message` is not the same on all."""
-    device = image.device if isinstance(image, Tensor) else torch.device("cpu")
+    # On a device that the group can reach from, whatever tensors a rank was given.
+    device = "cuda" if "nccl" in dist.get_backend(group) else "cpu"
     coded = message.encode()[:MESSAGE].ljust(MESSAGE)
     said = gather_rows(torch.tensor([list(coded)], dtype=torch.uint8, device=device), group)
     messages = [bytes(row).decode(errors="replace").strip() for row in said.tolist()]

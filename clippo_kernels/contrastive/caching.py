@@ -39,7 +39,7 @@ def cached_contrastive_step(
         The loss, without a graph.
 
     Raises:
-        ValueError: `chunk_size` below 1, or as many texts as images.
+        ValueError: `chunk_size` below 1, or not as many texts as images.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")

@@ -118,6 +118,7 @@ def main(rank, world_size, store, out):
     results["no tensor on one rank"] = refusal(None if rank == 1 else ones, ones, group)
     three = torch.arange(3)
     results["labels on one rank"] = refusal(ones, ones, group, labels=(three, three) if rank == 0 else None)
+    results["labels no pair"] = refusal(ones, ones, group, labels=three)
     results["labels too few"] = refusal(ones, ones, group, labels=(three, three[: 3 - (rank == 1)]))
     # The refusals left no collective half done.
     results["after"] = contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0, group=group)

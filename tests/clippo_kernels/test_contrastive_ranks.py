@@ -135,6 +135,10 @@ def two(text):
             alike(two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)", two("(3, 4)")),
         ),
         (
+            "labels no pair",
+            "TypeError: labels must be a pair of tensors, of images and of texts, got torch.int64 (3,)",
+        ),
+        (
             "labels too few",
             alike(
                 two("(3, 4)") + ", torch.int64 (3,), torch.int64 (3,)",
