@@ -223,6 +223,13 @@ def sigmoid_tile(x):
 
 
 @triton.jit
+def signed_sigmoid_tile(x, is_positive):
+    """The same of -x where a pair is positive, and the derivative by x."""
+    loss, d = sigmoid_tile(tl.where(is_positive, -x, x))
+    return loss, tl.where(is_positive, -d, d)
+
+
+@triton.jit
 def sum_in_pieces(
     acc, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
     BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
@@ -245,8 +252,7 @@ def sum_in_pieces(
         logits = acc * tl.load(scale) + tl.load(bias)
         if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
             is_positive = positive_pairs(rows, tl.minimum(columns, B - 1), image_ids, text_ids, offset)
-            loss, d = sigmoid_tile(tl.where(is_positive, -logits, logits))
-            d = tl.where(is_positive, -d, d)
+            loss, d = signed_sigmoid_tile(logits, is_positive)
         else:
             loss, d = sigmoid_tile(logits)
         inside = (columns < B)[None, :]
@@ -286,8 +292,7 @@ def dlogits_tile(
         logits = acc * tl.load(scale) + tl.load(bias)
         if POSITIVES:
             is_positive = positive_pairs(rows, columns, row_ids, column_ids, offset)
-            _, d = sigmoid_tile(tl.where(is_positive, -logits, logits))
-            d = tl.where(is_positive, -d, d)
+            _, d = signed_sigmoid_tile(logits, is_positive)
         else:
             _, d = sigmoid_tile(logits)
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import tuning
 from .._triton import cdiv, launch, with_unit_last_stride
 from . import kernels
-from .positives import Positives, by_label
+from .positives import Positives, by_label, with_shares
 from .problem import Problem
 
 LN_2 = 0.6931471805599453
@@ -225,7 +225,7 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
     scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
     labels = torch.arange(tokens, device=device) // 2
-    labelled, _ = by_label(labels, labels, slice(0, tokens), torch.float32)
+    labelled, _ = with_shares(by_label(labels, labels), torch.float32)
     cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
     if kernel in ("forward", "sigmoid_forward"):
         del cases[1]

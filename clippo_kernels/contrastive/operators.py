@@ -16,7 +16,7 @@ from .._ops import refuse_second_derivative, register
 from ..dispatch import Implementations, select
 from . import reference, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
-from .positives import Positives, by_label
+from .positives import Positives, by_label, with_shares
 from .problem import Problem
 from .reference import accumulation_dtype, wide_dtype
 
@@ -38,12 +38,11 @@ class ContrastiveLoss(torch.autograd.Function):
         group: dist.ProcessGroup | None,
     ) -> Tensor:
         texts, ring_of = texts_to_meet(text, group)
-        own_texts = own_rows(text, group)
-        if image_labels is None or text_labels is None:
-            positives, weights = Positives(own_texts.start), None
-        else:
-            labels = gather_rows(image_labels, group), gather_rows(text_labels, group)
-            positives, weights = by_label(*labels, own_rows(image, group), accumulation_dtype(image.dtype))
+        own_images, own_texts = own_rows(image, group), own_rows(text, group)
+        positives, weights = positives_of_all(image_labels, text_labels, group), None
+        if image_labels is not None:
+            positives, weights = with_shares(positives, scale.dtype)
+        positives = positives.of(own_images, slice(0, None))
         row_lse, column_lse, positive = OPS.contrastive_forward(image, texts, scale, *positives, ring_of)
         column_lse = lse_over_ranks(column_lse, group)
 
@@ -53,9 +52,10 @@ class ContrastiveLoss(torch.autograd.Function):
             unit = scale.new_ones(()) / (2 * text.shape[0] * world_size(group))
         else:
             unit = weights.unit
-            row_loss, column_loss = row_loss * weights.image, column_loss * weights.text[own_texts]
+            image_weight = weights.image[own_images]
+            row_loss, column_loss = row_loss * image_weight, column_loss * weights.text[own_texts]
             # exp(logit - shift) is the softmax times its weight.
-            row_shift, column_shift = row_lse - weights.image.log(), column_lse - weights.text.log()
+            row_shift, column_shift = row_lse - image_weight.log(), column_lse - weights.text.log()
         loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
         ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
@@ -85,12 +85,8 @@ class SigmoidLoss(torch.autograd.Function):
         group: dist.ProcessGroup | None,
     ) -> Tensor:
         texts, ring_of = texts_to_meet(text, group)
-        if image_labels is None or text_labels is None:
-            positives = Positives(own_rows(text, group).start)
-        else:
-            labels = gather_rows(image_labels, group), gather_rows(text_labels, group)
-            positives, _ = by_label(*labels, own_rows(image, group), accumulation_dtype(image.dtype))
-            positives = positives._replace(image_share=None, text_share=None)
+        positives = positives_of_all(image_labels, text_labels, group)
+        positives = positives.of(own_rows(image, group), slice(0, None))
         row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
         unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
         dbias = accurate_sum(row_dlogits)
@@ -118,6 +114,15 @@ def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[T
     if is_partial:
         dtext = sum_to_owners(dtext, ctx.group).to(texts.dtype)
     return dimage, dtext, dscale
+
+
+def positives_of_all(
+    image_labels: Tensor | None, text_labels: Tensor | None, group: dist.ProcessGroup | None
+) -> Positives:
+    """Those of the images and texts of all ranks."""
+    if image_labels is None or text_labels is None:
+        return Positives()
+    return by_label(gather_rows(image_labels, group), gather_rows(text_labels, group))
 
 
 def texts_to_meet(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, str]:

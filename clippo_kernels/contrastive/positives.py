@@ -52,30 +52,31 @@ class Weights(NamedTuple):
     unit: Tensor  # ()
 
 
-def by_label(
-    image_labels: Tensor, text_labels: Tensor, own: slice, dtype: torch.dtype
-) -> tuple[Positives, Weights]:
-    """Positives of the images `own` among all, and weights for means over those that have any positive."""
+def by_label(image_labels: Tensor, text_labels: Tensor) -> Positives:
     # Labels become ids that fit into 32 bits: their places among all labels in order.
     ordered = torch.cat([image_labels, text_labels]).sort().values
     image_ids, text_ids = (
         torch.searchsorted(ordered, x, out_int32=True) for x in (image_labels, text_labels)
     )
+    return Positives(0, image_ids, text_ids)
+
+
+def with_shares(positives: Positives, dtype: torch.dtype) -> tuple[Positives, Weights]:
+    """Shares and weights for means over the images, and over the texts, that have any positive."""
 
     def count(ids: Tensor, others: Tensor) -> Tensor:
         others = others.sort().values
         return torch.searchsorted(others, ids, right=True) - torch.searchsorted(others, ids)
 
+    _, image_ids, text_ids, *_ = positives
+    assert image_ids is not None and text_ids is not None  # noqa: PT018
     positives_of_image, positives_of_text = count(image_ids, text_ids), count(text_ids, image_ids)
     image_mean, text_mean = (0.5 / (n > 0).sum().to(dtype) for n in (positives_of_image, positives_of_text))
     unit = torch.maximum(image_mean, text_mean)
-    image_weight = torch.where(positives_of_image > 0, image_mean / unit, 0.0)[own]
+    image_weight = torch.where(positives_of_image > 0, image_mean / unit, 0.0)
     text_weight = torch.where(positives_of_text > 0, text_mean / unit, 0.0)
-    positives = Positives(
-        0,
-        image_ids[own],
-        text_ids,
-        image_weight / positives_of_image[own].clamp(min=1),
-        text_weight / positives_of_text.clamp(min=1),
+    positives = positives._replace(
+        image_share=image_weight / positives_of_image.clamp(min=1),
+        text_share=text_weight / positives_of_text.clamp(min=1),
     )
     return positives, Weights(image_weight, text_weight, unit)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels.contrastive import reference
-from clippo_kernels.contrastive.positives import Positives, by_label
+from clippo_kernels.contrastive.positives import Positives, by_label, with_shares
 from clippo_kernels.contrastive.problem import Problem
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
@@ -351,7 +351,8 @@ def test_operators_are_registered_well(dtype, positives):
     image, text = (t.detach() for t in embeddings(9, 4, dtype))
     own = slice(3, 8) if positives != "pairs" else slice(0, 9)
     if positives == "labels":
-        pairs, _ = by_label(*some_labels(9), own, torch.float32)
+        pairs, _ = with_shares(by_label(*some_labels(9)), torch.float32)
+        pairs = pairs.of(own, slice(0, 9))
     else:
         pairs = Positives(own.start)
     scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
