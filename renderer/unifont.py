@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from renderer.glyphs import CELL_PX, UnifontGlyphs
+from renderer.ink import InkPool
 
 _CODE_POINTS = 0x110000
 _STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
+_NOT_DRAWN = -1
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class UnifontRenderer:
     spacing: int = 1
     min_width: int = 4
     font_path: str | os.PathLike[str] | None = None
-    _glyphs: "_InkTable" = field(init=False, repr=False, compare=False)
+    _glyphs: "_GlyphTable" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_integer("font_size", 1)
@@ -73,7 +75,7 @@ class UnifontRenderer:
         for name in ("lower", "monospace"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
-        object.__setattr__(self, "_glyphs", _InkTable(self))
+        object.__setattr__(self, "_glyphs", _GlyphTable(self))
 
     def _check_integer(self, name: str, low: int, high: int | None = None) -> None:
         value = getattr(self, name)
@@ -138,13 +140,14 @@ class UnifontRenderer:
         return kept
 
     def _draw(self, texts: list[str], out_BYX: np.ndarray) -> None:
-        """Draw a block of strings. Shapes below: B strings, C characters of all strings, P inked pixels."""
+        """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         utf32 = "".join(texts).encode("utf-32-le", "surrogatepass")
         if not utf32:
             return
-        code_point_C = np.frombuffer(utf32, "<u4").astype(np.intp)
-        width_C = self._glyphs.widths(code_point_C)
+        code_point_C = np.frombuffer(utf32, "<u4")
+        unit_C = self._glyphs.units(code_point_C)
+        width_C = self._glyphs.pool.widths(unit_C)
 
         # The published layout keeps one running width over a whole string and divides it by what is left of
         # a row beside the string's widest glyph: no row can overflow, and none depends on those before it.
@@ -166,36 +169,31 @@ class UnifontRenderer:
         y_C = row_C * self.font_size
         corner_C = (np.repeat(image_B, length_B) * self.size + y_C) * self.size + x_C
         is_visible_C = y_C < self.size
+        if cut_height := self.size % self.font_size:
+            unit_C = np.where(y_C + cut_height == self.size, self._glyphs.cut_units(code_point_C), unit_C)
         if not is_visible_C.all():
-            code_point_C, corner_C, y_C = (a[is_visible_C] for a in (code_point_C, corner_C, y_C))
-        self._glyphs.scatter(out_BYX.reshape(-1), code_point_C, corner_C, y_C + self.font_size > self.size)
+            unit_C, corner_C = unit_C[is_visible_C], corner_C[is_visible_C]
+        self._glyphs.pool.draw(out_BYX.reshape(-1), unit_C, corner_C)
 
 
-class _InkTable:
-    """Trimmed glyphs as lists of inked pixels, so that drawing costs in proportion to the ink.
+class _GlyphTable:
+    """The trimmed glyphs of a renderer, drawn when they are first needed.
 
-    Tables over all code points hold a glyph's width and where its pixels lie in one growing pool; the system
-    commits their memory only where glyphs have been drawn.
+    Tables over all code points say which unit of the pool a character is; the system commits their memory
+    only where characters have been used.
     """
 
     def __init__(self, renderer: UnifontRenderer):
         self._renderer = renderer
         self._font = UnifontGlyphs(renderer.font_path)
-        size, font_size = renderer.size, renderer.font_size
-
-        self._is_drawn = np.zeros(_CODE_POINTS, bool)
-        self._width = np.zeros(_CODE_POINTS, np.int32)
-        self._first_pixel = np.zeros(_CODE_POINTS, np.intp)
-        self._pixel_count = np.zeros(_CODE_POINTS, np.int32)
-        self._cut_pixel_count = np.zeros(_CODE_POINTS, np.int32)  # in a row that the image's lower edge cuts
-        self._cut_height = size % font_size
-
-        self._pixels_used = 0
-        self._pixel_offset = np.empty(4096, np.int32)  # y * size + x from the glyph's corner
-        self._pixel_shade = np.empty(4096, np.uint8)
+        self.pool = InkPool(renderer.size, renderer.ink if renderer.font_size == CELL_PX else None)
+        self._unit = np.full(_CODE_POINTS, _NOT_DRAWN, np.int32)
+        # Glyphs of a row that the image's lower edge cuts.
+        self._cut_unit = np.zeros(_CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
 
         # Area resampling of a 16 px cell to font_size px, in exact integers: the overlap of output pixel i
         # with input pixel j, both scaled to whole numbers. A row sums to 16, so full ink is 16**2.
+        font_size = renderer.font_size
         i, j = np.ogrid[:font_size, :CELL_PX]
         overlap = np.minimum(CELL_PX * (i + 1), font_size * (j + 1)) - np.maximum(CELL_PX * i, font_size * j)
         self._overlap = np.maximum(overlap, 0).astype(np.float32)  # (font_size, 16)
@@ -203,30 +201,21 @@ class _InkTable:
         shade = (renderer.background * (CELL_PX**2 - coverage) + renderer.ink * coverage) // CELL_PX**2
         self._shade_of_coverage = shade.astype(np.uint8)
 
-    def widths(self, code_point_C: np.ndarray) -> np.ndarray:
-        """Widths in px, (C,) int32. Draws the glyphs that are new."""
-        is_drawn_C = self._is_drawn[code_point_C]
-        if not is_drawn_C.all():
-            self._add(np.unique(code_point_C[~is_drawn_C]))
-        return self._width[code_point_C]
+    def units(self, code_point_C: np.ndarray) -> np.ndarray:
+        """Units of the pool, (C,) int32. Draws the glyphs that are new."""
+        unit_C = self._unit[code_point_C]
+        is_new_C = unit_C == _NOT_DRAWN
+        if is_new_C.any():
+            self._add(np.unique(code_point_C[is_new_C]))
+            unit_C = self._unit[code_point_C]
+        return unit_C
 
-    def scatter(
-        self, out: np.ndarray, code_point_C: np.ndarray, corner_C: np.ndarray, is_cut_C: np.ndarray
-    ) -> None:
-        """Ink characters into the flat `out`, at the index `corner_C` of their top left pixels."""
-        count_C = self._pixel_count[code_point_C]
-        if self._cut_height:
-            count_C = np.where(is_cut_C, self._cut_pixel_count[code_point_C], count_C)
-        before_C = np.cumsum(count_C) - count_C
-        pixel_P = np.repeat(self._first_pixel[code_point_C] - before_C, count_C)
-        pixel_P += np.arange(len(pixel_P))
-        target_P = np.repeat(corner_C, count_C)
-        target_P += self._pixel_offset[pixel_P]
-        is_exact = self._renderer.font_size == CELL_PX
-        out[target_P] = self._renderer.ink if is_exact else self._pixel_shade[pixel_P]
+    def cut_units(self, code_point_C: np.ndarray) -> np.ndarray:
+        """The same glyphs without what lies below the image's edge, in the image's last, incomplete row."""
+        return self._cut_unit[code_point_C]
 
     def _add(self, code_point_G: np.ndarray) -> None:
-        """Draw and trim G glyphs and append their pixels to the pool."""
+        """Draw and trim G glyphs."""
         renderer = self._renderer
         drawn_G = code_point_G
         if renderer.lower:
@@ -245,24 +234,16 @@ class _InkTable:
             last_G = np.where(is_inked_GX.any(axis=1), font_size - 1 - is_inked_GX[:, ::-1].argmax(axis=1), 0)
             left_G = np.maximum(first_G - renderer.spacing, 0)
             right_G = np.maximum(last_G + renderer.spacing, left_G + renderer.min_width).clip(max=font_size)
+            # Every glyph moves to the left edge of its cell, and what is right of its width goes.
             x = np.arange(font_size)
-            is_kept_GX = (x >= left_G[:, None]) & (x < right_G[:, None])
-            coverage_GYX = coverage_GYX * is_kept_GX[:, None, :]
+            column_GX = np.minimum(left_G[:, None] + x, font_size - 1)
+            coverage_GYX = np.take_along_axis(coverage_GYX, column_GX[:, None, :], axis=2)
+            coverage_GYX = coverage_GYX * (x < (right_G - left_G)[:, None])[:, None, :]
 
-        # In order of y, then x: so a row that the image's edge cuts takes the first pixels of its glyphs.
-        glyph_P, y_P, x_P = coverage_GYX.nonzero()
-        count_G = np.bincount(glyph_P, minlength=len(code_point_G))
-        self._width[code_point_G] = right_G - left_G
-        self._first_pixel[code_point_G] = self._pixels_used + np.cumsum(count_G) - count_G
-        self._pixel_count[code_point_G] = count_G
-        self._cut_pixel_count[code_point_G] = np.bincount(
-            glyph_P[y_P < self._cut_height], minlength=len(code_point_G)
-        )
-        end = self._pixels_used + len(glyph_P)
-        if end > len(self._pixel_offset):
-            self._pixel_offset = np.resize(self._pixel_offset, 2 * end)
-            self._pixel_shade = np.resize(self._pixel_shade, 2 * end)
-        self._pixel_offset[self._pixels_used : end] = y_P * renderer.size + x_P - left_G[glyph_P]
-        self._pixel_shade[self._pixels_used : end] = self._shade_of_coverage[coverage_GYX[glyph_P, y_P, x_P]]
-        self._pixels_used = end
-        self._is_drawn[code_point_G] = True
+        shade_GYX = self._shade_of_coverage[coverage_GYX]
+        self._unit[code_point_G] = self.pool.add(shade_GYX, coverage_GYX > 0, right_G - left_G)
+        if cut_height := renderer.size % font_size:
+            rows = slice(cut_height)
+            self._cut_unit[code_point_G] = self.pool.add(
+                shade_GYX[:, rows], coverage_GYX[:, rows] > 0, right_G - left_G
+            )

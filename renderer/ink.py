@@ -1,0 +1,107 @@
+"""Bitmaps kept as lists of inked pixels, so that drawing text costs in proportion to its ink."""
+
+import numpy as np
+
+_CHUNK = 8  # pixels; a chunk of offsets fills one cache line
+
+
+class InkPool:
+    """Small bitmaps, and the means to draw thousands of them at once into a batch of images.
+
+    A bitmap is a unit: an index, a width, and chunks of eight offsets of inked pixels, the last one filled up
+    with pixels that it holds already. All chunks lie in one table. So drawing is to gather rows of that
+    table, to add to each the place where its unit begins, and to write the ink: no step is taken for a single
+    pixel, nor for a single unit.
+
+    Args:
+        row_stride: pixels from one row of an image to the next.
+        ink: the grey level of pixels of full coverage; None if bitmaps bring grey levels of their own.
+    """
+
+    def __init__(self, row_stride: int, ink: int | None):
+        self._row_stride = row_stride
+        self._ink = ink
+        self._units = 0
+        self._chunks = 0
+        self._width = np.zeros(256, np.int32)
+        self._first_chunk = np.zeros(256, np.intp)
+        self._chunk_count = np.zeros(256, np.intp)
+        self._offset = np.zeros((1024, _CHUNK), np.intp)
+        self._shade = np.zeros((1024 if ink is None else 0, _CHUNK), np.uint8)
+        self._target = np.empty((0, _CHUNK), np.intp)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the offsets of all units."""
+        return self._chunks * self._offset.itemsize * _CHUNK
+
+    def add(self, pixels_GYX: np.ndarray, is_inked_GYX: np.ndarray, width_G: np.ndarray) -> np.ndarray:
+        """Keep G bitmaps.
+
+        Args:
+            pixels_GYX: (G, Y, X) uint8 grey levels; not looked at if the pool has an `ink`.
+            is_inked_GYX: (G, Y, X) bool, the pixels to write.
+            width_G: (G,) integers.
+
+        Returns:
+            (G,) indices of the new units, ascending.
+        """
+        G = len(is_inked_GYX)
+        unit_G = np.arange(self._units, self._units + G)
+        glyph_P, y_P, x_P = is_inked_GYX.nonzero()
+        count_G = np.bincount(glyph_P, minlength=G)
+        chunk_count_G = -(-count_G // _CHUNK)
+        first_chunk_G = self._chunks + np.cumsum(chunk_count_G) - chunk_count_G
+        self._reserve(G, int(chunk_count_G.sum()))
+        self._width[unit_G] = width_G
+        self._first_chunk[unit_G] = first_chunk_G
+        self._chunk_count[unit_G] = chunk_count_G
+
+        # Every slot first gets its chunk's first pixel, and then, where there is one, its own.
+        nth_P = np.arange(len(glyph_P)) - np.repeat(np.cumsum(count_G) - count_G, count_G)
+        chunk_P, slot_P = first_chunk_G[glyph_P] + nth_P // _CHUNK, nth_P % _CHUNK
+        leads = slot_P == 0
+        tables = [(self._offset, y_P * self._row_stride + x_P)]
+        if self._ink is None:
+            tables.append((self._shade, pixels_GYX[glyph_P, y_P, x_P]))
+        for table, value_P in tables:
+            table[chunk_P[leads]] = value_P[leads, None]
+            table[chunk_P, slot_P] = value_P
+        return unit_G
+
+    def widths(self, unit_C: np.ndarray) -> np.ndarray:
+        """Widths in px, (C,) int32."""
+        return self._width[unit_C]
+
+    def draw(self, out: np.ndarray, unit_C: np.ndarray, corner_C: np.ndarray) -> None:
+        """Write C units into the flat, contiguous `out`, each from the index of its top left pixel on."""
+        count_C = self._chunk_count[unit_C]
+        before_C = np.cumsum(count_C) - count_C
+        chunk_K = np.repeat(self._first_chunk[unit_C] - before_C, count_C)
+        chunk_K += np.arange(len(chunk_K))
+        if len(chunk_K) > len(self._target):
+            # Kept, because fresh memory of this size comes from the system page by page.
+            self._target = np.empty((2 * len(chunk_K), _CHUNK), np.intp)
+        target_KP = self._target[: len(chunk_K)]
+        # "clip" only spares the copy that numpy makes of `out` when an index may be out of range.
+        np.take(self._offset, chunk_K, axis=0, out=target_KP, mode="clip")
+        target_KP += np.repeat(corner_C, count_C)[:, None]
+        out[target_KP] = self._shade[chunk_K] if self._ink is None else self._ink
+
+    def _reserve(self, units: int, chunks: int) -> None:
+        """Make room for more, and count it as used."""
+        self._units += units
+        self._chunks += chunks
+        if self._units > len(self._width):
+            for name in ("_width", "_first_chunk", "_chunk_count"):
+                setattr(self, name, _grown(getattr(self, name), 2 * self._units))
+        if self._chunks > len(self._offset):
+            self._offset = _grown(self._offset, 2 * self._chunks)
+            if self._ink is None:
+                self._shade = _grown(self._shade, 2 * self._chunks)
+
+
+def _grown(array: np.ndarray, length: int) -> np.ndarray:
+    bigger = np.zeros((length, *array.shape[1:]), array.dtype)
+    bigger[: len(array)] = array
+    return bigger
