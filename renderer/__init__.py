@@ -1,11 +1,30 @@
 """Strings in any script -> uint8 image batches, for towers that read text as pixels.
 
-`UnifontRenderer` reproduces the published CLIPPO renderer pixel for pixel, whole batches at a time. The
-package needs numpy and skia-python, and no torch: data-loader workers stay small.
+`UnifontRenderer` reproduces the published CLIPPO renderer pixel for pixel; `ParagraphRenderer` shapes text
+as a word processor does. Both take whole batches at a time. The package needs numpy, Pillow, skia-python
+and fontTools, and no torch: data-loader workers stay small.
 """
 
+from renderer.base import Renderer
+from renderer.compose import compose, sentence_pairs
 from renderer.fonts import FontNotFoundError, find_font
+from renderer.paragraph import ParagraphRenderer, TextOverflowError
+from renderer.pool import RenderPool
+from renderer.report import RenderReport
 from renderer.skia_loader import SystemLibraryError, import_skia
 from renderer.unifont import UnifontRenderer
 
-__all__ = ["FontNotFoundError", "SystemLibraryError", "UnifontRenderer", "find_font", "import_skia"]
+__all__ = [
+    "FontNotFoundError",
+    "ParagraphRenderer",
+    "RenderPool",
+    "RenderReport",
+    "Renderer",
+    "SystemLibraryError",
+    "TextOverflowError",
+    "UnifontRenderer",
+    "compose",
+    "find_font",
+    "import_skia",
+    "sentence_pairs",
+]

@@ -40,10 +40,12 @@ class UnifontGlyphs:
         if folder is not None and not Path(folder).expanduser().is_dir():
             raise NotADirectoryError(f"font_path must be a folder with Unifont's three files, not {folder}")
         self._skia = import_skia()
-        self._plane_0 = self._load(find_font("unifont.otf", package="fonts-unifont", path=folder))
-        self._higher_planes = self._load(find_font("unifont_upper.otf", package="fonts-unifont", path=folder))
+        plane_0 = find_font("unifont.otf", package="fonts-unifont", path=folder)
+        higher_planes = find_font("unifont_upper.otf", package="fonts-unifont", path=folder)
+        self._plane_0, self._higher_planes = self._load(plane_0), self._load(higher_planes)
         # Looked up now, read when the first mark comes: a missing file must not stop a run half-way.
         self._hex_path = find_font("unifont.hex", package="unifont", path=folder)
+        self.paths = plane_0, higher_planes, self._hex_path
 
     def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
         """Bitmaps of code points, (G,) integers -> (G, 16, 16) uint8, 1 = ink; unknown ones are blank."""
@@ -59,6 +61,13 @@ class UnifontGlyphs:
                     if bitmap is not None:
                         cells_GYX[mark] = bitmap
         return cells_GYX
+
+    def has_glyph(self, code_points: np.ndarray) -> np.ndarray:
+        """Which of the code points are not blank for want of a glyph, (G,) integers -> (G,) bool."""
+        distinct, inverse = np.unique(code_points, return_inverse=True)
+        fonts = (self._plane_0, self._higher_planes)
+        in_0, above = (np.array(font.getTypeface().unicharsToGlyphs(distinct.tolist())) for font in fonts)
+        return (np.where(distinct < _END_OF_PLANE_0, in_0, above) != 0)[inverse]
 
     def _load(self, path: Path) -> Any:
         # A font manager of its own: the default one reads the system's whole font configuration first.

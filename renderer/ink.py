@@ -61,7 +61,7 @@ class InkPool:
         nth_P = np.arange(len(glyph_P)) - np.repeat(np.cumsum(count_G) - count_G, count_G)
         chunk_P, slot_P = first_chunk_G[glyph_P] + nth_P // _CHUNK, nth_P % _CHUNK
         leads = slot_P == 0
-        tables = [(self._offset, y_P * self._row_stride + x_P)]
+        tables: list[tuple[np.ndarray, np.ndarray]] = [(self._offset, y_P * self._row_stride + x_P)]
         if self._ink is None:
             tables.append((self._shade, pixels_GYX[glyph_P, y_P, x_P]))
         for table, value_P in tables:

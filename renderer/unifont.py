@@ -5,30 +5,31 @@ bidirectional reordering, no word wrap. That is what the published weights have 
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from renderer.base import Renderer, checked_integer, hashes
 from renderer.glyphs import CELL_PX, UnifontGlyphs
 from renderer.ink import InkPool
+from renderer.report import Outcome
+from renderer.sanitize import CODE_POINTS
+from renderer.skia_loader import import_skia
 
-_CODE_POINTS = 0x110000
-_STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 _NOT_DRAWN = -1
 
 
 @dataclass(frozen=True)
-class UnifontRenderer:
+class UnifontRenderer(Renderer):
     """Draws strings as the published CLIPPO renderer does, to the pixel if given the same GNU Unifont.
 
     A string is cut to `max_chars` code points and its glyphs are set flush left, in rows of `font_size` px
     from the top, with breaks wherever a row is full, also within words. What falls below the image is cut
     off. Characters that the font lacks leave a gap.
 
-    Glyphs are drawn by Skia when they are first needed and then kept, so a renderer should be reused. It
-    pickles and copies by its configuration. It must not be called from several threads at once.
+    Lone surrogates are drawn as characters that the font lacks; nothing is sanitised, for the published
+    renderer does not.
 
     Args:
         size: height and width of the images, px.
@@ -63,89 +64,63 @@ class UnifontRenderer:
     _glyphs: "_GlyphTable" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._check_integer("font_size", 1)
-        self._check_integer("size", 1)
+        for name, low, high in (
+            ("font_size", 1, None),
+            ("size", 1, None),
+            ("max_chars", 1, None),
+            ("background", 0, 255),
+            ("ink", 0, 255),
+            ("spacing", 0, None),
+            ("min_width", 0, None),
+        ):
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), low, high))
         if self.size <= self.font_size:
             raise ValueError(f"size must be larger than font_size, {self.font_size} px, not {self.size} px")
-        self._check_integer("max_chars", 1)
-        self._check_integer("background", 0, 255)
-        self._check_integer("ink", 0, 255)
-        self._check_integer("spacing", 0)
-        self._check_integer("min_width", 0)
         for name in ("lower", "monospace"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
         object.__setattr__(self, "_glyphs", _GlyphTable(self))
 
-    def _check_integer(self, name: str, low: int, high: int | None = None) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value < low or (high is not None and value > high):
-            expected = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise ValueError(f"{name} must be {expected}, not {value}")
-        object.__setattr__(self, name, int(value))
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+        return self.size, self.size
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+    @property
+    def description(self) -> dict[str, Any]:
+        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+        return {
+            "renderer": "UnifontRenderer",
+            "options": {
+                f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "font_path"
+            },
+            "fonts": hashes(self._glyphs.font.paths),
+            "skia": import_skia().__version__,
+        }
 
-    def __setstate__(self, configuration: dict[str, Any]) -> None:
-        self.__init__(**configuration)  # type: ignore[misc]
+    def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
+        return self._glyphs.font.has_glyph(code_point_C)
 
-    def __call__(self, texts: Sequence[str], out: np.ndarray | None = None) -> np.ndarray:
-        """Draw a batch of strings.
-
-        Args:
-            texts: B strings. Lone surrogates are drawn as characters that the font lacks.
-            out: C-contiguous uint8 array (B, size, size) to draw into, such as one that is pinned or shared.
-
-        Returns:
-            `out`, or a new uint8 array (B, size, size), C-contiguous.
-
-        Raises:
-            TypeError: `texts` is not a sequence of strings, or `out` is not a uint8 array.
-            ValueError: `out` has another shape, or is not contiguous or not writable.
-        """
-        kept = self._truncated(texts)
-        shape = (len(kept), self.size, self.size)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        elif not isinstance(out, np.ndarray) or out.dtype != np.uint8:
-            raise TypeError(
-                f"out must be a numpy array of uint8, not {getattr(out, 'dtype', type(out).__name__)}"
-            )
-        elif out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
-            raise ValueError(
-                f"out must be C-contiguous, writable and of shape {shape}, not of shape {out.shape} "
-                f"with strides {out.strides}{'' if out.flags.writeable else ', read-only'}"
-            )
-        for start in range(0, len(kept), _STRINGS_PER_BLOCK):
-            block = slice(start, start + _STRINGS_PER_BLOCK)
-            self._draw(kept[block], out[block])
-        return out
-
-    def _truncated(self, texts: Sequence[str]) -> list[str]:
-        if isinstance(texts, str | bytes):
-            raise TypeError(f"texts must be a sequence of str, not one {type(texts).__name__}: pass [text]")
-        try:
-            kept = [text[: self.max_chars] for text in texts]
-            "".join(kept)  # the cheapest check that all are strings
-        except TypeError:
-            if not isinstance(texts, Sequence):
-                raise TypeError(f"texts must be a sequence of str, not {type(texts).__name__}") from None
-            position, text = next((i, t) for i, t in enumerate(texts) if not isinstance(t, str))
-            raise TypeError(
-                f"texts must be a sequence of str, but texts[{position}] is {type(text).__name__}"
-            ) from None
-        return kept
-
-    def _draw(self, texts: list[str], out_BYX: np.ndarray) -> None:
+    def _draw(
+        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
+    ) -> None:
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
-        utf32 = "".join(texts).encode("utf-32-le", "surrogatepass")
-        if not utf32:
-            return
-        code_point_C = np.frombuffer(utf32, "<u4")
+        kept = [text[: self.max_chars] for text in texts]
+        utf32 = "".join(kept).encode("utf-32-le", "surrogatepass")
+        fit_B = self._draw_code_points(np.frombuffer(utf32, "<u4"), kept, out_BYX)
+        if outcomes is not None:
+            for text, whole, fit in zip(kept, texts, fit_B.tolist(), strict=True):
+                cut = {"cut off": len(whole) - len(text)} if len(whole) > len(text) else {}
+                outcomes.append(Outcome(text, fit, self.font_size, cut))
+
+    def _draw_code_points(
+        self, code_point_C: np.ndarray, texts: list[str], out_BYX: np.ndarray
+    ) -> np.ndarray:
+        """-> (B,) how many code points of each string are within its image."""
+        fit_B = np.zeros(len(texts), np.intp)
+        if len(code_point_C) == 0:
+            return fit_B
         unit_C = self._glyphs.units(code_point_C)
         width_C = self._glyphs.pool.widths(unit_C)
 
@@ -169,11 +144,13 @@ class UnifontRenderer:
         y_C = row_C * self.font_size
         corner_C = (np.repeat(image_B, length_B) * self.size + y_C) * self.size + x_C
         is_visible_C = y_C < self.size
+        fit_B[image_B] = np.add.reduceat(is_visible_C, first_B, dtype=np.intp)
         if cut_height := self.size % self.font_size:
             unit_C = np.where(y_C + cut_height == self.size, self._glyphs.cut_units(code_point_C), unit_C)
         if not is_visible_C.all():
             unit_C, corner_C = unit_C[is_visible_C], corner_C[is_visible_C]
         self._glyphs.pool.draw(out_BYX.reshape(-1), unit_C, corner_C)
+        return fit_B
 
 
 class _GlyphTable:
@@ -185,11 +162,11 @@ class _GlyphTable:
 
     def __init__(self, renderer: UnifontRenderer):
         self._renderer = renderer
-        self._font = UnifontGlyphs(renderer.font_path)
+        self.font = UnifontGlyphs(renderer.font_path)
         self.pool = InkPool(renderer.size, renderer.ink if renderer.font_size == CELL_PX else None)
-        self._unit = np.full(_CODE_POINTS, _NOT_DRAWN, np.int32)
+        self._unit = np.full(CODE_POINTS, _NOT_DRAWN, np.int32)
         # Glyphs of a row that the image's lower edge cuts.
-        self._cut_unit = np.zeros(_CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
+        self._cut_unit = np.zeros(CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
 
         # Area resampling of a 16 px cell to font_size px, in exact integers: the overlap of output pixel i
         # with input pixel j, both scaled to whole numbers. A row sums to 16, so full ink is 16**2.
@@ -221,7 +198,7 @@ class _GlyphTable:
         if renderer.lower:
             is_upper_G = (code_point_G >= ord("A")) & (code_point_G <= ord("Z"))
             drawn_G = np.where(is_upper_G, code_point_G + (ord("a") - ord("A")), code_point_G)
-        coverage_GYX = self._overlap @ self._font.bitmaps(drawn_G).astype(np.float32) @ self._overlap.T
+        coverage_GYX = self._overlap @ self.font.bitmaps(drawn_G).astype(np.float32) @ self._overlap.T
         coverage_GYX = coverage_GYX.astype(np.int32)
 
         font_size = renderer.font_size

@@ -88,7 +88,8 @@ def test_font_path_must_be_a_folder(folders):
 
 
 def test_unreadable_font_is_named(folders):
-    put(folders["system"], "unifont.otf")
+    for name in ("unifont.otf", "unifont_upper.otf", "unifont.hex"):
+        put(folders["system"], name)
     with pytest.raises(OSError, match=r"unifont\.otf is not a font"):
         UnifontRenderer(64)
 

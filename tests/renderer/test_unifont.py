@@ -358,3 +358,26 @@ def test_copy_keeps_the_font_path(tmp_path):
     twin = pickle.loads(pickle.dumps(render))  # noqa: S301
     assert twin.font_path == tmp_path
     np.testing.assert_array_equal(twin(["e\u0301 😀"]), UnifontRenderer(64)(["e\u0301 😀"]))
+
+
+def test_report():
+    render = UnifontRenderer(64, max_chars=100)
+    pixels, report = render.render(["a photo", "", "x" * 150, "\ud800 a", "\u202eab"])
+    np.testing.assert_array_equal(pixels, render(["a photo", "", "x" * 150, "\ud800 a", "\u202eab"]))
+    np.testing.assert_array_equal(report.given, report.drawn + report.missing + report.unfit)
+    assert not report.removed.any()  # the published renderer does not sanitise
+    assert report.drawn.tolist()[:2] == [7, 0]
+    assert report.unfit[2] > 50
+    assert report.missing[3] == 1
+    assert report.scripts[0] == {"Latn"}
+    assert report.inked_rows[0].tolist() == [True, False, False, False]
+
+
+def test_fingerprint_tells_options_and_fonts():
+    assert UnifontRenderer(64).fingerprint == UnifontRenderer(64).fingerprint
+    assert UnifontRenderer(64).fingerprint != UnifontRenderer(64, spacing=2).fingerprint
+    assert set(UnifontRenderer(64).description["fonts"]) == {
+        "unifont.otf",
+        "unifont_upper.otf",
+        "unifont.hex",
+    }

@@ -1,0 +1,155 @@
+"""What the renderers have in common: strings in, uint8 images and a report out."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from renderer.report import Outcome, RenderReport, make_report
+
+_STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
+
+
+class Renderer(ABC):
+    """Turns batches of strings into batches of grey images.
+
+    A renderer keeps what it has drawn, so it should be reused. It pickles and copies by its configuration. It
+    must not be called from several threads at once.
+    """
+
+    background: int
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `description`, in hexadecimal: renderers that share it draw the same pixels."""
+        return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str], out: np.ndarray | None = None) -> np.ndarray:
+        """Draw a batch of strings.
+
+        Args:
+            texts: B strings.
+            out: C-contiguous uint8 array (B, height, width) to draw into, such as one that is pinned or
+                shared between processes.
+
+        Returns:
+            `out`, or a new uint8 array (B, height, width), C-contiguous.
+
+        Raises:
+            TypeError: `texts` is not a sequence of strings, or `out` is not a uint8 array.
+            ValueError: `out` has another shape, or is not contiguous or not writable.
+        """
+        return self._draw_all(checked_texts(texts), out, None)
+
+    def render(
+        self, texts: Sequence[str], out: np.ndarray | None = None, *, patch_size: int = 16
+    ) -> tuple[np.ndarray, RenderReport]:
+        """Draw a batch of strings, and say what could not be drawn and which patches hold ink.
+
+        Args:
+            texts, out: as of a call.
+            patch_size: side of the patches of the report, px; must divide the height and the width.
+
+        Returns:
+            The images, as of a call, and the report.
+
+        Raises:
+            TypeError, ValueError: as of a call, or `patch_size` does not divide the image.
+        """
+        texts = checked_texts(texts)
+        patch_size = checked_integer("patch_size", patch_size, 1)
+        height, width = self.image_shape
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"patch_size must divide the image, {height} x {width} px, got {patch_size}")
+        outcomes: list[Outcome] = []
+        out = self._draw_all(texts, out, outcomes)
+        return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
+
+    def _draw_all(
+        self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None
+    ) -> np.ndarray:
+        out = output(out, (len(texts), *self.image_shape))
+        for start in range(0, len(texts), _STRINGS_PER_BLOCK):
+            block = slice(start, start + _STRINGS_PER_BLOCK)
+            self._draw(list(texts[block]), out[block], outcomes, start)
+        return out
+
+    @abstractmethod
+    def _draw(
+        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
+    ) -> None:
+        """Draw a block of a batch, its first string `texts[start]` there, and append an outcome a string."""
+
+    @abstractmethod
+    def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
+        """(C,) bool."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+
+    def __setstate__(self, configuration: dict[str, Any]) -> None:
+        self.__init__(**configuration)  # type: ignore[misc]
+
+
+def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < low or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {expected}, not {value}")
+    return int(value)
+
+
+def checked_texts(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts must be a sequence of str, not one {type(texts).__name__}: pass [text]")
+    if not isinstance(texts, Sequence):
+        raise TypeError(f"texts must be a sequence of str, not {type(texts).__name__}")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"texts must be a sequence of str, but texts[{position}] is {type(text).__name__}"
+            )
+    return texts
+
+
+def output(out: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """`out` if it is fit to draw into, or a new array."""
+    if out is None:
+        return np.empty(shape, np.uint8)
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8:
+        raise TypeError(
+            f"out must be a numpy array of uint8, not {getattr(out, 'dtype', type(out).__name__)}"
+        )
+    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(
+            f"out must be C-contiguous, writable and of shape {shape}, not of shape {out.shape} "
+            f"with strides {out.strides}{'' if out.flags.writeable else ', read-only'}"
+        )
+    return out
+
+
+@cache
+def sha256_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of font files by name, in the order given."""
+    return {path.name: sha256_of_file(path) for path in paths}

@@ -1,0 +1,246 @@
+"""Shaped text in every script, through Skia's text layout."""
+
+import bisect
+import mmap
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from renderer.base import Renderer, checked_integer, hashes
+from renderer.fonts import find_font
+from renderer.quick_path import NOT_SET, QuickPath
+from renderer.report import Outcome
+from renderer.sanitize import CODE_POINTS, needs_sanitizing, sanitize
+from renderer.skia_loader import import_skia
+from renderer.typesetter import Fonts, Typesetter
+
+UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
+
+_LONGEST_WORD = 64  # code points
+
+Overflow = Literal["clip", "shrink", "error"]
+
+
+class TextOverflowError(ValueError):
+    """A text does not fit, and the renderer was told not to cut any."""
+
+
+@dataclass(frozen=True)
+class ParagraphRenderer(Renderer):
+    """Sets text as a word processor would: shaped, in bidirectional order, broken at words, in any script.
+
+    Text fills lines of `line_height` px from the top; with 16, each line is one row of 16 px patches. A text
+    whose first letter is Arabic, Hebrew or the like is set from right to left, at the right edge. Lines are
+    broken where Unicode's rules allow it (within Thai text, by ICU's dictionary), and a word that is wider
+    than the image anywhere. Lines that do not fit as a whole are not drawn.
+
+    Each cluster of a text is set in the first of `fonts` that has it; the system's fonts are never asked, so
+    that the same files give the same pixels everywhere. The default, GNU Unifont, has all scripts, and plain
+    text in it is drawn much faster than Skia lays out paragraphs. For typographic shapes give a list of Noto
+    fonts with Unifont at its end, and perhaps a smaller `font_size`: lines keep their distance, and tall
+    letters may touch those of the next line.
+
+    Strings are sanitised first; see `renderer.sanitize`.
+
+    Args:
+        size: height and width of the images, px, or the two of them.
+        font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
+        line_height: px from one baseline to the next.
+        max_chars: code points of a string that are kept.
+        background: grey level of the paper, 0 to 255.
+        ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
+        overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
+            fit. "shrink": take the largest font size at which it does, down to half of `font_size`, the lines
+            moving closer with it; clip what still does not fit. "error": raise TextOverflowError.
+        fonts: names of font files, or paths to them; names are searched for as in `find_font`.
+
+    Raises:
+        TypeError, ValueError: an option has the wrong type or is out of range.
+        FontNotFoundError: a font file is missing.
+        OSError: a file is not a font.
+        SystemLibraryError: Skia cannot be imported.
+    """
+
+    size: int | tuple[int, int] = 224
+    _: KW_ONLY
+    font_size: int = 16
+    line_height: int = 16
+    max_chars: int = 768
+    background: int = 127
+    ink: int = 0
+    overflow: Overflow = "clip"
+    fonts: Sequence[str | os.PathLike[str]] = UNIFONT
+    _fonts: Fonts = field(init=False, repr=False, compare=False)
+    _typesetters: dict[int, Typesetter] = field(init=False, repr=False, compare=False)
+    _quick_path: QuickPath = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
+        if len(sides) != 2:
+            raise ValueError(f"size must be one integer or two, height and width, not {self.size}")
+        checked: dict[str, Any] = {
+            "font_size": checked_integer("font_size", self.font_size, 1, 1024),
+            "line_height": checked_integer("line_height", self.line_height, 1, 4096),
+            "max_chars": checked_integer("max_chars", self.max_chars, 1),
+            "background": checked_integer("background", self.background, 0, 255),
+            "ink": checked_integer("ink", self.ink, 0, 255),
+        }
+        height, width = (checked_integer("size", side, 1, 32_767) for side in sides)  # Skia's limit
+        if height < checked["line_height"] or width < checked["font_size"]:
+            raise ValueError(
+                f"size must hold a line and a glyph, {checked['line_height']} px high and "
+                f"{checked['font_size']} px wide, not {self.size}"
+            )
+        checked["size"] = height if height == width else (height, width)
+        if self.overflow not in get_args(Overflow):
+            raise ValueError(
+                f"overflow must be one of {', '.join(get_args(Overflow))}, not {self.overflow!r}"
+            )
+        if isinstance(self.fonts, str | bytes | os.PathLike) or not self.fonts:
+            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
+        checked["fonts"] = tuple(map(os.fspath, self.fonts))
+        checked["_fonts"] = Fonts([_font_path(name) for name in checked["fonts"]])
+        checked["_typesetters"] = {}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        typesetter = self._typesetter(self.font_size)
+        quick_path = QuickPath(self._fonts, typesetter, self.image_shape, self.line_height, self.ink)
+        object.__setattr__(self, "_quick_path", quick_path)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+        return {
+            "renderer": "ParagraphRenderer",
+            "options": {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "fonts"}
+            | {"size": list(self.image_shape)},
+            "fonts": hashes(self._fonts.paths),
+            "skia": import_skia().__version__,
+            "icu": icu_version(),
+        }
+
+    def _typesetter(self, font_size: int) -> Typesetter:
+        if font_size not in self._typesetters:
+            line_height = self.line_height * font_size / self.font_size
+            self._typesetters[font_size] = Typesetter(self._fonts, font_size, line_height, self.ink)
+        return self._typesetters[font_size]
+
+    def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
+        return (self._fonts.font_of(code_point_C) >= 0) | _is_invisible()[code_point_C]
+
+    def _draw(
+        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
+    ) -> None:
+        """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
+        out_BYX.fill(self.background)
+        # An empty string stands as a space, so that each has a first character; neither leaves any ink.
+        kept = [text[: self.max_chars] or " " for text in texts]
+        code_point_C, length_B = _decoded(kept)
+        cleaned: dict[int, dict[str, int]] = {}
+        suspicious_C = needs_sanitizing(code_point_C)
+        if suspicious_C.any():
+            for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
+                clean, cleaned[string] = sanitize(kept[string], self.max_chars)
+                kept[string] = clean or " "
+            code_point_C, length_B = _decoded(kept)
+
+        fit_B = self._quick_path.draw(kept, code_point_C, length_B, out_BYX)
+        font_size_B = [self.font_size] * len(kept)
+        is_left_B = fit_B == NOT_SET
+        if self.overflow != "clip":
+            is_left_B |= fit_B < length_B
+        for string in np.flatnonzero(is_left_B).tolist():
+            fit_B[string], font_size_B[string] = self._draw_paragraph(
+                kept[string], out_BYX[string], start + string, report=outcomes is not None
+            )
+        if outcomes is not None:
+            for string, text in enumerate(texts):
+                done = cleaned.get(string, {})
+                if len(text) > self.max_chars:
+                    done = done | {"cut off": len(text) - self.max_chars}
+                drawn = kept[string] if text else ""
+                outcomes.append(
+                    Outcome(drawn, min(int(fit_B[string]), len(drawn)), font_size_B[string], done)
+                )
+
+    def _draw_paragraph(
+        self, text: str, image_YX: np.ndarray, position: int, report: bool
+    ) -> tuple[int, int]:
+        """Draw one sanitised string with Skia -> how many code points fit, for a report, and font size."""
+        height, width = self.image_shape
+        smallest = -(-self.font_size // 2) if self.overflow == "shrink" else self.font_size
+        for font_size in range(self.font_size, smallest - 1, -1):
+            typesetter = self._typesetter(font_size)
+            paragraph = typesetter.paragraph(text, width)
+            lines_height = height // typesetter.line_height * typesetter.line_height
+            fits = paragraph.Height < lines_height + 0.5
+            if fits:
+                break
+        if not fits and self.overflow == "error":
+            raise TextOverflowError(
+                f"texts[{position}] takes {paragraph.Height:.0f} px, more than the image's {lines_height:.0f}"
+            )
+        image_YX.fill(self.background)
+        typesetter.draw(paragraph, image_YX[: int(lines_height)])
+        if fits or not report:
+            return len(text), font_size
+        return self._count_fitting(text, typesetter, image_YX[: int(lines_height)]), font_size
+
+    def _count_fitting(self, text: str, typesetter: Typesetter, image_YX: np.ndarray) -> int:
+        """How many code points of a text are in an image that it has been drawn into.
+
+        Skia's binding does not tell. But what fits by itself is found by bisection; and from there it is only
+        a word, at most, back to what fits in the whole text: the beginning of a word may fit where the whole
+        word moved to the next line, and then it leaves ink that the image does not have.
+        """
+        height, width = image_YX.shape
+        fits = bisect.bisect_right(
+            range(len(text)), height + 0.5, key=lambda n: typesetter.paragraph(text[:n], width).Height
+        )
+        for fit in range(fits - 1, max(0, fits - 1 - _LONGEST_WORD), -1):
+            alone_YX = np.full_like(image_YX, self.background)
+            typesetter.draw(typesetter.paragraph(text[:fit], width), alone_YX)
+            if np.array_equal(alone_YX, image_YX):
+                return fit
+        return fits - 1
+
+
+def _decoded(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) code points of all strings, and (B,) how many each has."""
+    utf32 = "".join(texts).encode("utf-32-le", "surrogatepass")
+    return np.frombuffer(utf32, "<u4"), np.fromiter(map(len, texts), np.intp, len(texts))
+
+
+def _font_path(name: Any) -> Path:
+    package = "fonts-unifont" if name in UNIFONT else "the package that has it"
+    return find_font(Path(name).name, package=package, path=name if os.sep in name else None)
+
+
+@cache
+def _is_invisible() -> np.ndarray:
+    """(0x110000,) bool: line feeds, format characters and variation selectors, which need no glyph."""
+    table = np.zeros(CODE_POINTS, bool)
+    table[[ord("\n"), *(c for c in range(0x20000) if unicodedata.category(chr(c)) == "Cf")]] = True
+    table[0xFE00:0xFE10] = table[0xE0000:0xE0200] = True
+    return table
+
+
+@cache
+def icu_version() -> str:
+    """Major version of the ICU inside of skia-python, from the names of its symbols."""
+    library = Path(str(import_skia().__file__))
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb"icudt(\d+)", content)
+        return found[1].decode() if found else "unknown"

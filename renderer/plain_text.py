@@ -1,0 +1,148 @@
+"""Which text can be broken into lines without a full implementation of the Unicode algorithms.
+
+Most captions are letters, digits and common punctuation with single spaces between the words. For these the
+rules of UAX #14 for line breaking come down to a table over pairs of neighbours. This module has that table,
+for a few kinds of characters and only where the rules leave no doubt; all other text is left to ICU. The
+tests hold it against ICU's own breaks.
+"""
+
+import unicodedata
+from enum import IntEnum
+from functools import cache
+
+import numpy as np
+
+from renderer.sanitize import CODE_POINTS
+
+
+class Kind(IntEnum):
+    """What a character is to line breaking; names in parentheses are classes of UAX #14."""
+
+    OTHER = 0
+    SPACE = 1  # U+0020
+    LETTER = 2  # (AL) of a script that is written from left to right, letter by letter
+    DIGIT = 3  # (NU) 0 to 9
+    IDEOGRAPH = 4  # (ID, H2, H3)
+    STOP = 5  # (IS) , . : ;
+    EXCLAMATION = 6  # (EX) ! ?
+    PARENTHESIS = 7  # (CP) ) ]
+    WIDE_STOP = 8  # (CL, EX, NS) the same of East Asian scripts, as wide as an ideograph
+    QUOTE = 9  # (QU) " '
+    OPENING = 10  # (OP) ( [
+    HYPHEN = 11  # (HY) -
+    MARK = 12  # (CM) a combining mark of a script of LETTER or RTL
+    RTL = 13  # (AL, HL) a letter of a script that is written from right to left
+    DANDA = 14  # (BA) the full stop of Indic scripts
+    CURLY_OPENING = 15  # (QU) quotes that are known to open
+    CURLY_CLOSING = 16  # (QU) quotes that are known to close, and apostrophes
+    RTL_ENDING = 17  # (IS, EX) ، ؛ ؟
+    START = 18  # before the first character
+
+
+class Break(IntEnum):
+    """What may happen between two characters."""
+
+    FORBIDDEN = 0
+    ALLOWED = 1
+    UNKNOWN = 2  # a case for ICU
+
+
+@cache
+def kinds() -> np.ndarray:
+    """(0x110000,) uint8, the `Kind` of every code point."""
+    table = np.full(CODE_POINTS, Kind.OTHER, np.uint8)
+    for kind, characters in {
+        Kind.SPACE: " ",
+        Kind.DIGIT: "0123456789",
+        Kind.STOP: ",.:;",
+        Kind.EXCLAMATION: "!?",
+        Kind.PARENTHESIS: ")]",
+        Kind.WIDE_STOP: "，。、！？：；」』）】》",
+        Kind.QUOTE: "\"'",
+        Kind.OPENING: "([",
+        Kind.HYPHEN: "-",
+        Kind.DANDA: "।॥",
+        Kind.RTL_ENDING: "،؛؟",
+        Kind.CURLY_OPENING: "“‘",
+        Kind.CURLY_CLOSING: "”’",
+    }.items():
+        table[[ord(c) for c in characters]] = kind
+    table[0x3400:0x4DC0] = table[0x4E00:0x9FFD] = Kind.IDEOGRAPH
+    table[0xAC00:0xD7A4] = Kind.IDEOGRAPH  # Hangul syllables
+    # Scripts whose letters do not join and whose lines break at spaces. Not among them: Thai, Lao, Khmer,
+    # Burmese (broken with dictionaries), Mongolian (joins), kana (small ones stick to their neighbours).
+    for first, last in (
+        (0x41, 0x24F),  # Latin
+        (0x250, 0x2AF),  # phonetic
+        (0x370, 0x52F),  # Greek, Cyrillic
+        (0x531, 0x587),  # Armenian
+        (0x900, 0xDFF),  # Devanagari to Sinhala
+        (0x10A0, 0x10FF),  # Georgian
+        (0x1200, 0x167F),  # Ethiopic, Cherokee, Canadian syllabics
+        (0x1E00, 0x1FFF),  # Latin, Greek
+    ):
+        for code_point in range(first, last + 1):
+            category = unicodedata.category(chr(code_point))
+            if category in ("Lu", "Ll", "Lo") and unicodedata.bidirectional(chr(code_point)) == "L":
+                table[code_point] = Kind.LETTER
+            elif category in ("Mn", "Mc"):
+                table[code_point] = Kind.MARK
+    table[0x300:0x34F] = Kind.MARK
+    for first, last in ((0x590, 0x5FF), (0x610, 0x6FF), (0x750, 0x77F), (0x8A0, 0x8FF)):  # Hebrew, Arabic
+        for code_point in range(first, last + 1):
+            if unicodedata.category(chr(code_point)) == "Lo" or code_point == 0x640:
+                table[code_point] = Kind.RTL
+            elif unicodedata.category(chr(code_point)) == "Mn":
+                table[code_point] = Kind.MARK
+    return table
+
+
+_ENDINGS = (Kind.STOP, Kind.EXCLAMATION, Kind.PARENTHESIS)
+_LATIN = (Kind.LETTER, Kind.DIGIT)
+_WORD = (Kind.LETTER, Kind.DIGIT, Kind.MARK)
+_KINDS = len(Kind)
+
+
+@cache
+def breaks() -> np.ndarray:
+    """(2, K, K) uint8: the `Break` between two kinds of characters, [0] side by side, [1] with one space.
+
+    The break of [1] is after the space.
+    """
+    table = np.full((2, _KINDS, _KINDS), Break.UNKNOWN, np.uint8)
+
+    def rule(distance: int, before: tuple[Kind, ...], after: tuple[Kind, ...], what: Break) -> None:
+        table[distance][np.ix_(before, after)] = what
+
+    K, no, yes = Kind, Break.FORBIDDEN, Break.ALLOWED
+    beginnings = (*_LATIN, K.IDEOGRAPH, K.QUOTE, K.OPENING, K.RTL, K.CURLY_OPENING)
+    rule(0, (K.START,), beginnings, no)
+    rule(0, _WORD, _WORD, no)  # LB9, LB23, LB25, LB28
+    rule(0, (K.RTL, K.MARK), (K.RTL, K.MARK), no)
+    rule(0, (K.IDEOGRAPH,), (K.IDEOGRAPH, *_LATIN, K.OPENING), yes)  # LB31
+    rule(0, _WORD, (K.IDEOGRAPH,), yes)
+    rule(0, (*_WORD, K.RTL, K.IDEOGRAPH, K.QUOTE, *_ENDINGS), _ENDINGS, no)  # LB13
+    rule(0, (*_WORD, K.IDEOGRAPH, K.WIDE_STOP), (K.WIDE_STOP,), no)  # LB13, LB21
+    rule(0, (K.WIDE_STOP,), (K.IDEOGRAPH, *_LATIN), yes)
+    rule(0, (K.STOP,), _LATIN, no)  # LB29, LB25
+    rule(0, (K.PARENTHESIS,), _LATIN, no)  # LB30
+    rule(0, (K.EXCLAMATION,), (*_LATIN, K.IDEOGRAPH), yes)
+    rule(0, (*_WORD, K.IDEOGRAPH, *_ENDINGS, K.OPENING), (K.QUOTE,), no)  # LB19
+    rule(0, (K.QUOTE,), (*_LATIN, K.IDEOGRAPH), no)
+    rule(0, (K.OPENING,), (*_LATIN, K.IDEOGRAPH), no)  # LB14
+    rule(0, _WORD, (K.OPENING,), no)  # LB30
+    rule(0, _WORD, (K.HYPHEN,), no)  # LB21
+    rule(0, (K.HYPHEN,), (K.LETTER,), yes)
+    rule(0, (K.HYPHEN,), (K.DIGIT,), no)  # LB25
+    rule(0, (K.LETTER, K.MARK), (K.DANDA,), no)
+    rule(0, (K.RTL, K.MARK), (K.RTL_ENDING,), no)
+    rule(0, (K.CURLY_OPENING,), _LATIN, no)  # LB19
+    rule(0, (*_WORD, *_ENDINGS), (K.CURLY_CLOSING,), no)  # LB19
+    rule(0, (K.CURLY_CLOSING,), (*_LATIN, *_ENDINGS), no)
+
+    quotes = (K.QUOTE, K.CURLY_CLOSING)
+    closed = (*_WORD, K.IDEOGRAPH, *_ENDINGS, K.WIDE_STOP, K.RTL, K.RTL_ENDING, K.DANDA, *quotes)
+    rule(0, closed, (K.SPACE,), no)  # LB7
+    rule(1, closed, beginnings, yes)  # LB18
+    rule(1, quotes, (K.OPENING, K.QUOTE, K.CURLY_OPENING), Break.UNKNOWN)  # LB15
+    return table

@@ -1,0 +1,169 @@
+"""Rendering in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Self
+
+import numpy as np
+
+from renderer.base import Renderer, checked_integer, checked_texts
+
+
+class RenderPool:
+    """Processes that render ahead, in the order asked for, with the bits that one renderer would give.
+
+    Every worker builds a renderer of the same configuration, and draws its share of each batch straight into
+    memory that all processes share. Use it as a context, so that the processes end:
+
+        with RenderPool(UnifontRenderer(224), workers=4) as pool:
+            for pixels in pool.map(batches):  # of strings
+                ...
+
+    Args:
+        renderer: whose configuration the workers take.
+        workers: processes.
+        batch_size: the most strings in a batch.
+        ahead: batches that may be rendered before they are asked for.
+
+    Raises:
+        TypeError, ValueError: an argument is none that a pool can have.
+    """
+
+    def __init__(self, renderer: Renderer, *, workers: int, batch_size: int = 1024, ahead: int = 2):
+        self._batch_size = checked_integer("batch_size", batch_size, 1)
+        workers = checked_integer("workers", workers, 1)
+        ahead = checked_integer("ahead", ahead, 1)
+        self._shape = renderer.image_shape
+        height, width = self._shape
+        # Spawned, because a fork of a process in which torch has started its threads may hang.
+        context = multiprocessing.get_context("spawn")
+        self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(ahead)]
+        self._free = deque(range(ahead))
+        self._processes = []
+        self._pipes: list[Connection] = []
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            names = [memory.name for memory in self._memory]
+            process = context.Process(target=_work, args=(theirs, pickle.dumps(renderer), names), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
+        self._pending: deque[tuple[int, int]] = deque()  # buffers that are being filled, and their strings
+
+    def map(self, batches: Iterable[Sequence[str]]) -> Iterator[np.ndarray]:
+        """Render batch after batch, while the caller works on the one before.
+
+        Args:
+            batches: sequences of at most `batch_size` strings; read as far ahead as the pool renders.
+
+        Yields:
+            (B, height, width) uint8 arrays, in order, each of its own.
+
+        Raises:
+            TypeError, ValueError: a batch that the renderer refuses, when its turn comes.
+            RuntimeError: a worker died, or the pool is closed.
+        """
+        remaining = iter(batches)
+        failure: Exception | None = None
+        try:
+            while True:
+                while self._free and failure is None:
+                    try:
+                        texts = checked_texts(next(remaining))
+                        if len(texts) > self._batch_size:
+                            limit = f"batch_size={self._batch_size}"
+                            raise ValueError(f"texts must be at most {limit} strings, not {len(texts)}")
+                    except Exception as error:  # raised below, after the batches before it
+                        failure = error
+                    else:
+                        self._submit(texts)
+                if self._pending:
+                    yield self._collect()
+                elif isinstance(failure, StopIteration):
+                    return
+                elif failure is not None:
+                    raise failure
+        finally:
+            while self._pending and self._processes:  # what nobody will ask for any more
+                self._collect()
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Render one batch, spread over the workers -> (B, height, width) uint8."""
+        [pixels] = self.map([texts])
+        return pixels
+
+    def _submit(self, texts: Sequence[str]) -> None:
+        if not self._pipes:
+            raise RuntimeError("the pool is closed")
+        buffer = self._free.popleft()
+        bounds = np.linspace(0, len(texts), len(self._pipes) + 1).astype(int).tolist()
+        for pipe, start, stop in zip(self._pipes, bounds[:-1], bounds[1:], strict=True):
+            try:
+                pipe.send((buffer, start, list(texts[start:stop])))
+            except OSError as error:
+                raise RuntimeError("a worker of the pool died") from error
+        self._pending.append((buffer, len(texts)))
+
+    def _collect(self) -> np.ndarray:
+        buffer, count = self._pending.popleft()
+        errors = []
+        for pipe in self._pipes:
+            try:
+                errors.append(pipe.recv())
+            except (EOFError, OSError) as error:
+                self.close()
+                raise RuntimeError("a worker of the pool died") from error
+        pixels = np.ndarray((count, *self._shape), np.uint8, self._memory[buffer].buf).copy()
+        self._free.append(buffer)
+        for reported in errors:
+            if reported is not None:
+                raise reported
+        return pixels
+
+    def close(self) -> None:
+        """End the processes and give the shared memory back."""
+        for pipe in self._pipes:
+            pipe.close()  # which ends the worker
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+        for memory in self._memory:
+            memory.close()
+            memory.unlink()
+        self._pipes, self._processes, self._memory = [], [], []
+        self._pending.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _work(pipe: Connection, configuration: bytes, names: list[str]) -> None:
+    """The life of a worker: until its pipe is closed, draw strings into shared memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that asked to handle
+    renderer: Any = pickle.loads(configuration)  # noqa: S301 - from the process that started this one
+    height, width = renderer.image_shape
+    buffers = [SharedMemory(name) for name in names]
+    while True:
+        try:
+            buffer, start, texts = pipe.recv()
+        except EOFError:
+            return
+        shape = (len(texts), height, width)
+        out = np.ndarray(shape, np.uint8, buffers[buffer].buf, offset=start * height * width)
+        try:
+            renderer(texts, out=out)
+            pipe.send(None)
+        except Exception as error:  # whatever it is, the process that asked has to know
+            pipe.send(error)

@@ -1,0 +1,287 @@
+"""Sets plain text from pieces that Skia has drawn before, with the pixels that Skia would give.
+
+A paragraph costs Skia some 50 us, and most of it goes into finding out, again and again, what the same words
+look like. In a font without ligatures or kerning, where every advance is a whole number of pixels, a piece
+looks the same wherever it stands. So text without combining marks is set letter by letter, and text with
+marks, or whose letters join, word by word; thousands at once, as `InkPool` draws them. Where lines may break
+is looked up in `plain_text`. What this route cannot do is left to Skia, string by string, and so is a string
+with several words that are new: then the cache never makes anything slower by much.
+"""
+
+import numpy as np
+
+from renderer.ink import InkPool
+from renderer.plain_text import Break, Kind, breaks, kinds
+from renderer.sanitize import CODE_POINTS
+from renderer.typesetter import Fonts, Typesetter
+
+NOT_SET = -1
+
+_NOT_DRAWN, _UNFIT = -1, -2  # instead of a unit of the pool
+_CACHE_BYTES = 128 * 2**20
+_SPACE = ord(" ")
+_RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
+
+
+class QuickPath:
+    """Draws batches of strings, as far as it can.
+
+    Args:
+        fonts: where glyphs come from.
+        typesetter: draws the pieces.
+        shape: height and width of the images, px.
+        line_height: px.
+        ink: grey level of the text.
+    """
+
+    def __init__(
+        self, fonts: Fonts, typesetter: Typesetter, shape: tuple[int, int], line_height: int, ink: int
+    ):
+        self._fonts = fonts
+        self._typesetter = typesetter
+        self._height, self._width = shape
+        self._rows = self._height // line_height
+        self._line_height = line_height
+        self._ink = ink
+        self._is_in_rtl = np.isin(np.arange(len(Kind)), _RIGHT_TO_LEFT)
+        # A paragraph of nothing but a space has no width.
+        without, with_it = (typesetter.paragraph(text, 10_000).MaxIntrinsicWidth for text in ("xx", "x x"))
+        self._space_px = round(with_it - without)
+        self._has_whole_space = abs(with_it - without - self._space_px) < 1e-3
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pool = InkPool(self._width, self._ink)
+        self._unit_of_char = np.full(CODE_POINTS, _NOT_DRAWN, np.int32)
+        self._unit_of_word: dict[str, int] = {}
+
+    def draw(
+        self, texts: list[str], code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray
+    ) -> np.ndarray:
+        """Draw what can be drawn here of B strings onto blank images.
+
+        Args:
+            texts: B sanitised strings, none empty.
+            code_point_C: those of all strings, one after the other.
+            length_B: code points of each.
+            out_BYX: contiguous, without ink.
+
+        Returns:
+            (B,) how many code points of each string are within the image; NOT_SET for strings that are left
+            for Skia, their images untouched.
+        """
+        fit_B = np.full(len(texts), NOT_SET, np.intp)
+        if self._pool.nbytes > _CACHE_BYTES:
+            self._forget()
+        first_B = np.cumsum(length_B) - length_B
+        kind_C = kinds()[code_point_C]
+        before_C = np.empty_like(kind_C)  # the character before it, seen past a space
+        before_C[1:] = kind_C[:-1]
+        before_C[first_B] = Kind.START
+        after_space_C = before_C == Kind.SPACE
+        before_C[2:][after_space_C[2:]] = kind_C[:-2][after_space_C[2:]]
+        break_C = breaks()[after_space_C.view(np.uint8), before_C, kind_C]
+        is_plain_B = ~np.logical_or.reduceat(break_C == Break.UNKNOWN, first_B)
+        starts_piece_C = break_C == Break.ALLOWED
+        starts_piece_C[first_B] = True
+        is_rtl_C = (kind_C == Kind.RTL) | (kind_C == Kind.RTL_ENDING)
+        needs_shaping_B = np.logical_or.reduceat(is_rtl_C | (kind_C == Kind.MARK), first_B)
+
+        by_letters_B = is_plain_B & ~needs_shaping_B
+        if by_letters_B.any():
+            self._draw_letters(by_letters_B, code_point_C, length_B, starts_piece_C, fit_B, out_BYX)
+        by_words_B = is_plain_B & needs_shaping_B
+        if by_words_B.any():
+            is_rtl_B = np.logical_or.reduceat(is_rtl_C, first_B)
+            # In text with both directions, what stands where depends on all of it.
+            by_words_B &= ~(is_rtl_B & np.logical_or.reduceat(~self._is_in_rtl[kind_C], first_B))
+            self._draw_words(by_words_B, texts, first_B, length_B, starts_piece_C, is_rtl_B, fit_B, out_BYX)
+        return fit_B
+
+    def _draw_letters(
+        self,
+        is_chosen_B: np.ndarray,
+        code_point_C: np.ndarray,
+        length_B: np.ndarray,
+        starts_piece_C: np.ndarray,
+        fit_B: np.ndarray,
+        out_BYX: np.ndarray,
+    ) -> None:
+        """Draw the chosen strings, a unit a character."""
+        image_B = np.flatnonzero(is_chosen_B)
+        if len(image_B) < len(is_chosen_B):
+            is_chosen_C = np.repeat(is_chosen_B, length_B)
+            code_point_C, starts_piece_C = code_point_C[is_chosen_C], starts_piece_C[is_chosen_C]
+            length_B = length_B[image_B]
+        unit_C = self._unit_of_char[code_point_C]
+        is_new_C = unit_C == _NOT_DRAWN
+        if is_new_C.any():
+            for code_point in np.unique(code_point_C[is_new_C]).tolist():
+                self._unit_of_char[code_point] = self._draw_unit(chr(code_point))
+            unit_C = self._unit_of_char[code_point_C]
+        width_C = self._pool.widths(np.maximum(unit_C, 0))
+        hanging_C = np.where(code_point_C == _SPACE, width_C, 0)
+        fit_B[image_B] = self._set(
+            image_B, length_B, unit_C, width_C, hanging_C, starts_piece_C, None, None, out_BYX
+        )
+
+    def _draw_words(
+        self,
+        is_chosen_B: np.ndarray,
+        texts: list[str],
+        first_B: np.ndarray,
+        length_B: np.ndarray,
+        starts_piece_C: np.ndarray,
+        is_rtl_B: np.ndarray,
+        fit_B: np.ndarray,
+        out_BYX: np.ndarray,
+    ) -> None:
+        """Draw the chosen strings, a unit a piece between two breaks, but not those with several new ones."""
+        images: list[int] = []
+        words_of: list[int] = []
+        words: list[str] = []
+        lengths: list[int] = []
+        starts = np.flatnonzero(starts_piece_C)
+        at_B = np.searchsorted(starts, first_B)
+        until_B = np.searchsorted(starts, first_B + length_B)
+        for string in np.flatnonzero(is_chosen_B).tolist():
+            text = texts[string]
+            bounds = (starts[at_B[string] : until_B[string]] - first_B[string]).tolist()
+            own = [text[i:j].rstrip(" ") for i, j in zip(bounds, [*bounds[1:], len(text)], strict=True)]
+            new = {word for word in own if word not in self._unit_of_word}
+            if new:
+                word = new.pop()
+                self._unit_of_word[word] = self._draw_unit(word)
+            if not new:
+                images.append(string)
+                lengths += [j - i for i, j in zip(bounds, [*bounds[1:], len(text)], strict=True)]
+                words_of.append(len(own))
+                words += own
+        if not images:
+            return
+        image_B = np.array(images)
+        unit_S = np.fromiter(map(self._unit_of_word.__getitem__, words), np.intp, len(words))
+        length_S = np.array(lengths)
+        hanging_S = (length_S - np.fromiter(map(len, words), np.intp, len(words))) * self._space_px
+        width_S = self._pool.widths(np.maximum(unit_S, 0)) + hanging_S
+        every_S = np.ones(len(words), bool)
+        fit_B[image_B] = self._set(
+            image_B,
+            np.array(words_of),
+            unit_S,
+            width_S,
+            hanging_S,
+            every_S,
+            length_S,
+            is_rtl_B[image_B],
+            out_BYX,
+        )
+
+    def _set(
+        self,
+        image_B: np.ndarray,
+        units_B: np.ndarray,
+        unit_U: np.ndarray,
+        width_U: np.ndarray,
+        hanging_U: np.ndarray,
+        starts_piece_U: np.ndarray,
+        length_U: np.ndarray | None,
+        is_rtl_B: np.ndarray | None,
+        out_BYX: np.ndarray,
+    ) -> np.ndarray:
+        """Put U units of B strings into lines, and draw them. S counts pieces, between which lines may break.
+
+        Args:
+            image_B: the image of each string.
+            units_B: its number of units.
+            unit_U: of the pool, or negative for what cannot be set.
+            width_U: px, with the space that ends it.
+            hanging_U: of that, the space, which takes no room at the end of a line.
+            starts_piece_U: bool, whether a line may begin with the unit.
+            length_U: code points of each; one if None.
+            is_rtl_B: bool, whether a string is set from right to left; none is if None.
+
+        Returns:
+            (B,) how many code points of each string are within the image, or NOT_SET.
+        """
+        first_B = np.cumsum(units_B) - units_B
+        end_U = np.cumsum(width_U)
+        first_S = np.flatnonzero(starts_piece_U)
+        last_S = np.append(first_S[1:], len(width_U)) - 1
+        start_S = end_U[first_S] - width_U[first_S]
+        end_S = end_U[last_S] - hanging_U[last_S]
+        pieces_B = np.add.reduceat(starts_piece_U, first_B, dtype=np.intp)
+        row_S, line_start_S = self._break_lines(start_S, end_S, pieces_B)
+
+        is_set_B = np.minimum.reduceat(unit_U, first_B) >= 0
+        is_set_B &= np.maximum.reduceat(end_S - start_S, np.cumsum(pieces_B) - pieces_B) <= self._width
+        units_S = last_S + 1 - first_S
+        row_U = np.repeat(row_S, units_S)
+        is_visible_U = row_U < self._rows
+        fit_U = is_visible_U if length_U is None else is_visible_U * length_U
+        fit_B = np.where(is_set_B, np.add.reduceat(fit_U, first_B, dtype=np.intp), NOT_SET)
+
+        x_U = end_U - width_U - np.repeat(line_start_S, units_S)
+        if is_rtl_B is not None:
+            x_U = np.where(np.repeat(is_rtl_B, units_B), self._width - x_U - width_U + hanging_U, x_U)
+        y_U = np.repeat(image_B * self._height, units_B) + row_U * self._line_height
+        corner_U = y_U * self._width + x_U
+        is_drawn_U = is_visible_U if is_set_B.all() else is_visible_U & np.repeat(is_set_B, units_B)
+        if not is_drawn_U.all():
+            unit_U, corner_U = unit_U[is_drawn_U], corner_U[is_drawn_U]
+        self._pool.draw(out_BYX.reshape(-1), unit_U, corner_U)
+        return fit_B
+
+    def _break_lines(
+        self, start_S: np.ndarray, end_S: np.ndarray, pieces_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fill lines with as many pieces as go into each; all strings at once, a line of each at a time.
+
+        Args:
+            start_S: where pieces begin, px, if all strings are one line.
+            end_S: where they end, without a space at their end.
+            pieces_B: how many a string has.
+
+        Returns:
+            (S,) the row of each piece, too high for those below the image; (S,) where its line begins, px.
+        """
+        until_B = np.cumsum(pieces_B)
+        first_B = until_B - pieces_B
+        starts_line_S = np.zeros(len(start_S), bool)
+        at_B = first_B
+        for _ in range(self._rows + 1):
+            starts_line_S[at_B] = True
+            at_B = np.searchsorted(end_S, start_S[at_B] + self._width, side="right")
+            goes_on_B = at_B < until_B
+            if not goes_on_B.any():
+                break
+            at_B, until_B = at_B[goes_on_B], until_B[goes_on_B]
+        line_S = np.cumsum(starts_line_S) - 1
+        row_S = line_S - np.repeat(line_S[first_B], pieces_B)
+        return row_S, start_S[starts_line_S][line_S]
+
+    def _draw_unit(self, text: str) -> int:
+        """Have Skia draw a word or letter, and keep it if it has whole pixels and stays inside of its box."""
+        if not self._has_whole_space or not self._fonts.is_shapeless(np.array([ord(c) for c in text])).all():
+            return _UNFIT
+        if text == " ":
+            blank_YX = np.zeros((1, 1), bool)
+            return self._keep(blank_YX, self._space_px)
+        paragraph = self._typesetter.paragraph(text, self._width)
+        width = round(paragraph.MaxIntrinsicWidth)
+        if abs(paragraph.MaxIntrinsicWidth - width) > 1e-3 or width > self._width:
+            return _UNFIT
+        margin = self._line_height
+        ground = 255 if self._ink < 128 else 0
+        around_YX = np.full((3 * margin, width + 2 * margin), ground, np.uint8)
+        paragraph.layout(float(width))
+        self._typesetter.draw(paragraph, around_YX, margin, margin)
+        is_inked_YX = around_YX != ground
+        box_YX = is_inked_YX[margin : 2 * margin, margin : margin + width]
+        if box_YX.sum() < is_inked_YX.sum() or (around_YX[is_inked_YX] != self._ink).any():
+            return _UNFIT
+        return self._keep(box_YX, width)
+
+    def _keep(self, is_inked_YX: np.ndarray, width: int) -> int:
+        [unit] = self._pool.add(is_inked_YX[None], is_inked_YX[None], np.array([width]))
+        return int(unit)

@@ -1,0 +1,136 @@
+"""What became of the strings of a batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from renderer.sanitize import CODE_POINTS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one string.
+
+    Attributes:
+        text: what was to be drawn: the string, sanitised and cut.
+        fit: the first so many code points of `text` are within the image.
+        font_size: px.
+        cleaned: what sanitising did, as `sanitize` counts it.
+    """
+
+    text: str
+    fit: int
+    font_size: int
+    cleaned: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What became of B strings; every code point is counted once: given = drawn + missing + unfit + removed.
+
+    Attributes:
+        given: (B,) code points of the strings.
+        drawn: (B,) those within the image, spaces and invisible ones among them.
+        missing: (B,) those within the image for which no font has a glyph; they are drawn as a box or a gap.
+        unfit: (B,) those below the image, and those beyond the renderer's `max_chars`.
+        removed: (B,) those that sanitising took out.
+        cleaned: for each string, what sanitising did and how often; see `renderer.sanitize`.
+        scripts: for each string, the scripts within the image, as codes of ISO 15924 ("Latn", "Hani").
+        font_size: (B,) px; smaller than asked for where text was shrunk.
+        inked: (B, R, C) bool, the patches that hold ink, R rows of C.
+    """
+
+    given: np.ndarray
+    drawn: np.ndarray
+    missing: np.ndarray
+    unfit: np.ndarray
+    removed: np.ndarray
+    cleaned: tuple[Mapping[str, int], ...]
+    scripts: tuple[frozenset[str], ...]
+    font_size: np.ndarray
+    inked: np.ndarray
+
+    @property
+    def inked_rows(self) -> np.ndarray:
+        """(B, R) bool, the rows of patches that hold ink."""
+        return np.asarray(self.inked.any(axis=2))
+
+    def __str__(self) -> str:
+        """One line that names what went wrong, for people."""
+        parts = [f"{len(self.given)} strings, {self.given.sum()} code points"]
+        for name, what in (
+            ("unfit", "did not fit"),
+            ("missing", "without a glyph"),
+            ("removed", "removed"),
+        ):
+            counts = getattr(self, name)
+            if counts.any():
+                parts.append(f"{counts.sum()} {what} (in {np.count_nonzero(counts)})")
+        if scripts := frozenset().union(*self.scripts):
+            parts.append("scripts " + " ".join(sorted(scripts)))
+        return "; ".join(parts)
+
+
+def make_report(
+    texts: Sequence[str],
+    outcomes: Sequence[Outcome],
+    has_glyph: Callable[[np.ndarray], np.ndarray],
+    images_BYX: np.ndarray,
+    background: int,
+    patch_size: int,
+) -> RenderReport:
+    B = len(texts)
+    given = np.fromiter(map(len, texts), np.intp, B)
+    unfit = np.array([len(o.text) - o.fit + o.cleaned.get("cut off", 0) for o in outcomes], np.intp)
+    fit = np.array([o.fit for o in outcomes], np.intp)
+
+    visible = "".join(o.text[: o.fit] for o in outcomes)
+    code_point_C = np.frombuffer(visible.encode("utf-32-le", "surrogatepass"), "<u4")
+    string_C = np.repeat(np.arange(B), fit)
+    missing = np.bincount(string_C[~has_glyph(code_point_C)], minlength=B)
+    names, script_of = _scripts()
+    scripts: list[set[str]] = [set() for _ in range(B)]
+    for pair in np.unique(string_C * len(names) + script_of[code_point_C]).tolist():
+        string, script = divmod(pair, len(names))
+        if names[script]:
+            scripts[string].add(names[script])
+    return RenderReport(
+        given=given,
+        drawn=fit - missing,
+        missing=missing,
+        unfit=unfit,
+        removed=given - fit - unfit,
+        cleaned=tuple({k: n for k, n in o.cleaned.items() if k != "cut off"} for o in outcomes),
+        scripts=tuple(map(frozenset, scripts)),
+        font_size=np.array([o.font_size for o in outcomes], np.intp),
+        inked=inked_patches(images_BYX, background, patch_size),
+    )
+
+
+def inked_patches(images_BYX: np.ndarray, background: int, patch_size: int) -> np.ndarray:
+    """(B, R, C) bool, the patches that are not blank, of images (B, height, width)."""
+    B, height, width = images_BYX.shape
+    R, C = height // patch_size, width // patch_size
+    is_inked = np.empty((B, R, C), bool)
+    # Compared eight pixels at a time where patches allow it.
+    word = 8 if patch_size % 8 == 0 else 1
+    blank = np.full(word, background, np.uint8).view(f"u{word}")[0]
+    for image, patches in zip(images_BYX, is_inked, strict=True):
+        words = image.view(f"u{word}") if word > 1 else image
+        columns_RX = (words.reshape(R, patch_size, -1) != blank).any(axis=1)
+        columns_RX.reshape(R, C, -1).any(axis=2, out=patches)
+    return is_inked
+
+
+@cache
+def _scripts() -> tuple[tuple[str, ...], np.ndarray]:
+    """Codes of scripts, "" for what belongs to none or to all, and of each code point its index."""
+    from fontTools.unicodedata import Scripts
+
+    shared = ("Zyyy", "Zinh", "Zzzz")
+    names = tuple(dict.fromkeys("" if value in shared else value for value in Scripts.VALUES))
+    of_range = np.array([names.index("" if value in shared else value) for value in Scripts.VALUES])
+    lengths = np.diff(np.append(Scripts.RANGES, CODE_POINTS))
+    return names, np.repeat(of_range, lengths).astype(np.int64)

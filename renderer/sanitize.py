@@ -1,0 +1,100 @@
+"""Makes any string safe to lay out: bounded in length, and free of what breaks or misleads text layout."""
+
+import re
+import unicodedata
+from functools import cache
+
+import numpy as np
+
+MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
+
+CODE_POINTS = 0x110000
+_ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
+
+_LINE_END = "\r\v\f\x85\u2028\u2029"  # and a carriage return with a line feed
+_CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+_BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
+_SURROGATES = "\ud800-\udfff"
+_STEPS = (
+    ("line ends", re.compile(f"\r\n|[{_LINE_END}]"), "\n"),
+    ("tabs", re.compile("\t"), " "),
+    ("controls removed", re.compile(f"[{_CONTROLS}]"), ""),
+    ("bidi controls removed", re.compile(f"[{_BIDI_CONTROLS}]"), ""),
+    ("surrogates replaced", re.compile(f"[{_SURROGATES}]"), "\ufffd"),
+)
+_ALL_BUT_MARKS = re.compile(f"[\t{_LINE_END}{_CONTROLS}{_BIDI_CONTROLS}{_SURROGATES}]")
+
+
+def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
+    """Clean a string, and count what was done to it.
+
+    In this order: what is beyond `max_chars` code points is cut off, so that time is bounded; line ends of
+    every kind become line feeds, tabs become spaces, and other control characters go; so do the controls that
+    open and close directional embeddings, overrides and isolates, with which text can be made to read
+    differently from what it says (the marks U+200E, U+200F and U+061C stay); lone surrogates become U+FFFD;
+    of more than four combining marks on a base, also if format characters are between them, the first four
+    stay.
+
+    Returns:
+        The clean string, and a count by what was done, without zeros; "cut off" counts code points.
+    """
+    done = {}
+    if len(text) > max_chars:
+        done["cut off"] = len(text) - max_chars
+        text = text[:max_chars]
+    if _ALL_BUT_MARKS.search(text) is not None:
+        for name, pattern, replacement in _STEPS:
+            text, count = pattern.subn(replacement, text)
+            if count:
+                done[name] = count
+    if not text.isascii():
+        before = len(text)
+        text = _excess_marks().sub(r"\1", text)
+        if len(text) < before:
+            done["marks removed"] = before - len(text)
+    return text, done
+
+
+def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
+    """(C,) bool; where none of a string's code points is True, `sanitize` would not change it.
+
+    For many strings at once, joined: searching each of them costs as much as laying it out. A run of marks
+    may be found across the end of a string, which does no harm.
+    """
+    class_C = _classes()[code_point_C]
+    suspicious_C = class_C == _UNSAFE
+    is_mark_C = class_C == _MARK
+    if is_mark_C.any():
+        run_C = is_mark_C.copy()
+        for distance in range(1, MAX_MARKS + 1):
+            run_C[distance:] &= is_mark_C[:-distance]
+        run_C[:MAX_MARKS] = False
+        suspicious_C |= run_C
+    return suspicious_C
+
+
+_UNSAFE, _MARK = 1, 2
+
+
+@cache
+def _classes() -> np.ndarray:
+    """Over all code points: what sanitising changes, and marks or what may stand between them."""
+    table = np.zeros(CODE_POINTS, np.uint8)
+    for category in ("M", "Cf"):
+        table[[ord(c) for c in _members(category)]] = _MARK
+    unsafe = [c for c in range(0x3000) if _ALL_BUT_MARKS.match(chr(c))]
+    table[unsafe] = _UNSAFE
+    table[0xD800:0xE000] = _UNSAFE
+    return table
+
+
+@cache
+def _excess_marks() -> re.Pattern[str]:
+    mark, between = f"[{_members('M')}]", f"[{_members('Cf')}]"
+    return re.compile(f"((?:{mark}{between}*){{{MAX_MARKS}}})(?:{mark}{between}*)+")
+
+
+@cache
+def _members(category: str) -> str:
+    """All characters whose general category begins with this."""
+    return "".join(chr(c) for c in _ASSIGNED if unicodedata.category(chr(c)).startswith(category))

@@ -1,0 +1,149 @@
+"""Lays text out with Skia's paragraphs: HarfBuzz shaping, bidirectional order, ICU line breaking."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from renderer.sanitize import CODE_POINTS
+from renderer.skia_loader import import_skia
+
+_RIGHT_TO_LEFT_ISOLATE, _END_OF_ISOLATE = "\u2067", "\u2069"
+_UNKNOWN, _NONE = -2, -1
+
+
+class Fonts:
+    """An ordered list of font files: each cluster of text is set in the first that has it, and in no other.
+
+    Raises:
+        OSError: a file is no font that Skia can read.
+        SystemLibraryError: Skia cannot be imported.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._skia = skia = import_skia()
+        self.paths = tuple(paths)
+        # Registered under names of our own: two files may call their family the same. A collection with only
+        # this provider never asks the system for a font.
+        self.names = [f"font {i}" for i in range(len(paths))]
+        self._provider = skia.textlayout.TypefaceFontProvider()
+        self._typefaces = []
+        for path, name in zip(paths, self.names, strict=True):
+            typeface = skia.FontMgr.New_Custom_Empty().makeFromFile(str(path))
+            if typeface is None:
+                raise OSError(f"{path} is not a font that Skia can read")
+            self._provider.registerTypeface(typeface, name)
+            self._typefaces.append(typeface)
+        self.collection = skia.textlayout.FontCollection()
+        self.collection.setDefaultFontManager(self._provider)
+        self._is_shapeless = np.array([*map(_is_shapeless, self._typefaces), False])
+        self._font_of = np.full(CODE_POINTS, _UNKNOWN, np.int16)
+
+    def font_of(self, code_point_C: np.ndarray) -> np.ndarray:
+        """(C,) index of the first font with a glyph for each code point, -1 where none has one."""
+        font_C = self._font_of[code_point_C]
+        if (font_C == _UNKNOWN).any():
+            new_G = np.unique(code_point_C[font_C == _UNKNOWN])
+            self._font_of[new_G] = _NONE
+            for index, typeface in reversed(list(enumerate(self._typefaces))):
+                has_glyph_G = np.array(typeface.unicharsToGlyphs(new_G.tolist())) != 0
+                self._font_of[new_G[has_glyph_G]] = index
+            font_C = self._font_of[code_point_C]
+        return font_C
+
+    def is_shapeless(self, code_point_C: np.ndarray) -> np.ndarray:
+        """(C,) bool, True for code points from a font without any rules for ligatures or kerning."""
+        return self._is_shapeless[self.font_of(code_point_C)]  # the last entry is for "none"
+
+
+def _is_shapeless(typeface: Any) -> bool:
+    tags = {tag.to_bytes(4, "big"): tag for tag in typeface.getTableTags()}
+    if tags.keys() & {b"kern", b"kerx", b"morx", b"mort", b"Silf", b"fvar"}:
+        return False
+    for name in tags.keys() & {b"GSUB", b"GPOS"}:
+        table = typeface.getTableData(tags[name])
+        lookups = int.from_bytes(table[8:10], "big")
+        if lookups and int.from_bytes(table[lookups : lookups + 2], "big"):
+            return False
+    return True
+
+
+class Typesetter:
+    """Paragraphs of one font size and line height, in one grey level.
+
+    Args:
+        fonts: where the glyphs come from.
+        font_size: px an em.
+        line_height: px from one baseline to the next, whatever the fonts ask for.
+        ink: grey level of the text; colour glyphs keep their own luminance.
+    """
+
+    def __init__(self, fonts: Fonts, font_size: float, line_height: float, ink: int):
+        self._skia = skia = import_skia()
+        self._fonts = fonts
+        self.line_height = line_height
+        layout = skia.textlayout
+        style = layout.TextStyle()
+        style.setColor(0xFF000000 | ink * 0x010101)
+        style.setFontSize(font_size)
+        style.setFontFamilies(fonts.names)
+        strut = layout.StrutStyle()
+        strut.setStrutEnabled(True)
+        strut.setForceStrutHeight(True)
+        strut.setFontFamilies(fonts.names)
+        strut.setFontSize(font_size)
+        strut.setHeight(line_height / font_size)
+        strut.setHeightOverride(True)
+        self._left, self._right = layout.ParagraphStyle(), layout.ParagraphStyle()
+        for paragraph_style in (self._left, self._right):
+            paragraph_style.setTextStyle(style)
+            paragraph_style.setStrutStyle(strut)
+        self._right.setTextAlign(layout.TextAlign.kRight)
+        self._unicode = skia.Unicodes.ICU.Make()
+        self._make = layout.ParagraphBuilder.make
+
+    def paragraph(self, text: str, width: int) -> Any:
+        """A skia Paragraph of a sanitised text, laid out in lines of at most `width` px.
+
+        Its base direction is that of the first strong character. Skia's binding knows only one direction for
+        a whole paragraph, left to right; so the text is put into an isolate, every line of it into its own,
+        for the Unicode algorithm ends an isolate where a line is ended.
+        """
+        style = self._left
+        if is_right_to_left(text):
+            style = self._right
+            isolates = (f"{_RIGHT_TO_LEFT_ISOLATE}{line}{_END_OF_ISOLATE}" for line in text.split("\n"))
+            text = "\n".join(isolates)
+        builder = self._make(style, self._fonts.collection, self._unicode)
+        builder.addText(text)
+        paragraph = builder.Build()
+        paragraph.layout(float(width))
+        return paragraph
+
+    def draw(self, paragraph: Any, image_YX: np.ndarray, x: int = 0, y: int = 0) -> None:
+        """Draw onto a C-contiguous uint8 image; what lies outside of it is cut off."""
+        skia = self._skia
+        # The canvas draws into the array, but does not keep it alive.
+        canvas = skia.Canvas(image_YX, skia.kGray_8_ColorType, skia.kOpaque_AlphaType)
+        paragraph.paint(canvas, float(x), float(y))
+
+
+_RTL_LETTER = re.compile(
+    "[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+
+
+def is_right_to_left(text: str) -> bool:
+    """Whether the first character with a strong direction is written from right to left."""
+    if text.isascii() or _RTL_LETTER.search(text) is None:
+        return False
+    for character in text:
+        direction = unicodedata.bidirectional(character)
+        if direction in ("R", "AL"):
+            return True
+        if direction == "L":
+            return False
+    return False

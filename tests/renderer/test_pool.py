@@ -1,0 +1,76 @@
+"""Rendering in several processes."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from renderer import ParagraphRenderer, RenderPool, TextOverflowError, UnifontRenderer
+
+BATCHES = [[f"caption {i} of {n} кошка 猫 नमस्ते" for i in range(n)] for n in (7, 1, 0, 64, 3)]
+
+
+@pytest.mark.parametrize("renderer", [UnifontRenderer(64), ParagraphRenderer((32, 96))])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_and_bits_are_those_of_one_renderer(renderer, workers):
+    with RenderPool(renderer, workers=workers, batch_size=64) as pool:
+        found = list(pool.map(BATCHES))
+        np.testing.assert_array_equal(pool(BATCHES[0]), renderer(BATCHES[0]))
+    assert len(found) == len(BATCHES)
+    for pixels, texts in zip(found, BATCHES, strict=True):
+        np.testing.assert_array_equal(pixels, renderer(texts))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with RenderPool(ParagraphRenderer(32, overflow="error"), workers=2, batch_size=8) as pool:
+        yield pool
+
+
+def test_batches_are_read_no_further_than_they_are_rendered(pool):
+    read = []
+    pixels = pool.map((read.append(i), ["a"])[1] for i in range(10))
+    next(pixels)
+    assert read == [0, 1]
+    pixels.close()  # and the pool is as before
+    assert pool(["a"]).shape == (1, 32, 32)
+
+
+def test_errors_come_in_their_turn_and_leave_the_pool_usable(pool):
+    rendered = pool.map([["a"], ["b"] * 9, ["c"]])
+    next(rendered)
+    with pytest.raises(ValueError, match="at most batch_size=8 strings, not 9"):
+        next(rendered)
+    with pytest.raises(TextOverflowError, match="does|takes"):
+        pool(["too long " * 20])
+    with pytest.raises(TypeError, match="texts"):
+        pool("one string")
+    np.testing.assert_array_equal(pool(["a"]), ParagraphRenderer(32)(["a"]))
+
+
+def test_arrays_are_the_callers_own(pool):
+    first, second = pool(["a"]), pool(["b"])
+    assert (first != second).any()
+
+
+def test_death_of_a_worker_is_reported():
+    with RenderPool(UnifontRenderer(64), workers=2, batch_size=8) as pool:
+        pool(["a", "b"])
+        os.kill(pool._processes[0].pid, signal.SIGKILL)
+        pool._processes[0].join()
+        with pytest.raises(RuntimeError, match="a worker of the pool died"):
+            pool(["a", "b"])
+
+
+def test_closed_pool_refuses():
+    with RenderPool(UnifontRenderer(64), workers=1) as pool:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        pool(["a"])
+
+
+@pytest.mark.parametrize("option", ["workers", "batch_size", "ahead"])
+def test_bad_options_are_named(option):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+        RenderPool(UnifontRenderer(64), **({"workers": 1} | {option: 0}))
