@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,11 @@ from torch import Tensor, nn
 
 from model.tower import Tower, TowerConfig, named_config
 
+TextRenderer = Callable[[Sequence[str]], np.ndarray]  # B strings -> (B, S, S) uint8
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+RENDERER_FILE = "renderer.json"  # what drew the text that the model has learned to read
 
 
 class Clippo(nn.Module):
@@ -29,9 +34,7 @@ class Clippo(nn.Module):
             `renderer.UnifontRenderer`. Only needed by `encode_text` on strings.
     """
 
-    def __init__(
-        self, config: TowerConfig, renderer: Callable[[Sequence[str]], np.ndarray] | None = None
-    ) -> None:
+    def __init__(self, config: TowerConfig, renderer: TextRenderer | None = None) -> None:
         super().__init__()
         self.config = config
         self.renderer = renderer
@@ -68,20 +71,27 @@ class Clippo(nn.Module):
         return z[: len(images)], z[len(images) :]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing."""
+        """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing.
+
+        If the model has a renderer that describes itself, `renderer.json` says what decides on its pixels.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        description = getattr(self.renderer, "description", None)
+        if description is not None:
+            (folder / RENDERER_FILE).write_text(json.dumps(description, indent=2) + "\n")
         save_file(self.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, renderer: Callable[[Sequence[str]], np.ndarray] | None = None
-    ) -> Clippo:
+    def from_pretrained(cls, folder: str | Path, renderer: TextRenderer | None = None) -> Clippo:
         """Read what `save_pretrained` wrote.
 
+        A model has learned to read one renderer's pixels. If `renderer` would draw others, a warning says
+        what differs: fonts, versions or options.
+
         Raises:
-            FileNotFoundError: the folder lacks one of the two files.
+            FileNotFoundError: the folder lacks the configuration or the weights.
             ValueError: the configuration or the weights are not those of a Clippo, or do not fit together.
         """
         folder = Path(folder)
@@ -110,7 +120,39 @@ class Clippo(nn.Module):
             raise ValueError(f"{weights_path} is not a whole safetensors file: {error}") from error
         model = cls(config, renderer)
         model.load_state_dict(weights)
+        warn_of_another_renderer(folder / RENDERER_FILE, renderer)
         return model
+
+
+def warn_of_another_renderer(path: Path, renderer: TextRenderer | None) -> None:
+    """Warn if a renderer is not the one that `path` describes; say nothing where either is not known."""
+    description = getattr(renderer, "description", None)
+    if description is None or not path.is_file():
+        return
+    try:
+        before = flat(json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe a renderer: {error}") from error
+    now = flat(json.loads(json.dumps(description)))
+    differing = [
+        f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        warnings.warn(
+            f"the model in {path.parent} was trained with text that was drawn differently: "
+            + "; ".join(differing),
+            stacklevel=3,
+        )
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"fonts": {"a": 1}}` -> `{"fonts.a": 1}`."""
+    out: dict[str, Any] = {}
+    for key, value in fields.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
 
 
 def normalize(z: Tensor) -> Tensor:

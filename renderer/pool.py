@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from renderer.base import Renderer, checked_integer, checked_texts
+
+_SHARED = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 
 
 class RenderPool:
@@ -34,14 +38,22 @@ class RenderPool:
 
     Raises:
         TypeError, ValueError: an argument is none that a pool can have.
+        OSError: there is too little shared memory.
     """
 
-    def __init__(self, renderer: Renderer, *, workers: int, batch_size: int = 1024, ahead: int = 2):
+    def __init__(self, renderer: Renderer, *, workers: int, batch_size: int = 256, ahead: int = 2):
         self._batch_size = checked_integer("batch_size", batch_size, 1)
         workers = checked_integer("workers", workers, 1)
         ahead = checked_integer("ahead", ahead, 1)
         self._shape = renderer.image_shape
         height, width = self._shape
+        needed = ahead * batch_size * height * width
+        if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < needed:
+            # Writing to what is not there would end the process with SIGBUS.
+            raise OSError(
+                f"{_SHARED} has {free / 2**20:.0f} MiB free, and batch_size={batch_size} needs "
+                f"{needed / 2**20:.0f}: lower it, or give the container more (docker run --shm-size=1g)"
+            )
         # Spawned, because a fork of a process in which torch has started its threads may hang.
         context = multiprocessing.get_context("spawn")
         self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(ahead)]

@@ -8,7 +8,8 @@ role is trained in the other four tones, and every tone with hundreds of other p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +164,15 @@ class EmojiConfig:
             raise UserError(f"ground must be between 0 and 255, got {self.ground}")
 
 
+@dataclass(frozen=True)
+class Sample:
+    """B pairs before they are drawn: (B,) concepts, (B, 5) random numbers of `draw`, and texts."""
+
+    chosen: np.ndarray
+    placements: np.ndarray
+    texts: list[str]
+
+
 class EmojiDataset:
     """Batches of pictures and rendered names; a batch is a function of the seed and its number alone.
 
@@ -211,6 +221,30 @@ class EmojiDataset:
         Returns:
             (B, S, S, 3) uint8 pictures and (B, S, S) uint8 rendered texts.
         """
+        [batch] = self.batches([number], size, part, lambda texts: map(self.renderer, texts))
+        return batch
+
+    def batches(
+        self,
+        numbers: Iterable[int],
+        size: int,
+        part: slice,
+        render_all: Callable[[Iterable[list[str]]], Iterator[np.ndarray]],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Training batches in a row, as of `batch`.
+
+        Args:
+            numbers, size, part: as of `batch`.
+            render_all: turns batches of strings into rendered ones, such as a RenderPool's `map`, which works
+                ahead while pictures are drawn here.
+        """
+        samples, ahead = itertools.tee(self.sample(number, size, part) for number in numbers)
+        rendered = render_all(sample.texts for sample in ahead)
+        for sample, texts in zip(samples, rendered, strict=True):
+            yield self.draw(sample.chosen, sample.placements), texts
+
+    def sample(self, number: int, size: int, part: slice = slice(None)) -> Sample:
+        """Which concepts, placed how, and with which texts, are `part` of batch `number`."""
         rng = np.random.default_rng((self.seed, number))
         # Weighted sampling without replacement: the first arrivals among exponential clocks.
         arrivals = rng.exponential(size=len(self.weights)) / np.maximum(self.weights, 1e-30)
@@ -223,7 +257,7 @@ class EmojiDataset:
             self.text(self.concepts[index], language, *draws)
             for index, language, draws in zip(chosen[part], languages[part], alias_draws[part], strict=True)
         ]
-        return self.draw(chosen[part], placements[part]), self.renderer(texts)
+        return Sample(chosen[part], placements[part], texts)
 
     def text(self, concept: Concept, language: str, use_alias: float, which: float) -> str:
         """A name, or an English alias; `use_alias` and `which` are in [0, 1)."""

@@ -27,6 +27,7 @@ class TrainConfig:
         residual_scale: factor on the initial weights that end each residual branch; see `Tower.init_weights`.
         clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
+        render_workers: processes that render texts ahead, for each process that trains.
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two lines of metrics.jsonl.
         seed: of the initialisation, the sampling and the augmentation.
@@ -47,12 +48,13 @@ class TrainConfig:
     residual_scale: float = 1.0
     clip_norm: float = 1.0
     max_logit_scale: float = 100.0
+    render_workers: int = 1
     checkpoint_every: int = 500
     log_every: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_size", "steps", "checkpoint_every", "log_every"):
+        for name in ("batch_size", "chunk_size", "steps", "render_workers", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm", "max_logit_scale"):

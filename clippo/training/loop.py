@@ -18,7 +18,7 @@ from clippo.training.optimizer import learning_rate, make_optimizer
 from clippo.training.run_folder import RunFolder
 from clippo_kernels import cached_contrastive_step, contrastive_loss
 from model import Clippo
-from renderer import UnifontRenderer
+from renderer import RenderPool, UnifontRenderer
 
 
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:
@@ -81,14 +81,24 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 return contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
 
         # -- the loop
-        with tqdm(
-            total=config.steps, initial=first_step, unit="step", disable=not processes.is_first, mininterval=1
-        ) as bar:
+        with (
+            RenderPool(
+                renderer, workers=config.render_workers, batch_size=len(range(config.batch_size)[part])
+            ) as pool,
+            tqdm(
+                total=config.steps,
+                initial=first_step,
+                unit="step",
+                disable=not processes.is_first,
+                mininterval=1,
+            ) as bar,
+        ):
+            batches = dataset.batches(range(first_step, config.steps), config.batch_size, part, pool.map)
             start = time.perf_counter()
             waited_s = 0.0
             for step in range(first_step, config.steps):
                 asked = time.perf_counter()
-                images, texts = (torch.from_numpy(a) for a in dataset.batch(step, config.batch_size, part))
+                images, texts = map(torch.from_numpy, next(batches))
                 waited_s += time.perf_counter() - asked
 
                 optimizer.zero_grad()

@@ -2,8 +2,8 @@
 
     config.json                  what was asked for
     metrics.jsonl                one line every few steps
-    checkpoints/step-001500/     config.json and model.safetensors (a `Clippo.save_pretrained` folder),
-                                 and state.pt (the optimizer's state, and the step)
+    checkpoints/step-001500/     config.json, model.safetensors and renderer.json (a folder of
+                                 `Clippo.save_pretrained`), and state.pt (the optimizer's state, and the step)
     results.json, retrieval.png  the evaluation at the end
 
 A checkpoint appears whole or not at all: it is written beside its place, flushed to the disk and renamed. The
@@ -18,7 +18,6 @@ import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,6 +25,7 @@ from clippo.data.emoji import EmojiConfig, EmojiDataset
 from clippo.errors import UserError
 from clippo.training.config import TrainConfig
 from model import Clippo, TowerConfig
+from model.clippo import TextRenderer, flat
 from renderer import UnifontRenderer
 
 
@@ -114,7 +114,7 @@ class RunFolder:
         folder = self.newest_checkpoint()
         if folder is None:
             return 0
-        model.load_state_dict(load_model(folder, model.config).state_dict())
+        model.load_state_dict(load_model(folder, model.config, model.renderer).state_dict())
         try:
             state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
             optimizer.load_state_dict(state["optimizer"])
@@ -148,7 +148,7 @@ class RunFolder:
             write(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
-def load_model(checkpoint: Path, config: TowerConfig, renderer: UnifontRenderer | None = None) -> Clippo:
+def load_model(checkpoint: Path, config: TowerConfig, renderer: TextRenderer | None) -> Clippo:
     try:
         model = Clippo.from_pretrained(checkpoint, renderer)
     except (ValueError, OSError) as error:
@@ -160,14 +160,6 @@ def load_model(checkpoint: Path, config: TowerConfig, renderer: UnifontRenderer 
 
 def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"width": 96}}` -> `{"model.width": 96}`."""
-    out: dict[str, Any] = {}
-    for key, value in fields.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def write(path: Path, text: str) -> None:

@@ -62,3 +62,30 @@ def test_broken_files_are_refused(clippo, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="not the configuration"):
         Clippo.from_pretrained(tmp_path)
+
+
+class Renderer:
+    """As much of one as a checkpoint needs."""
+
+    def __init__(self, **description):
+        self.description = description
+
+    def __call__(self, texts):
+        raise AssertionError
+
+
+def test_another_renderer_is_warned_of(clippo, tmp_path, recwarn):
+    clippo.renderer = Renderer(options={"size": 16, "ink": 0}, fonts={"a.otf": "12"})
+    clippo.save_pretrained(tmp_path)
+    Clippo.from_pretrained(tmp_path)
+    Clippo.from_pretrained(tmp_path, clippo.renderer)
+    Clippo.from_pretrained(tmp_path, lambda texts: None)  # says nothing about itself
+    assert not recwarn.list
+    other = Renderer(options={"size": 16, "ink": 9}, fonts={"b.otf": "12"})
+    with pytest.warns(
+        UserWarning, match=r"options\.ink was 0, is 9; fonts\.a\.otf was 12, is absent; fonts\.b"
+    ):
+        Clippo.from_pretrained(tmp_path, other)
+    (tmp_path / "renderer.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"renderer\.json does not describe"):
+        Clippo.from_pretrained(tmp_path, other)

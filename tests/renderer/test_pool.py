@@ -74,3 +74,9 @@ def test_closed_pool_refuses():
 def test_bad_options_are_named(option):
     with pytest.raises(ValueError, match=f"{option} must be at least 1"):
         RenderPool(UnifontRenderer(64), **({"workers": 1} | {option: 0}))
+
+
+def test_too_little_shared_memory_is_said_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("renderer.pool._SHARED", tmp_path)
+    with pytest.raises(OSError, match=r"MiB free, and batch_size=1000000000 needs .* --shm-size"):
+        RenderPool(UnifontRenderer(64), workers=1, batch_size=10**9)
