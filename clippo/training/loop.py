@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -40,13 +41,17 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             processes, or is larger than the data set; a loss that is no number.
     """
     folder = RunFolder(out)
-    with join_processes() as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes())
         # -- data
         part = processes.part(config.batch_size)
         try:
             renderer = UnifontRenderer(config.model.image_size)
         except ValueError as error:
             raise UserError(f"image_size is too small to render text: {error}") from error
+        # The workers get ready while the data set is read.
+        share = len(range(config.batch_size)[part])
+        pool = stack.enter_context(RenderPool(renderer, workers=config.render_workers, batch_size=share))
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         trained = int((~dataset.held_out).sum())
         if config.batch_size > trained:
@@ -81,18 +86,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 return contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
 
         # -- the loop
-        with (
-            RenderPool(
-                renderer, workers=config.render_workers, batch_size=len(range(config.batch_size)[part])
-            ) as pool,
-            tqdm(
-                total=config.steps,
-                initial=first_step,
-                unit="step",
-                disable=not processes.is_first,
-                mininterval=1,
-            ) as bar,
-        ):
+        with tqdm(
+            total=config.steps, initial=first_step, unit="step", disable=not processes.is_first, mininterval=1
+        ) as bar:
             batches = dataset.batches(range(first_step, config.steps), config.batch_size, part, pool.map)
             start = time.perf_counter()
             waited_s = 0.0

@@ -80,9 +80,9 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     def cut(self, number, *args):
         if number == cut_at:
             raise PulledPlugError
-        return whole_batch(self, number, *args)
+        return sample(self, number, *args)
 
-    monkeypatch.setattr(EmojiDataset, "batch", cut)
+    monkeypatch.setattr(EmojiDataset, "sample", cut)
     with pytest.raises(PulledPlugError):
         train(tiny_config, tmp_path / "run")
     monkeypatch.undo()
