@@ -1,59 +1,184 @@
-"""Rendering the training captions: every name of every emoji in the recipe's languages, in random order.
+"""Rendering captions in six kinds of text, against other ways to draw them; strings per second.
 
     pytest bench/bench_render.py
+    pytest bench/bench_render.py -k English
 
-One process, one thread. The peer draws the same strings in the same font through Pillow, in rows of equal
-length; it does not trim the glyphs, so its task is the easier one.
+"unseen": a renderer that has drawn 10,000 captions draws others. "repeated": it draws those again. One
+thread; "2 processes" is a RenderPool of two workers, and its rates include what hands the images over. All
+images are 224 x 224 px. Peers get the easier task: none trims or reports, and drawSimpleText and Pillow
+without raqm shape nothing and break lines after a fixed number of characters.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
-from clippo.data.emoji import EmojiDataset
-from renderer import UnifontRenderer, find_font
+from bench.captions import KINDS, captions
+from renderer import ParagraphRenderer, Renderer, RenderPool, UnifontRenderer, find_font, import_skia
 
+SIZE = 224
 BATCH = 256
+WARM_UP, UNSEEN, FOR_PEERS = 10_000, 4096, 512
+UNIFONT = "unifont.otf"
+
+Draw = Callable[[list[str], np.ndarray], Any]
 
 
-@pytest.fixture(scope="module")
-def captions(dataset: EmojiDataset) -> list[str]:
-    captions = [name for concept in dataset.concepts for name in concept.names.values()]
-    return np.random.default_rng(0).permutation(captions).tolist()
+@cache
+def texts_of(kind: str) -> list[str]:
+    try:
+        return captions(kind, WARM_UP + UNSEEN)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
-def pillow(texts: list[str], size: int, font: ImageFont.FreeTypeFont) -> np.ndarray:
-    out = np.empty((len(texts), size, size), np.uint8)
-    columns = size // 8
-    for i, text in enumerate(texts):
-        image = Image.new("L", (size, size), 127)
-        draw = ImageDraw.Draw(image)
-        for row in range(size // 16):
-            draw.text((0, 16 * row), text[row * columns : (row + 1) * columns], fill=0, font=font)
-        out[i] = np.asarray(image)
-    return out
+def batches(texts: list[str], size: int = BATCH) -> list[list[str]]:
+    return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
-@pytest.mark.parametrize("size", [64, 224])
-def test_unifont_renderer(benchmark, captions, size):
-    renderer = UnifontRenderer(size)
-    batches = [captions[i : i + BATCH] for i in range(0, len(captions), BATCH)]
-    out = np.empty((BATCH, size, size), np.uint8)
+def lines_of(text: str) -> Iterable[tuple[int, str]]:
+    """Top in px, and text, of lines of 28 characters, as many half-width ones as fit into a row."""
+    for row in range(min(SIZE // 16, -(-len(text) // 28))):
+        yield 16 * row, text[28 * row : 28 * (row + 1)]
 
-    def render_all():
-        for batch in batches:
+
+def pillow(engine: ImageFont.Layout) -> Draw:
+    font = ImageFont.truetype(str(find_font(UNIFONT, package="fonts-unifont")), 16, layout_engine=engine)
+
+    def draw_all(texts: list[str], out: np.ndarray) -> None:
+        for i, text in enumerate(texts):
+            image = Image.new("L", (SIZE, SIZE), 127)
+            draw = ImageDraw.Draw(image)
+            for y, line in lines_of(text):
+                draw.text((0, y), line, fill=0, font=font)
+            out[i] = np.asarray(image)
+
+    return draw_all
+
+
+def draw_simple_text() -> Draw:
+    skia = import_skia()
+    path = str(find_font(UNIFONT, package="fonts-unifont"))
+    font = skia.Font(skia.FontMgr.New_Custom_Empty().makeFromFile(path), 16)
+    paint = skia.Paint(Color=0xFF000000)
+
+    def draw_all(texts: list[str], out: np.ndarray) -> None:
+        out.fill(127)
+        for i, text in enumerate(texts):
+            canvas = skia.Canvas(out[i], skia.kGray_8_ColorType, skia.kOpaque_AlphaType)
+            for y, line in lines_of(text):
+                canvas.drawSimpleText(line, 0, y + 14, font, paint)
+
+    return draw_all
+
+
+def pango_cairo() -> Draw:
+    cairo = pytest.importorskip("cairo", exc_type=ImportError)
+    gi = pytest.importorskip("gi", exc_type=ImportError)
+    try:
+        gi.require_version("PangoCairo", "1.0")
+        from gi.repository import Pango, PangoCairo
+    except (ValueError, ImportError) as error:
+        pytest.skip(f"PangoCairo cannot be imported: {error}")
+
+    def draw_all(texts: list[str], out: np.ndarray) -> None:
+        surface = cairo.ImageSurface(cairo.FORMAT_A8, SIZE, SIZE)
+        context = cairo.Context(surface)
+        layout = PangoCairo.create_layout(context)
+        layout.set_font_description(Pango.FontDescription("Unifont 12"))
+        layout.set_width(SIZE * Pango.SCALE)
+        pixels = np.ndarray((SIZE, surface.get_stride()), np.uint8, surface.get_data())
+        for i, text in enumerate(texts):
+            pixels[:] = 0
+            layout.set_text(text, -1)
+            PangoCairo.show_layout(context, layout)
+            surface.flush()
+            np.subtract(127, pixels[:, :SIZE] // 2, out=out[i])
+
+    return draw_all
+
+
+PEERS: dict[str, Callable[[], Draw]] = {
+    "Pillow": lambda: pillow(ImageFont.Layout.BASIC),
+    "Pillow raqm": lambda: pillow(ImageFont.Layout.RAQM),
+    "drawSimpleText": draw_simple_text,
+    "PangoCairo": pango_cairo,
+}
+
+
+def measure(benchmark: Any, name: str, texts: list[str], draw_all: Callable[[], Any], rounds: int) -> None:
+    benchmark.pedantic(draw_all, rounds=rounds)
+    seconds = benchmark.stats["median"]
+    benchmark.extra_info.update(
+        name=name, median_us=seconds * 1e6, strings=len(texts), strings_per_s=round(len(texts) / seconds)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
+@pytest.mark.parametrize("seen", ["unseen", "repeated"])
+def test_renderer(benchmark, kind, renderer_type, seen):
+    texts = texts_of(kind)
+    benchmark.group = f"{kind}, {seen}"
+    out = np.empty((BATCH, SIZE, SIZE), np.uint8)
+
+    def draw_all(renderer: Renderer, texts: list[str]) -> None:
+        for batch in batches(texts):
             renderer(batch, out=out[: len(batch)])
 
-    render_all()  # glyphs that are drawn for the first time
-    benchmark.pedantic(render_all, rounds=5)
-    benchmark.extra_info["strings_per_s"] = round(len(captions) / benchmark.stats["median"])
+    def used_renderer() -> tuple[tuple[Renderer, list[str]], dict[str, Any]]:
+        renderer = renderer_type(SIZE)
+        draw_all(renderer, texts[:WARM_UP])
+        if seen == "repeated":
+            draw_all(renderer, texts[WARM_UP:])
+        return (renderer, texts[WARM_UP:]), {}
 
-
-@pytest.mark.parametrize("size", [64, 224])
-def test_pillow(benchmark, captions, size):
-    font = ImageFont.truetype(
-        str(find_font("unifont.otf", package="fonts-unifont")), 16, layout_engine=ImageFont.Layout.BASIC
+    benchmark.pedantic(draw_all, setup=used_renderer, rounds=5)
+    seconds = benchmark.stats["median"]
+    benchmark.extra_info.update(
+        name=renderer_type.__name__,
+        median_us=seconds * 1e6,
+        strings=UNSEEN,
+        strings_per_s=round(UNSEEN / seconds),
     )
-    batch = captions[: 4 * BATCH]
-    benchmark.pedantic(lambda: pillow(batch, size, font), rounds=5, warmup_rounds=1)
-    benchmark.extra_info["strings_per_s"] = round(len(batch) / benchmark.stats["median"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer(benchmark, kind, peer):
+    if peer == "Pillow raqm" and not features.check("raqm"):
+        pytest.skip("Pillow was built without raqm")
+    texts = texts_of(kind)[WARM_UP : WARM_UP + FOR_PEERS]
+    benchmark.group = f"{kind}, unseen"
+    draw = PEERS[peer]()
+    out = np.empty((BATCH, SIZE, SIZE), np.uint8)
+    draw(texts_of(kind)[:BATCH], out)
+
+    def draw_all() -> None:
+        for batch in batches(texts):
+            draw(batch, out[: len(batch)])
+
+    measure(benchmark, peer, texts, draw_all, rounds=5)
+
+
+@pytest.mark.parametrize("kind", ["English", "Arabic", "Hindi"])
+@pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes(benchmark, kind, renderer_type, workers):
+    texts = texts_of(kind)
+    benchmark.group = f"{kind}, processes"
+    with RenderPool(renderer_type(SIZE), workers=workers, batch_size=2 * BATCH, ahead=3) as pool:
+
+        def drain(images: Iterator[np.ndarray]) -> None:
+            for _ in images:
+                pass
+
+        drain(pool.map(batches(texts, 2 * BATCH)))
+        name = f"{renderer_type.__name__}, {workers} worker{'s'[: workers - 1]}"
+        measure(benchmark, name, texts, lambda: drain(pool.map(batches(texts, 2 * BATCH))), rounds=5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -47,7 +48,8 @@ class RenderPool:
         ahead = checked_integer("ahead", ahead, 1)
         self._shape = renderer.image_shape
         height, width = self._shape
-        needed = ahead * batch_size * height * width
+        buffers = ahead + 1  # one is the caller's
+        needed = buffers * batch_size * height * width
         if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < needed:
             # Writing to what is not there would end the process with SIGBUS.
             raise OSError(
@@ -56,8 +58,8 @@ class RenderPool:
             )
         # Spawned, because a fork of a process in which torch has started its threads may hang.
         context = multiprocessing.get_context("spawn")
-        self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(ahead)]
-        self._free = deque(range(ahead))
+        self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(buffers)]
+        self._free = deque(range(buffers))
         self._processes = []
         self._pipes: list[Connection] = []
         for _ in range(workers):
@@ -70,14 +72,15 @@ class RenderPool:
             self._pipes.append(ours)
         self._pending: deque[tuple[int, int]] = deque()  # buffers that are being filled, and their strings
 
-    def map(self, batches: Iterable[Sequence[str]]) -> Iterator[np.ndarray]:
+    def map(self, batches: Iterable[Sequence[str]]) -> Generator[np.ndarray, None, None]:
         """Render batch after batch, while the caller works on the one before.
 
         Args:
             batches: sequences of at most `batch_size` strings; read as far ahead as the pool renders.
 
         Yields:
-            (B, height, width) uint8 arrays, in order, each of its own.
+            (B, height, width) uint8 arrays, in order. Each is a view of the shared memory, which is written
+            anew once the next one is asked for.
 
         Raises:
             TypeError, ValueError: a batch that the renderer refuses, when its turn comes.
@@ -87,7 +90,7 @@ class RenderPool:
         failure: Exception | None = None
         try:
             while True:
-                while self._free and failure is None:
+                while len(self._free) > 1 and failure is None:
                     try:
                         texts = checked_texts(next(remaining))
                         if len(texts) > self._batch_size:
@@ -98,7 +101,9 @@ class RenderPool:
                     else:
                         self._submit(texts)
                 if self._pending:
-                    yield self._collect()
+                    buffer, pixels = self._collect()
+                    yield pixels
+                    self._free.append(buffer)
                 elif isinstance(failure, StopIteration):
                     return
                 elif failure is not None:
@@ -106,10 +111,13 @@ class RenderPool:
         finally:
             while self._pending and self._processes:  # what nobody will ask for any more
                 self._collect()
+            self._free = deque(range(len(self._memory)))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Render one batch, spread over the workers -> (B, height, width) uint8."""
-        [pixels] = self.map([texts])
+        """Render one batch, spread over the workers -> (B, height, width) uint8, the caller's own."""
+        images = self.map([texts])
+        pixels = next(images).copy()
+        images.close()
         return pixels
 
     def _submit(self, texts: Sequence[str]) -> None:
@@ -124,7 +132,7 @@ class RenderPool:
                 raise RuntimeError("a worker of the pool died") from error
         self._pending.append((buffer, len(texts)))
 
-    def _collect(self) -> np.ndarray:
+    def _collect(self) -> tuple[int, np.ndarray]:
         buffer, count = self._pending.popleft()
         errors = []
         for pipe in self._pipes:
@@ -133,12 +141,10 @@ class RenderPool:
             except (EOFError, OSError) as error:
                 self.close()
                 raise RuntimeError("a worker of the pool died") from error
-        pixels = np.ndarray((count, *self._shape), np.uint8, self._memory[buffer].buf).copy()
-        self._free.append(buffer)
         for reported in errors:
             if reported is not None:
                 raise reported
-        return pixels
+        return buffer, np.ndarray((count, *self._shape), np.uint8, self._memory[buffer].buf)
 
     def close(self) -> None:
         """End the processes and give the shared memory back."""
@@ -149,7 +155,8 @@ class RenderPool:
             if process.is_alive():
                 process.terminate()
         for memory in self._memory:
-            memory.close()
+            with contextlib.suppress(BufferError):  # somebody still looks at it: it goes when they are done
+                memory.close()
             memory.unlink()
         self._pipes, self._processes, self._memory = [], [], []
         self._pending.clear()

@@ -59,7 +59,8 @@ class RenderReport:
 
     def __str__(self) -> str:
         """One line that names what went wrong, for people."""
-        parts = [f"{len(self.given)} strings, {self.given.sum()} code points"]
+        strings = "string" if len(self.given) == 1 else "strings"
+        parts = [f"{len(self.given)} {strings}, {self.given.sum()} code points"]
         for name, what in (
             ("unfit", "did not fit"),
             ("missing", "without a glyph"),
@@ -68,8 +69,8 @@ class RenderReport:
             counts = getattr(self, name)
             if counts.any():
                 parts.append(f"{counts.sum()} {what} (in {np.count_nonzero(counts)})")
-        if scripts := frozenset().union(*self.scripts):
-            parts.append("scripts " + " ".join(sorted(scripts)))
+        if found := frozenset().union(*self.scripts):
+            parts.append("scripts " + " ".join(sorted(found)))
         return "; ".join(parts)
 
 
@@ -90,12 +91,12 @@ def make_report(
     code_point_C = np.frombuffer(visible.encode("utf-32-le", "surrogatepass"), "<u4")
     string_C = np.repeat(np.arange(B), fit)
     missing = np.bincount(string_C[~has_glyph(code_point_C)], minlength=B)
-    names, script_of = _scripts()
-    scripts: list[set[str]] = [set() for _ in range(B)]
-    for pair in np.unique(string_C * len(names) + script_of[code_point_C]).tolist():
-        string, script = divmod(pair, len(names))
-        if names[script]:
-            scripts[string].add(names[script])
+    script_names, script_of = scripts()
+    found: list[set[str]] = [set() for _ in range(B)]
+    for pair in np.unique(string_C * len(script_names) + script_of[code_point_C]).tolist():
+        string, script = divmod(pair, len(script_names))
+        if script_names[script]:
+            found[string].add(script_names[script])
     return RenderReport(
         given=given,
         drawn=fit - missing,
@@ -103,7 +104,7 @@ def make_report(
         unfit=unfit,
         removed=given - fit - unfit,
         cleaned=tuple({k: n for k, n in o.cleaned.items() if k != "cut off"} for o in outcomes),
-        scripts=tuple(map(frozenset, scripts)),
+        scripts=tuple(map(frozenset, found)),
         font_size=np.array([o.font_size for o in outcomes], np.intp),
         inked=inked_patches(images_BYX, background, patch_size),
     )
@@ -125,7 +126,7 @@ def inked_patches(images_BYX: np.ndarray, background: int, patch_size: int) -> n
 
 
 @cache
-def _scripts() -> tuple[tuple[str, ...], np.ndarray]:
+def scripts() -> tuple[tuple[str, ...], np.ndarray]:
     """Codes of scripts, "" for what belongs to none or to all, and of each code point its index."""
     from fontTools.unicodedata import Scripts
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from clippo.cli import main
 from clippo.training.loop import train
-from renderer import UnifontRenderer
+from renderer import ParagraphRenderer, UnifontRenderer
 
 SCRIPT = Path(sys.executable).with_name("clippo")
 MODULE = [sys.executable, "-m", "clippo"]
@@ -57,6 +58,7 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
         ((str(SCRIPT),), ("train",), "clippo train --out runs/mine --seed 1"),
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
+        ((str(SCRIPT),), ("fonts",), "clippo fonts unifont.otf"),
     ],
 )
 def test_help_teaches(cwd, program, verb, example):
@@ -70,6 +72,41 @@ def test_render_writes_what_the_tower_reads(cwd):
     assert run.returncode == 0, run.stderr
     with Image.open(cwd / "hello.png") as picture:
         assert np.array_equal(np.asarray(picture), UnifontRenderer(64)(["Ça va? 你好"])[0])
+
+
+def test_render_a_file_into_a_folder_or_a_sheet(cwd):
+    lines = ["one cat", "две кошки", "شجرة"]
+    (cwd / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    run = clippo("render", "--file", "texts.txt", "--out", "all", "--renderer", "paragraph", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "paragraph: 3 strings, 20 code points; scripts Arab Cyrl Latn\n"
+    expected = ParagraphRenderer(224)(lines)
+    for number, image in enumerate(expected, start=1):
+        with Image.open(cwd / "all" / f"000{number}.png") as picture:
+            assert np.array_equal(np.asarray(picture), image)
+    run = clippo(
+        "render", "zwei", "--file", "texts.txt", "--out", "sheet.png", "--renderer", "unifont", "paragraph",
+        cwd=cwd,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    with Image.open(cwd / "sheet.png") as picture:
+        sheet = np.asarray(picture)
+    assert sheet.shape[1] > 2 * 224
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (16, 224))
+    wanted = ParagraphRenderer(224)(["две кошки"])[0, :16]
+    assert (windows == wanted).all(axis=(2, 3)).any()
+
+
+def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
+    run = clippo("fonts", "unifont.otf", "unifont_upper.otf", "NotoSansCJK-Regular.ttc", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert re.match(r"unifont.otf +5\d,\d{3} code points +\d+ scripts  /.*unifont.otf", lines[0])
+    [together] = [line for line in lines if line.startswith("together")]
+    assert int(re.search(r"(\d+) of \d+ scripts", together)[1]) > 100
+    assert "fonts-noto-cjk" in run.stdout or "NotoSansCJK-Regular.ttc" in lines[2]
+    run = clippo("fonts", "nowhere.otf", cwd=cwd)
+    assert "missing: nowhere.otf" in run.stdout
 
 
 def test_train_then_search(cwd):
@@ -100,7 +137,16 @@ def test_train_then_search(cwd):
         (["search", ".", "dog"], "is not the folder of a run"),
         (["search", "RUN", "dog", "--out", "no/such/folder/x.png"], "cannot write the picture"),
         (["search", "RUN", "dog", "--out", "x.unknown"], "cannot write the picture x.unknown"),
-        (["render", "dog", "--out", "x.png", "--size", 4], "--size: "),
+        (["render", "dog", "--out", "x.png", "--size", 4], "size must be"),
+        (["render", "--out", "x.png"], "there is nothing to draw"),
+        (["render", "dog", "--out", "x.png", "--file", "none.txt"], "none.txt"),
+        (["render", "dog", "--out", "x.nonsense"], "cannot write the picture x.nonsense"),
+        (["render", "dog", "--out", "new", "--renderer", "unifont", "paragraph"], "is a folder"),
+        (
+            ["render", "dog " * 99, "--out", "x.png", "--renderer", "paragraph", "--overflow", "error"],
+            "texts[0]",
+        ),
+        (["render", "dog", "--out", "x.png", "--renderer", "paragraph", "--fonts", "no.otf"], "no.otf"),
         (["train", "--out", "RUN"], "holds a run already"),
         (["train", "--out", "RUN", "--resume"], "another configuration"),
         (["train", "--out", "."], "is not empty and holds no run"),

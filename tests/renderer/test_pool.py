@@ -15,7 +15,7 @@ BATCHES = [[f"caption {i} of {n} кошка 猫 नमस्ते" for i in ran
 @pytest.mark.parametrize("workers", [1, 3])
 def test_order_and_bits_are_those_of_one_renderer(renderer, workers):
     with RenderPool(renderer, workers=workers, batch_size=64) as pool:
-        found = list(pool.map(BATCHES))
+        found = [pixels.copy() for pixels in pool.map(BATCHES)]
         np.testing.assert_array_equal(pool(BATCHES[0]), renderer(BATCHES[0]))
     assert len(found) == len(BATCHES)
     for pixels, texts in zip(found, BATCHES, strict=True):

@@ -1,0 +1,47 @@
+"""Rendered strings as pictures for people: a sheet of them, or a file each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GAP_PX = 8
+SHEET_ASPECT = 4 / 3
+
+
+def draw_sheet(columns: Sequence[np.ndarray], background: int) -> Image.Image:
+    """One picture of N strings, each drawn by one or more renderers, side by side.
+
+    Args:
+        columns: for each renderer, (N, height, width) uint8, all of one shape.
+        background: grey level of blank paper. The rows below the longest text are left out.
+
+    Returns:
+        A white sheet of about 4:3, which is read column by column.
+    """
+    rows_NYX = np.concatenate(columns, axis=2)  # the renderings of a string are neighbours
+    inked = np.flatnonzero((rows_NYX != background).any(axis=(0, 2)))
+    height = min(rows_NYX.shape[1], -(-(int(inked[-1]) + 1) // 16) * 16) if len(inked) else 16
+    rows_NYX = rows_NYX[:, :height]
+    N, _, width = rows_NYX.shape
+    high, wide = height + GAP_PX, width + 3 * GAP_PX
+    per_column = max(1, min(N, round(math.sqrt(N * wide / high / SHEET_ASPECT))))
+    sheet = Image.new("L", (-(-N // per_column) * wide - GAP_PX, per_column * high + GAP_PX), 255)
+    for i, row_YX in enumerate(rows_NYX):
+        column, row = divmod(i, per_column)
+        for j, part in enumerate(np.split(row_YX, len(columns), axis=1)):
+            x = GAP_PX + column * wide + j * (part.shape[1] + GAP_PX // 2)
+            sheet.paste(Image.fromarray(np.ascontiguousarray(part)), (x, GAP_PX + row * high))
+    return sheet
+
+
+def save_each(images: np.ndarray, folder: Path) -> None:
+    """Write (N, height, width) images as 0001.png and so on into a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(4, len(str(len(images))))
+    for number, image in enumerate(images, start=1):
+        Image.fromarray(image).save(folder / f"{number:0{digits}}.png")
