@@ -15,6 +15,7 @@ _LINE_END = "\r\v\f\x85\u2028\u2029"  # and a carriage return with a line feed
 _CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
 _BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
 _SURROGATES = "\ud800-\udfff"
+_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f"
 _STEPS = (
     ("line ends", re.compile(f"\r\n|[{_LINE_END}]"), "\n"),
     ("tabs", re.compile("\t"), " "),
@@ -32,8 +33,9 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     every kind become line feeds, tabs become spaces, and other control characters go; so do the controls that
     open and close directional embeddings, overrides and isolates, with which text can be made to read
     differently from what it says (the marks U+200E, U+200F and U+061C stay); lone surrogates become U+FFFD;
-    of more than four combining marks on a base, also if format characters are between them, the first four
-    stay.
+    variation selectors go that follow no character of their own, but a mark, a format character or nothing
+    (with some of these Skia reads beyond its memory); of more than four combining marks on a base, also if
+    format characters are between them, the first four stay.
 
     Returns:
         The clean string, and a count by what was done, without zeros; "cut off" counts code points.
@@ -48,6 +50,9 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
             if count:
                 done[name] = count
     if not text.isascii():
+        text, count = _stray_selectors().subn("", text)
+        if count:
+            done["variation selectors removed"] = count
         before = len(text)
         text = _excess_marks().sub(r"\1", text)
         if len(text) < before:
@@ -63,8 +68,13 @@ def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
     """
     class_C = _classes()[code_point_C]
     suspicious_C = class_C == _UNSAFE
-    is_mark_C = class_C == _MARK
+    is_selector_C = class_C == _SELECTOR
+    is_mark_C = (class_C == _MARK) | is_selector_C
     if is_mark_C.any():
+        # A selector must have its character before it; a space or a line feed is none.
+        has_own_C = np.zeros(len(class_C), bool)
+        has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
+        suspicious_C |= is_selector_C & ~has_own_C
         run_C = is_mark_C.copy()
         for distance in range(1, MAX_MARKS + 1):
             run_C[distance:] &= is_mark_C[:-distance]
@@ -73,7 +83,7 @@ def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
     return suspicious_C
 
 
-_UNSAFE, _MARK = 1, 2
+_UNSAFE, _MARK, _SELECTOR = 1, 2, 3
 
 
 @cache
@@ -82,10 +92,16 @@ def _classes() -> np.ndarray:
     table = np.zeros(CODE_POINTS, np.uint8)
     for category in ("M", "Cf"):
         table[[ord(c) for c in _members(category)]] = _MARK
+    table[[c for c in _ASSIGNED if re.match(f"[{_SELECTORS}]", chr(c))]] = _SELECTOR
     unsafe = [c for c in range(0x3000) if _ALL_BUT_MARKS.match(chr(c))]
     table[unsafe] = _UNSAFE
     table[0xD800:0xE000] = _UNSAFE
     return table
+
+
+@cache
+def _stray_selectors() -> re.Pattern[str]:
+    return re.compile(f"(?:(?<=[{_members('M')}{_members('Cf')}\n ])|^)[{_SELECTORS}]+")
 
 
 @cache

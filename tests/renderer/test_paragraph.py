@@ -304,6 +304,8 @@ def test_overflow_shrinks_as_little_as_it_must():
         (ZALGO, "e" + "\u0301" * 4, {"marks removed": 496}),
         ("e" + "\u0301\u200d" * 9, "e" + "\u0301\u200d" * 4, {"marks removed": 10}),
         ("a\u200fb\u200e", "a\u200fb\u200e", {}),
+        ("\u2764\ufe0f 1\ufe0f\u20e3", "\u2764\ufe0f 1\ufe0f\u20e3", {}),
+        ("\ufe0fa \ufe0f\u0301\ufe0f", "a \u0301", {"variation selectors removed": 3}),
         ("x" * 40, "x" * 32, {"cut off": 8}),
     ],
 )
@@ -323,6 +325,12 @@ def test_megabytes_take_no_longer_than_what_is_kept(render):
     start = time.perf_counter()
     render([text])
     assert time.perf_counter() - start < 1  # laying all of it out takes hours
+
+
+def test_text_that_skia_reads_beyond_its_memory_for(render):
+    for invisible in ("\ufeff", "\u2060"):
+        for mark in ("\u0301", "\u094d"):
+            render([f"\n\n{mark}{invisible}\ufe0f{mark}\U0001f3fd"] * 50)
 
 
 hostile_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=300) | st.text(
