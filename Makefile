@@ -17,6 +17,7 @@ train: setup
 test: setup
 	$(BIN)/python -m pytest
 
+bench: export BENCH := 1
 bench: setup
 	$(BIN)/python -m pytest bench
 

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 OURS = (
     "clippo"  # benchmarks of this name are ours, and of names that begin with it, other ways through our ops
 )
+PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose version names its build
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 
@@ -45,10 +46,17 @@ def provenance() -> dict[str, Any]:
         device = {"device": cpu_name(), "threads": torch.get_num_threads()}
     return device | {
         "torch": torch.__version__,
-        "triton": version("triton"),
+        **{package: installed for package in PACKAGES if (installed := version_of(package))},
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:
@@ -102,6 +110,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def rates_table(rows: list[Row]) -> str:
+    """As Markdown, strings per second: a line a renderer, a column a kind of text."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    lines = ["| | " + " | ".join(groups) + " |", "|---|" + "--:|" * len(groups)]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        rates = {row["group"]: f"{row['strings_per_s']:,}" for row in rows if row["name"] == name}
+        lines.append(f"| {name} | " + " | ".join(rates.get(group, "") for group in groups) + " |")
+    return "\n".join(lines)
+
+
 def write(out: Path, found: dict[str, Any], rows: list[Row]) -> Path:
     """Write OUT/<device>/<date>-<commit>.json, a row a line."""
     device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
@@ -122,7 +140,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")
     arguments = parser.parse_args()
     rows = rows_of(json.loads(arguments.figures.read_text())["benchmarks"])
-    print(table(rows))
+    if rates := [row for row in rows if "strings_per_s" in row]:
+        print(rates_table(rates))
+    if len(rates) < len(rows):
+        print(table([row for row in rows if row not in rates]))
     print(f"written to {write(arguments.out, provenance(), rows)}")
     return 0
 

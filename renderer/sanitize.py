@@ -16,6 +16,7 @@ _CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
 _BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
 _SURROGATES = "\ud800-\udfff"
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f"
+_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
 _STEPS = (
     ("line ends", re.compile(f"\r\n|[{_LINE_END}]"), "\n"),
     ("tabs", re.compile("\t"), " "),
@@ -33,9 +34,9 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     every kind become line feeds, tabs become spaces, and other control characters go; so do the controls that
     open and close directional embeddings, overrides and isolates, with which text can be made to read
     differently from what it says (the marks U+200E, U+200F and U+061C stay); lone surrogates become U+FFFD;
-    variation selectors go that follow no character of their own, but a mark, a format character or nothing
-    (with some of these Skia reads beyond its memory); of more than four combining marks on a base, also if
-    format characters are between them, the first four stay.
+    variation selectors go that follow no character of their own, but a mark, a format character or nothing,
+    and so do skin tones that follow no symbol (on some of these Skia crashes); of more than four combining
+    marks on a base, also if format characters are between them, the first four stay.
 
     Returns:
         The clean string, and a count by what was done, without zeros; "cut off" counts code points.
@@ -54,6 +55,10 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
         if count:
             done["variation selectors removed"] = count
         before = len(text)
+        text = _skin_tones().sub(r"\1", text)
+        if len(text) < before:
+            done["skin tones removed"] = before - len(text)
+        before = len(text)
         text = _excess_marks().sub(r"\1", text)
         if len(text) < before:
             done["marks removed"] = before - len(text)
@@ -61,7 +66,7 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
 
 
 def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
-    """(C,) bool; where none of a string's code points is True, `sanitize` would not change it.
+    """(C,) bool; where none of a string's code points is True, `sanitize` does not change it.
 
     For many strings at once, joined: searching each of them costs as much as laying it out. A run of marks
     may be found across the end of a string, which does no harm.
@@ -93,6 +98,7 @@ def _classes() -> np.ndarray:
     for category in ("M", "Cf"):
         table[[ord(c) for c in _members(category)]] = _MARK
     table[[c for c in _ASSIGNED if re.match(f"[{_SELECTORS}]", chr(c))]] = _SELECTOR
+    table[0x1F3FB:0x1F400] = _UNSAFE  # a matter of what is before them
     unsafe = [c for c in range(0x3000) if _ALL_BUT_MARKS.match(chr(c))]
     table[unsafe] = _UNSAFE
     table[0xD800:0xE000] = _UNSAFE
@@ -102,6 +108,13 @@ def _classes() -> np.ndarray:
 @cache
 def _stray_selectors() -> re.Pattern[str]:
     return re.compile(f"(?:(?<=[{_members('M')}{_members('Cf')}\n ])|^)[{_SELECTORS}]+")
+
+
+@cache
+def _skin_tones() -> re.Pattern[str]:
+    """Those that are in place, as a group, or any others."""
+    tone = f"[{_SKIN_TONES}]"
+    return re.compile(f"([{_members('So')}]\ufe0f?{tone}|^{tone}|(?<=\n){tone})|{tone}")
 
 
 @cache

@@ -34,6 +34,8 @@ has_library libexpat.so.1 || missing="$missing libexpat1"
 has_font unifont.otf && has_font unifont_upper.otf || missing="$missing fonts-unifont"
 has_font unifont.hex || missing="$missing unifont"
 has_font NotoColorEmoji.ttf || missing="$missing fonts-noto-color-emoji"
+# Benchmarks draw captions made of the words of the CLDR.
+[ -z "${BENCH:-}" ] || [ -d /usr/share/unicode/cldr/common ] || missing="$missing unicode-cldr-core"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ]; then sudo=""; else sudo="sudo"; fi
     by_hand="$sudo apt-get install --no-install-recommends$missing"

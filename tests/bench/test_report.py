@@ -22,6 +22,20 @@ def test_table_names_the_best_peer():
     ]
 
 
+def test_rates_have_a_column_for_each_kind_of_text():
+    rows = [
+        row("Thai", "ours", 10.0, strings_per_s=12345),
+        row("Hindi", "ours", 10.0, strings_per_s=6),
+        row("Thai", "peer", 10.0, strings_per_s=7),
+    ]
+    assert report.rates_table(rows).splitlines() == [
+        "| | Thai | Hindi |",
+        "|---|--:|--:|",
+        "| ours | 12,345 | 6 |",
+        "| peer | 7 |  |",
+    ]
+
+
 def test_rows_keep_what_was_measured():
     benchmark = {
         "group": "a",

@@ -305,14 +305,16 @@ def test_overflow_shrinks_as_little_as_it_must():
         ("e" + "\u0301\u200d" * 9, "e" + "\u0301\u200d" * 4, {"marks removed": 10}),
         ("a\u200fb\u200e", "a\u200fb\u200e", {}),
         ("\u2764\ufe0f 1\ufe0f\u20e3", "\u2764\ufe0f 1\ufe0f\u20e3", {}),
+        ("☝🏽 👍🏽 ☝\ufe0f🏽", "☝🏽 👍🏽 ☝\ufe0f🏽", {}),
+        ("a🏽 🏽👍🏽🏽", "a 👍🏽", {"skin tones removed": 3}),
         ("\ufe0fa \ufe0f\u0301\ufe0f", "a \u0301", {"variation selectors removed": 3}),
         ("x" * 40, "x" * 32, {"cut off": 8}),
     ],
 )
 def test_sanitize(text, clean, done):
     assert sanitize(text, 32 if text[0] == "x" else 10_000) == (clean, done)
-    needed = needs_sanitizing(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")).any()
-    assert needed == bool(done.keys() - {"cut off"})
+    if not needs_sanitizing(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")).any():
+        assert not done.keys() - {"cut off"}
     assert sanitize(clean, 10_000) == (clean, {})
 
 
@@ -327,10 +329,11 @@ def test_megabytes_take_no_longer_than_what_is_kept(render):
     assert time.perf_counter() - start < 1  # laying all of it out takes hours
 
 
-def test_text_that_skia_reads_beyond_its_memory_for(render):
+def test_text_that_skia_crashes_on(render):
     for invisible in ("\ufeff", "\u2060"):
         for mark in ("\u0301", "\u094d"):
             render([f"\n\n{mark}{invisible}\ufe0f{mark}\U0001f3fd"] * 50)
+    render(["\u200c\n \ufeff\u0e33\U0001f3fd"] * 50)
 
 
 hostile_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=300) | st.text(
