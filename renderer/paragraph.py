@@ -145,16 +145,24 @@ class ParagraphRenderer(Renderer):
     ) -> None:
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
-        # An empty string stands as a space, so that each has a first character; neither leaves any ink.
-        kept = [text[: self.max_chars] or " " for text in texts]
+        kept = [text[: self.max_chars] for text in texts]
         code_point_C, length_B = _decoded(kept)
         cleaned: dict[int, dict[str, int]] = {}
         suspicious_C = needs_sanitizing(code_point_C)
         if suspicious_C.any():
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
-                clean, cleaned[string] = sanitize(kept[string], self.max_chars)
-                kept[string] = clean or " "
+                kept[string], cleaned[string] = sanitize(kept[string], self.max_chars)
             code_point_C, length_B = _decoded(kept)
+        if self.overflow == "error":
+            for string, text in enumerate(texts):
+                if len(text) > self.max_chars:
+                    raise TextOverflowError(
+                        f"texts[{start + string}] has {len(text)} characters, more than "
+                        f"max_chars={self.max_chars}"
+                    )
+        if not length_B.all():
+            # An empty string is drawn as a space, so that each has a first character.
+            code_point_C, length_B = _decoded([text or " " for text in kept])
 
         fit_B = self._quick_path.draw(kept, code_point_C, length_B, out_BYX)
         font_size_B = [self.font_size] * len(kept)
@@ -170,10 +178,8 @@ class ParagraphRenderer(Renderer):
                 done = cleaned.get(string, {})
                 if len(text) > self.max_chars:
                     done = done | {"cut off": len(text) - self.max_chars}
-                drawn = kept[string] if text else ""
-                outcomes.append(
-                    Outcome(drawn, min(int(fit_B[string]), len(drawn)), font_size_B[string], done)
-                )
+                fit = min(int(fit_B[string]), len(kept[string]))
+                outcomes.append(Outcome(kept[string], fit, font_size_B[string], done))
 
     def _draw_paragraph(
         self, text: str, image_YX: np.ndarray, position: int, report: bool

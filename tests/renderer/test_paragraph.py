@@ -225,7 +225,7 @@ def test_cache_is_bounded(monkeypatch):
 
 
 def test_report_counts_every_code_point_once(render):
-    texts = ["cat", "", "a\x00b\u202e", "x" * 2000, "\ud800", ZALGO, "猫 cat", "\U000e1234\U0002ebf0"]
+    texts = ["cat", "", "a\x00b\u202e", "x" * 2000, "\ud800", ZALGO, "猫 cat", "\U000e1234\U0002ebf0", "\x00"]
     _, report = render.render(texts)
     np.testing.assert_array_equal(report.given, report.drawn + report.missing + report.unfit + report.removed)
     np.testing.assert_array_equal(report.given, list(map(len, texts)))
@@ -235,6 +235,7 @@ def test_report_counts_every_code_point_once(render):
     assert report.cleaned[4] == {"surrogates replaced": 1}
     assert report.removed[5] == 500 - MAX_MARKS
     assert report.missing[7] >= 1
+    assert report.removed[8] == 1
     assert report.scripts[6] == {"Latn", "Hani"}
     assert report.scripts[1] == frozenset()
 
@@ -275,6 +276,8 @@ def test_overflow_error_names_the_string():
     render(["short"] * 70)
     with pytest.raises(TextOverflowError, match=r"texts\[69\]"):
         render(["short"] * 69 + ["long " * 40])
+    with pytest.raises(TextOverflowError, match=r"texts\[1\] has 800 characters, more than max_chars=768"):
+        render(["", " " * 800])
 
 
 def test_overflow_shrinks_as_little_as_it_must():
