@@ -16,7 +16,7 @@ _CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
 _BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
 _SURROGATES = "\ud800-\udfff"
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f"
-_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
+_SELECTOR_CLASS = re.compile(f"[{_SELECTORS}]")
 _STEPS = (
     ("line ends", re.compile(f"\r\n|[{_LINE_END}]"), "\n"),
     ("tabs", re.compile("\t"), " "),
@@ -51,17 +51,7 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
             if count:
                 done[name] = count
     if not text.isascii():
-        text, count = _stray_selectors().subn("", text)
-        if count:
-            done["variation selectors removed"] = count
-        before = len(text)
-        text = _skin_tones().sub(r"\1", text)
-        if len(text) < before:
-            done["skin tones removed"] = before - len(text)
-        before = len(text)
-        text = _excess_marks().sub(r"\1", text)
-        if len(text) < before:
-            done["marks removed"] = before - len(text)
+        text = _without_strays(text, done)
     return text, done
 
 
@@ -97,7 +87,7 @@ def _classes() -> np.ndarray:
     table = np.zeros(CODE_POINTS, np.uint8)
     for category in ("M", "Cf"):
         table[[ord(c) for c in _members(category)]] = _MARK
-    table[[c for c in _ASSIGNED if re.match(f"[{_SELECTORS}]", chr(c))]] = _SELECTOR
+    table[[c for c in _ASSIGNED if _SELECTOR_CLASS.match(chr(c))]] = _SELECTOR
     table[0x1F3FB:0x1F400] = _UNSAFE  # a matter of what is before them
     unsafe = [c for c in range(0x3000) if _ALL_BUT_MARKS.match(chr(c))]
     table[unsafe] = _UNSAFE
@@ -105,22 +95,38 @@ def _classes() -> np.ndarray:
     return table
 
 
-@cache
-def _stray_selectors() -> re.Pattern[str]:
-    return re.compile(f"(?:(?<=[{_members('M')}{_members('Cf')}\n ])|^)[{_SELECTORS}]+")
-
-
-@cache
-def _skin_tones() -> re.Pattern[str]:
-    """Those that are in place, as a group, or any others."""
-    tone = f"[{_SKIN_TONES}]"
-    return re.compile(f"([{_members('So')}]\ufe0f?{tone}|^{tone}|(?<=\n){tone})|{tone}")
-
-
-@cache
-def _excess_marks() -> re.Pattern[str]:
-    mark, between = f"[{_members('M')}]", f"[{_members('Cf')}]"
-    return re.compile(f"((?:{mark}{between}*){{{MAX_MARKS}}})(?:{mark}{between}*)+")
+def _without_strays(text: str, done: dict[str, int]) -> str:
+    """Without excess marks, and selectors and skin tones that are out of place; counts them in `done`."""
+    kept: list[str] = []
+    categories: list[str] = []  # of what is kept
+    marks = 0
+    for character in text:
+        category = unicodedata.category(character)
+        removed = ""
+        if category[0] == "M":
+            if _SELECTOR_CLASS.match(character) and (
+                not kept or kept[-1] in " \n" or categories[-1][0] == "M" or categories[-1] == "Cf"
+            ):
+                removed = "variation selectors removed"
+            else:
+                marks += 1
+                if marks > MAX_MARKS:
+                    removed = "marks removed"
+        elif category == "Cf":
+            if marks > MAX_MARKS:
+                removed = "marks removed"
+        else:
+            marks = 0
+            if "\U0001f3fb" <= character <= "\U0001f3ff" and kept and kept[-1] != "\n":
+                symbol = categories[-2] if kept[-1] == "\ufe0f" else categories[-1]
+                if symbol != "So":
+                    removed = "skin tones removed"
+        if removed:
+            done[removed] = done.get(removed, 0) + 1
+        else:
+            kept.append(character)
+            categories.append(category)
+    return "".join(kept)
 
 
 @cache
