@@ -148,7 +148,7 @@ class ParagraphRenderer(Renderer):
         kept = [text[: self.max_chars] for text in texts]
         code_point_C, length_B = _decoded(kept)
         cleaned: dict[int, dict[str, int]] = {}
-        suspicious_C = needs_sanitizing(code_point_C)
+        suspicious_C = needs_sanitizing(code_point_C, length_B)
         if suspicious_C.any():
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
                 kept[string], cleaned[string] = sanitize(kept[string], self.max_chars)

@@ -55,11 +55,11 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     return text, done
 
 
-def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
+def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarray:
     """(C,) bool; where none of a string's code points is True, `sanitize` does not change it.
 
-    For many strings at once, joined: searching each of them costs as much as laying it out. A run of marks
-    may be found across the end of a string, which does no harm.
+    For B strings of `length_B` code points at once, joined: searching each of them costs as much as laying it
+    out. A run of marks may be found across the end of a string, which does no harm.
     """
     class_C = _classes()[code_point_C]
     suspicious_C = class_C == _UNSAFE
@@ -69,6 +69,8 @@ def needs_sanitizing(code_point_C: np.ndarray) -> np.ndarray:
         # A selector must have its character before it; a space or a line feed is none.
         has_own_C = np.zeros(len(class_C), bool)
         has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
+        first_B = np.cumsum(length_B) - length_B
+        has_own_C[first_B[length_B > 0]] = False
         suspicious_C |= is_selector_C & ~has_own_C
         run_C = is_mark_C.copy()
         for distance in range(1, MAX_MARKS + 1):

@@ -316,7 +316,9 @@ def test_overflow_shrinks_as_little_as_it_must():
 )
 def test_sanitize(text, clean, done):
     assert sanitize(text, 32 if text[0] == "x" else 10_000) == (clean, done)
-    if not needs_sanitizing(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")).any():
+    # Also behind other strings, with which it is looked at together.
+    code_points = np.frombuffer(f"abc{text}".encode("utf-32-le", "surrogatepass"), "<u4")
+    if not needs_sanitizing(code_points, np.array([3, 0, len(text)])).any():
         assert not done.keys() - {"cut off"}
     assert sanitize(clean, 10_000) == (clean, {})
 
