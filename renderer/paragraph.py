@@ -53,7 +53,7 @@ class ParagraphRenderer(Renderer):
         size: height and width of the images, px, or the two of them.
         font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
         line_height: px from one baseline to the next.
-        max_chars: code points of a string that are kept.
+        max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the narrowest, and marks.
         background: grey level of the paper, 0 to 255.
         ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
         overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
@@ -72,7 +72,7 @@ class ParagraphRenderer(Renderer):
     _: KW_ONLY
     font_size: int = 16
     line_height: int = 16
-    max_chars: int = 768
+    max_chars: int = 512
     background: int = 127
     ink: int = 0
     overflow: Overflow = "clip"

@@ -276,7 +276,7 @@ def test_overflow_error_names_the_string():
     render(["short"] * 70)
     with pytest.raises(TextOverflowError, match=r"texts\[69\]"):
         render(["short"] * 69 + ["long " * 40])
-    with pytest.raises(TextOverflowError, match=r"texts\[1\] has 800 characters, more than max_chars=768"):
+    with pytest.raises(TextOverflowError, match=r"texts\[1\] has 800 characters, more than max_chars=512"):
         render(["", " " * 800])
 
 
