@@ -8,7 +8,7 @@ import pickle
 import shutil
 import signal
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -62,10 +62,10 @@ class RenderPool:
         self._free = deque(range(buffers))
         self._processes = []
         self._pipes: list[Connection] = []
+        configuration, names = pickle.dumps(renderer), [memory.name for memory in self._memory]
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            names = [memory.name for memory in self._memory]
-            process = context.Process(target=_work, args=(theirs, pickle.dumps(renderer), names), daemon=True)
+            process = context.Process(target=_work, args=(theirs, configuration, names), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -101,8 +101,10 @@ class RenderPool:
                     else:
                         self._submit(texts)
                 if self._pending:
-                    buffer, pixels = self._collect()
-                    yield pixels
+                    buffer, count, errors = self._collect()
+                    if errors:
+                        raise errors[0]
+                    yield np.ndarray((count, *self._shape), np.uint8, self._memory[buffer].buf)
                     self._free.append(buffer)
                 elif isinstance(failure, StopIteration):
                     return
@@ -121,30 +123,30 @@ class RenderPool:
         return pixels
 
     def _submit(self, texts: Sequence[str]) -> None:
+        """Have the workers fill a buffer, each its share."""
         if not self._pipes:
             raise RuntimeError("the pool is closed")
         buffer = self._free.popleft()
         bounds = np.linspace(0, len(texts), len(self._pipes) + 1).astype(int).tolist()
-        for pipe, start, stop in zip(self._pipes, bounds[:-1], bounds[1:], strict=True):
-            try:
+        with self._closing_if_a_worker_died():
+            for pipe, start, stop in zip(self._pipes, bounds[:-1], bounds[1:], strict=True):
                 pipe.send((buffer, start, list(texts[start:stop])))
-            except OSError as error:
-                raise RuntimeError("a worker of the pool died") from error
         self._pending.append((buffer, len(texts)))
 
-    def _collect(self) -> tuple[int, np.ndarray]:
+    def _collect(self) -> tuple[int, int, list[Exception]]:
+        """Wait for the oldest batch -> its buffer, its number of strings, and what the workers ran into."""
         buffer, count = self._pending.popleft()
-        errors = []
-        for pipe in self._pipes:
-            try:
-                errors.append(pipe.recv())
-            except (EOFError, OSError) as error:
-                self.close()
-                raise RuntimeError("a worker of the pool died") from error
-        for reported in errors:
-            if reported is not None:
-                raise reported
-        return buffer, np.ndarray((count, *self._shape), np.uint8, self._memory[buffer].buf)
+        with self._closing_if_a_worker_died():
+            answers = [pipe.recv() for pipe in self._pipes]
+        return buffer, count, [answer for answer in answers if answer is not None]
+
+    @contextlib.contextmanager
+    def _closing_if_a_worker_died(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self.close()
+            raise RuntimeError("a worker of the pool died") from error
 
     def close(self) -> None:
         """End the processes and give the shared memory back."""

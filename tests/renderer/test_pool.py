@@ -49,6 +49,13 @@ def test_errors_come_in_their_turn_and_leave_the_pool_usable(pool):
     np.testing.assert_array_equal(pool(["a"]), ParagraphRenderer(32)(["a"]))
 
 
+def test_errors_that_nobody_waited_for_are_forgotten(pool):
+    rendered = pool.map([["a"], ["too long " * 20], ["too long " * 20], ["b"]])
+    next(rendered)
+    rendered.close()
+    np.testing.assert_array_equal(pool(["c"]), ParagraphRenderer(32)(["c"]))
+
+
 def test_arrays_are_the_callers_own(pool):
     first, second = pool(["a"]), pool(["b"])
     assert (first != second).any()
