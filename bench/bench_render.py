@@ -4,7 +4,7 @@
     pytest bench/bench_render.py -k English
 
 "unseen": a renderer that has drawn 10,000 captions draws others. "repeated": it draws those again. One
-thread; "2 processes" is a RenderPool of two workers, and its rates include what hands the images over. All
+thread; "processes" are RenderPools, and their rates include what hands the images over. All
 images are 224 x 224 px. Peers get the easier task: none trims or reports, and drawSimpleText and Pillow
 without raqm shape nothing and break lines after a fixed number of characters.
 """
@@ -112,11 +112,12 @@ PEERS: dict[str, Callable[[], Draw]] = {
 }
 
 
-def measure(benchmark: Any, name: str, texts: list[str], draw_all: Callable[[], Any], rounds: int) -> None:
-    benchmark.pedantic(draw_all, rounds=rounds)
+def measure(benchmark: Any, name: str, strings: int, draw_all: Callable[..., Any], setup: Any = None) -> None:
+    """Time `draw_all`, which draws so many strings; `setup` makes its arguments anew for each round."""
+    benchmark.pedantic(draw_all, setup=setup, rounds=5)
     seconds = benchmark.stats["median"]
     benchmark.extra_info.update(
-        name=name, median_us=seconds * 1e6, strings=len(texts), strings_per_s=round(len(texts) / seconds)
+        name=name, median_us=seconds * 1e6, strings=strings, strings_per_s=round(strings / seconds)
     )
 
 
@@ -139,14 +140,7 @@ def test_renderer(benchmark, kind, renderer_type, seen):
             draw_all(renderer, texts[WARM_UP:])
         return (renderer, texts[WARM_UP:]), {}
 
-    benchmark.pedantic(draw_all, setup=used_renderer, rounds=5)
-    seconds = benchmark.stats["median"]
-    benchmark.extra_info.update(
-        name=renderer_type.__name__,
-        median_us=seconds * 1e6,
-        strings=UNSEEN,
-        strings_per_s=round(UNSEEN / seconds),
-    )
+    measure(benchmark, renderer_type.__name__, UNSEEN, draw_all, used_renderer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +158,7 @@ def test_peer(benchmark, kind, peer):
         for batch in batches(texts):
             draw(batch, out[: len(batch)])
 
-    measure(benchmark, peer, texts, draw_all, rounds=5)
+    measure(benchmark, peer, len(texts), draw_all)
 
 
 @pytest.mark.parametrize("kind", ["English", "Arabic", "Hindi"])
@@ -181,4 +175,4 @@ def test_processes(benchmark, kind, renderer_type, workers):
 
         drain(pool.map(batches(texts, 2 * BATCH)))
         name = f"{renderer_type.__name__}, {workers} worker{'s'[: workers - 1]}"
-        measure(benchmark, name, texts, lambda: drain(pool.map(batches(texts, 2 * BATCH))), rounds=5)
+        measure(benchmark, name, len(texts), lambda: drain(pool.map(batches(texts, 2 * BATCH))))

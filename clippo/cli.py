@@ -160,9 +160,10 @@ def fonts(names: tuple[str, ...] = (), /) -> None:
     Args:
         names: Font files, by name or path; those that captions are usually drawn with, if left out.
     """
-    from clippo.font_coverage import KNOWN, describe
+    from clippo.font_coverage import describe
+    from renderer.fonts import PACKAGES
 
-    print("\n".join(describe(list(names or KNOWN))))
+    print("\n".join(describe(list(names or PACKAGES))))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
-from renderer import FontNotFoundError, find_font
+from renderer import FontNotFoundError
+from renderer.code_points import CODE_POINTS
+from renderer.fonts import PACKAGES, find_named_font
 from renderer.report import scripts
-from renderer.sanitize import CODE_POINTS
 from renderer.typesetter import Fonts
 
-# What people draw captions with, and the Debian package of each.
-KNOWN = {
-    "unifont.otf": "fonts-unifont",
-    "unifont_upper.otf": "fonts-unifont",
-    "NotoSans-Regular.ttf": "fonts-noto-core",
-    "NotoSansArabic-Regular.ttf": "fonts-noto-core",
-    "NotoSansDevanagari-Regular.ttf": "fonts-noto-core",
-    "NotoSansThai-Regular.ttf": "fonts-noto-core",
-    "NotoSansCJK-Regular.ttc": "fonts-noto-cjk",
-    "NotoColorEmoji.ttf": "fonts-noto-color-emoji",
-}
 COVERED = 0.9  # of a script's assigned code points
 
 
@@ -43,11 +32,8 @@ def describe(names: list[str]) -> list[str]:
     lines, missing = [], []
     anywhere = np.zeros(len(assigned), bool)
     for name in names:
-        path = Path(name)
         try:
-            path = find_font(
-                path.name, package=KNOWN.get(name, "its package"), path=name if path.parts[1:] else None
-            )
+            path = find_named_font(name)
         except FontNotFoundError:
             missing.append(name)
             continue
@@ -63,7 +49,7 @@ def describe(names: list[str]) -> list[str]:
     )
     if rest := sorted(wanted.keys() - together):
         lines.append(f"not covered: {' '.join(rest)}")
-    for package in dict.fromkeys(KNOWN.get(name, "") for name in missing):
-        files = ", ".join(name for name in missing if KNOWN.get(name, "") == package)
+    for package in dict.fromkeys(PACKAGES.get(name, "") for name in missing):
+        files = ", ".join(name for name in missing if PACKAGES.get(name, "") == package)
         lines.append(f"missing: {files}" + (f"; apt-get install {package}" if package else ""))
     return lines

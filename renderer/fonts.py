@@ -18,6 +18,19 @@ SYSTEM_FONT_FOLDERS = (
 )
 
 
+# What captions are usually drawn with, and the Debian package of each.
+PACKAGES = {
+    "unifont.otf": "fonts-unifont",
+    "unifont_upper.otf": "fonts-unifont",
+    "NotoSans-Regular.ttf": "fonts-noto-core",
+    "NotoSansArabic-Regular.ttf": "fonts-noto-core",
+    "NotoSansDevanagari-Regular.ttf": "fonts-noto-core",
+    "NotoSansThai-Regular.ttf": "fonts-noto-core",
+    "NotoSansCJK-Regular.ttc": "fonts-noto-cjk",
+    "NotoColorEmoji.ttf": "fonts-noto-color-emoji",
+}
+
+
 class FontNotFoundError(FileNotFoundError):
     """A font file is in none of the places where it was looked for."""
 
@@ -52,6 +65,20 @@ def find_font(filename: str, *, package: str, path: str | os.PathLike[str] | Non
             f"or set {FONT_PATH_VARIABLE} to a folder that holds it"
         )
     return found
+
+
+def find_named_font(name: str) -> Path:
+    """Find the font that a user names: a path, if it has a separator, or a file name to look for.
+
+    Raises:
+        FontNotFoundError: no such file.
+    """
+    path = Path(name)
+    return find_font(
+        path.name,
+        package=PACKAGES.get(path.name, "the package that has it"),
+        path=path if os.sep in name else None,
+    )
 
 
 def _search(folders: Iterable[Path], filename: str) -> Path | None:

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from renderer.base import Renderer, checked_integer, hashes
-from renderer.fonts import find_font
+from renderer.code_points import CODE_POINTS, code_points_of
+from renderer.fonts import find_named_font
 from renderer.quick_path import NOT_SET, QuickPath
 from renderer.report import Outcome
-from renderer.sanitize import CODE_POINTS, needs_sanitizing, sanitize
+from renderer.sanitize import needs_sanitizing, sanitize
 from renderer.skia_loader import import_skia
 from renderer.typesetter import Fonts, Typesetter
 
@@ -106,7 +107,7 @@ class ParagraphRenderer(Renderer):
         if isinstance(self.fonts, str | bytes | os.PathLike) or not self.fonts:
             raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
         checked["fonts"] = tuple(map(os.fspath, self.fonts))
-        checked["_fonts"] = Fonts([_font_path(name) for name in checked["fonts"]])
+        checked["_fonts"] = Fonts([find_named_font(name) for name in checked["fonts"]])
         checked["_typesetters"] = {}
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -146,13 +147,13 @@ class ParagraphRenderer(Renderer):
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         kept = [text[: self.max_chars] for text in texts]
-        code_point_C, length_B = _decoded(kept)
+        code_point_C, length_B = code_points_of(kept)
         cleaned: dict[int, dict[str, int]] = {}
         suspicious_C = needs_sanitizing(code_point_C, length_B)
         if suspicious_C.any():
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
                 kept[string], cleaned[string] = sanitize(kept[string], self.max_chars)
-            code_point_C, length_B = _decoded(kept)
+            code_point_C, length_B = code_points_of(kept)
         if self.overflow == "error":
             for string, text in enumerate(texts):
                 if len(text) > self.max_chars:
@@ -162,7 +163,7 @@ class ParagraphRenderer(Renderer):
                     )
         if not length_B.all():
             # An empty string is drawn as a space, so that each has a first character.
-            code_point_C, length_B = _decoded([text or " " for text in kept])
+            code_point_C, length_B = code_points_of([text or " " for text in kept])
 
         fit_B = self._quick_path.draw(kept, code_point_C, length_B, out_BYX)
         font_size_B = [self.font_size] * len(kept)
@@ -170,6 +171,8 @@ class ParagraphRenderer(Renderer):
         if self.overflow != "clip":
             is_left_B |= fit_B < length_B
         for string in np.flatnonzero(is_left_B).tolist():
+            if fit_B[string] != NOT_SET:
+                out_BYX[string].fill(self.background)
             fit_B[string], font_size_B[string] = self._draw_paragraph(
                 kept[string], out_BYX[string], start + string, report=outcomes is not None
             )
@@ -184,7 +187,7 @@ class ParagraphRenderer(Renderer):
     def _draw_paragraph(
         self, text: str, image_YX: np.ndarray, position: int, report: bool
     ) -> tuple[int, int]:
-        """Draw one sanitised string with Skia -> how many code points fit, for a report, and font size."""
+        """Draw one sanitised string on blank paper -> how many code points fit, if asked, and font size."""
         height, width = self.image_shape
         smallest = -(-self.font_size // 2) if self.overflow == "shrink" else self.font_size
         for font_size in range(self.font_size, smallest - 1, -1):
@@ -198,7 +201,6 @@ class ParagraphRenderer(Renderer):
             raise TextOverflowError(
                 f"texts[{position}] takes {paragraph.Height:.0f} px, more than the image's {lines_height:.0f}"
             )
-        image_YX.fill(self.background)
         typesetter.draw(paragraph, image_YX[: int(lines_height)])
         if fits or not report:
             return len(text), font_size
@@ -221,17 +223,6 @@ class ParagraphRenderer(Renderer):
             if np.array_equal(alone_YX, image_YX):
                 return fit
         return fits - 1
-
-
-def _decoded(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) code points of all strings, and (B,) how many each has."""
-    utf32 = "".join(texts).encode("utf-32-le", "surrogatepass")
-    return np.frombuffer(utf32, "<u4"), np.fromiter(map(len, texts), np.intp, len(texts))
-
-
-def _font_path(name: Any) -> Path:
-    package = "fonts-unifont" if name in UNIFONT else "the package that has it"
-    return find_font(Path(name).name, package=package, path=name if os.sep in name else None)
 
 
 @cache

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from renderer.sanitize import CODE_POINTS
+from renderer.code_points import CODE_POINTS, code_points_of
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,7 @@ def make_report(
     B = len(texts)
     given = np.fromiter(map(len, texts), np.intp, B)
     unfit = np.array([len(o.text) - o.fit + o.cleaned.get("cut off", 0) for o in outcomes], np.intp)
-    fit = np.array([o.fit for o in outcomes], np.intp)
-
-    visible = "".join(o.text[: o.fit] for o in outcomes)
-    code_point_C = np.frombuffer(visible.encode("utf-32-le", "surrogatepass"), "<u4")
+    code_point_C, fit = code_points_of([o.text[: o.fit] for o in outcomes])
     string_C = np.repeat(np.arange(B), fit)
     missing = np.bincount(string_C[~has_glyph(code_point_C)], minlength=B)
     script_names, script_of = scripts()

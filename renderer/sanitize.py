@@ -6,9 +6,10 @@ from functools import cache
 
 import numpy as np
 
+from renderer.code_points import CODE_POINTS
+
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
 
-CODE_POINTS = 0x110000
 _ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
 
 _LINE_END = "\r\v\f\x85\u2028\u2029"  # and a carriage return with a line feed

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from renderer.sanitize import CODE_POINTS
+from renderer.code_points import CODE_POINTS
 from renderer.skia_loader import import_skia
 
 _RIGHT_TO_LEFT_ISOLATE, _END_OF_ISOLATE = "\u2067", "\u2069"
@@ -24,7 +24,7 @@ class Fonts:
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._skia = skia = import_skia()
+        skia = import_skia()
         self.paths = tuple(paths)
         # Registered under names of our own: two files may call their family the same. A collection with only
         # this provider never asks the system for a font.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from renderer.base import Renderer, checked_integer, hashes
+from renderer.code_points import CODE_POINTS, code_points_of
 from renderer.glyphs import CELL_PX, UnifontGlyphs
 from renderer.ink import InkPool
 from renderer.report import Outcome
-from renderer.sanitize import CODE_POINTS
 from renderer.skia_loader import import_skia
 
 _NOT_DRAWN = -1
@@ -107,18 +107,17 @@ class UnifontRenderer(Renderer):
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         kept = [text[: self.max_chars] for text in texts]
-        utf32 = "".join(kept).encode("utf-32-le", "surrogatepass")
-        fit_B = self._draw_code_points(np.frombuffer(utf32, "<u4"), kept, out_BYX)
+        fit_B = self._draw_code_points(*code_points_of(kept), out_BYX)
         if outcomes is not None:
             for text, whole, fit in zip(kept, texts, fit_B.tolist(), strict=True):
                 cut = {"cut off": len(whole) - len(text)} if len(whole) > len(text) else {}
                 outcomes.append(Outcome(text, fit, self.font_size, cut))
 
     def _draw_code_points(
-        self, code_point_C: np.ndarray, texts: list[str], out_BYX: np.ndarray
+        self, code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray
     ) -> np.ndarray:
         """-> (B,) how many code points of each string are within its image."""
-        fit_B = np.zeros(len(texts), np.intp)
+        fit_B = np.zeros(len(length_B), np.intp)
         if len(code_point_C) == 0:
             return fit_B
         unit_C = self._glyphs.units(code_point_C)
@@ -126,7 +125,6 @@ class UnifontRenderer(Renderer):
 
         # The published layout keeps one running width over a whole string and divides it by what is left of
         # a row beside the string's widest glyph: no row can overflow, and none depends on those before it.
-        length_B = np.fromiter(map(len, texts), np.intp, len(texts))
         length_B, image_B = length_B[length_B > 0], np.flatnonzero(length_B)  # without the empty strings
         first_B = np.cumsum(length_B) - length_B  # index of a string's first character
         end_C = np.cumsum(width_C)
