@@ -27,6 +27,7 @@ from renderer import ParagraphRenderer
 SIZE = 224
 BATCH = 250
 LIMIT_MS = 5.0
+WARM_UP = "Tables are made for the first long string. " * 10
 HOSTILE = (
     "e\u0301\u0489\u0e33\u202e\u202d\u2066\u2067\u2068\u2069\u202c\u200d\u200c\u200f\u2028\n\r\t \x00"
     "\x1b\ufeff\ufe0f\U0001f469\U0001f3fd\U0001f1e9\u0915\u094d\u0937\u093f\ud55c\u1100\u0627\u0628\ud83d\udc00"
@@ -85,14 +86,14 @@ def main() -> int:
         render([text], out=out)
         return 1e3 * (time.perf_counter() - start)
 
-    render(["warm-up"], out=out)
+    render([WARM_UP], out=out)
     for batch in tqdm(range(batches), unit_scale=BATCH, unit="string"):
         for text in texts_of(arguments.seed, batch):
             took = milliseconds(render, text)
             digest.update(out.tobytes())
             if took > LIMIT_MS:
                 again = ParagraphRenderer(SIZE)
-                again(["warm-up"], out=out)
+                again([WARM_UP], out=out)
                 took = min(took, milliseconds(again, text))
             if took > slowest_ms:
                 slowest_ms, slowest = took, text

@@ -8,9 +8,8 @@ from collections import Counter
 import numpy as np
 
 from renderer import FontNotFoundError
-from renderer.code_points import CODE_POINTS
+from renderer.code_points import CODE_POINTS, scripts
 from renderer.fonts import PACKAGES, find_named_font
-from renderer.report import scripts
 from renderer.typesetter import Fonts
 
 COVERED = 0.9  # of a script's assigned code points

@@ -18,7 +18,7 @@ from renderer.code_points import CODE_POINTS, code_points_of
 from renderer.fonts import find_named_font
 from renderer.quick_path import NOT_SET, QuickPath
 from renderer.report import Outcome
-from renderer.sanitize import needs_sanitizing, sanitize
+from renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
 from renderer.skia_loader import import_skia
 from renderer.typesetter import Fonts, Typesetter
 
@@ -152,7 +152,7 @@ class ParagraphRenderer(Renderer):
         suspicious_C = needs_sanitizing(code_point_C, length_B)
         if suspicious_C.any():
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
-                kept[string], cleaned[string] = sanitize(kept[string], self.max_chars)
+                kept[string], cleaned[string] = sanitize(texts[string], self.max_chars)
             code_point_C, length_B = code_points_of(kept)
         if self.overflow == "error":
             for string, text in enumerate(texts):
@@ -160,6 +160,10 @@ class ParagraphRenderer(Renderer):
                     raise TextOverflowError(
                         f"texts[{start + string}] has {len(text)} characters, more than "
                         f"max_chars={self.max_chars}"
+                    )
+                if "cut off" in cleaned.get(string, {}):
+                    raise TextOverflowError(
+                        f"texts[{start + string}] changes its script more than {MAX_SCRIPT_RUNS - 1} times"
                     )
         if not length_B.all():
             # An empty string is drawn as a space, so that each has a first character.
@@ -179,8 +183,8 @@ class ParagraphRenderer(Renderer):
         if outcomes is not None:
             for string, text in enumerate(texts):
                 done = cleaned.get(string, {})
-                if len(text) > self.max_chars:
-                    done = done | {"cut off": len(text) - self.max_chars}
+                if string not in cleaned and len(text) > self.max_chars:
+                    done = {"cut off": len(text) - self.max_chars}
                 fit = min(int(fit_B[string]), len(kept[string]))
                 outcomes.append(Outcome(kept[string], fit, font_size_B[string], done))
 

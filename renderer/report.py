@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS, code_points_of
+from renderer.code_points import code_points_of, scripts
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,3 @@ def inked_patches(images_BYX: np.ndarray, background: int, patch_size: int) -> n
         columns_RX = (words.reshape(R, patch_size, -1) != blank).any(axis=1)
         columns_RX.reshape(R, C, -1).any(axis=2, out=patches)
     return is_inked
-
-
-@cache
-def scripts() -> tuple[tuple[str, ...], np.ndarray]:
-    """Codes of scripts, "" for what belongs to none or to all, and of each code point its index."""
-    from fontTools.unicodedata import Scripts
-
-    shared = ("Zyyy", "Zinh", "Zzzz")
-    names = tuple(dict.fromkeys("" if value in shared else value for value in Scripts.VALUES))
-    of_range = np.array([names.index("" if value in shared else value) for value in Scripts.VALUES])
-    lengths = np.diff(np.append(Scripts.RANGES, CODE_POINTS))
-    return names, np.repeat(of_range, lengths).astype(np.int64)

@@ -6,9 +6,10 @@ from functools import cache
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS
+from renderer.code_points import CODE_POINTS, code_points_of, scripts
 
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
+MAX_SCRIPT_RUNS = 256  # each is shaped by itself; the 512 runs of a hostile string take Skia 5 ms
 
 _ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
 
@@ -31,21 +32,23 @@ _ALL_BUT_MARKS = re.compile(f"[\t{_LINE_END}{_CONTROLS}{_BIDI_CONTROLS}{_SURROGA
 def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     """Clean a string, and count what was done to it.
 
-    In this order: what is beyond `max_chars` code points is cut off, so that time is bounded; line ends of
-    every kind become line feeds, tabs become spaces, and other control characters go; so do the controls that
-    open and close directional embeddings, overrides and isolates, with which text can be made to read
-    differently from what it says (the marks U+200E, U+200F and U+061C stay); lone surrogates become U+FFFD;
-    variation selectors go that follow no character of their own, but a mark, a format character or nothing,
-    and so do skin tones that follow no symbol (on some of these Skia crashes); of more than four combining
-    marks on a base, also if format characters are between them, the first four stay.
+    In this order: what is beyond `max_chars` code points is cut off, or where the script changes for the
+    256th time, so that time is bounded; line ends of every kind become line feeds, tabs become spaces, and
+    other control characters go; so do the controls that open and close directional embeddings, overrides and
+    isolates, with which text can be made to read differently from what it says (the marks U+200E, U+200F and
+    U+061C stay); lone surrogates become U+FFFD; variation selectors go that follow no character of their own,
+    but a mark, a format character or nothing, and so do skin tones that follow no symbol (on some of these
+    Skia crashes); of more than four combining marks on a base, also if format characters are between them,
+    the first four stay.
 
     Returns:
         The clean string, and a count by what was done, without zeros; "cut off" counts code points.
     """
     done = {}
-    if len(text) > max_chars:
-        done["cut off"] = len(text) - max_chars
-        text = text[:max_chars]
+    kept = min(max_chars, _end_of_script_runs(code_points_of([text[:max_chars]])[0]))
+    if len(text) > kept:
+        done["cut off"] = len(text) - kept
+        text = text[:kept]
     if _ALL_BUT_MARKS.search(text) is not None:
         for name, pattern, replacement in _STEPS:
             text, count = pattern.subn(replacement, text)
@@ -64,14 +67,17 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     """
     class_C = _classes()[code_point_C]
     suspicious_C = class_C == _UNSAFE
+    end_B = np.cumsum(length_B)
+    for string in np.flatnonzero(length_B > MAX_SCRIPT_RUNS).tolist():
+        first, end = int(end_B[string] - length_B[string]), int(end_B[string])
+        suspicious_C[first] |= _end_of_script_runs(code_point_C[first:end]) < end - first
     is_selector_C = class_C == _SELECTOR
     is_mark_C = (class_C == _MARK) | is_selector_C
     if is_mark_C.any():
         # A selector must have its character before it; a space or a line feed is none.
         has_own_C = np.zeros(len(class_C), bool)
         has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
-        first_B = np.cumsum(length_B) - length_B
-        has_own_C[first_B[length_B > 0]] = False
+        has_own_C[(end_B - length_B)[length_B > 0]] = False
         suspicious_C |= is_selector_C & ~has_own_C
         run_C = is_mark_C.copy()
         for distance in range(1, MAX_MARKS + 1):
@@ -96,6 +102,17 @@ def _classes() -> np.ndarray:
     table[unsafe] = _UNSAFE
     table[0xD800:0xE000] = _UNSAFE
     return table
+
+
+def _end_of_script_runs(code_point_C: np.ndarray) -> int:
+    """How many code points a string has up to the end of its last run that is laid out."""
+    if len(code_point_C) <= MAX_SCRIPT_RUNS:
+        return len(code_point_C)
+    script_names, script_of = scripts()
+    script_C = script_of[code_point_C]
+    own = np.flatnonzero(script_C != script_names.index(""))  # spaces and marks are of the script before them
+    starts = own[1:][np.diff(script_C[own]) != 0]
+    return int(starts[MAX_SCRIPT_RUNS - 1]) if len(starts) >= MAX_SCRIPT_RUNS else len(code_point_C)
 
 
 def _without_strays(text: str, done: dict[str, int]) -> str:

@@ -278,6 +278,8 @@ def test_overflow_error_names_the_string():
         render(["short"] * 69 + ["long " * 40])
     with pytest.raises(TextOverflowError, match=r"texts\[1\] has 800 characters, more than max_chars=512"):
         render(["", " " * 800])
+    with pytest.raises(TextOverflowError, match=r"texts\[1\] changes its script more than 255 times"):
+        render(["", "aб" * 200])
 
 
 def test_overflow_shrinks_as_little_as_it_must():
@@ -312,6 +314,9 @@ def test_overflow_shrinks_as_little_as_it_must():
         ("a🏽 🏽👍🏽🏽", "a 👍🏽", {"skin tones removed": 3}),
         ("\ufe0fa \ufe0f\u0301\ufe0f", "a \u0301", {"variation selectors removed": 3}),
         ("x" * 40, "x" * 32, {"cut off": 8}),
+        ("a б" * 128, "a б" * 128, {}),
+        ("a, б" * 128 + "b!", "a, б" * 128, {"cut off": 2}),
+        ("aб" * 200, "aб" * 128, {"cut off": 144}),
     ],
 )
 def test_sanitize(text, clean, done):
