@@ -6,8 +6,8 @@
 Strings are of up to 1,000 code points of all planes, assigned or not, with surrogates; of single scripts; and
 made of what breaks text layout: hundreds of combining marks, directional overrides, joiners, line ends. Every
 one is drawn by a ParagraphRenderer at 224 px and timed alone; then all of them again, in another process,
-with a renderer that has seen nothing, in batches. A string that took more than 5 ms is timed once more,
-by a renderer that has not seen it, because another program may have had the processor.
+with a renderer that has seen nothing, in batches. A string that took more than 5 ms is timed again, up to
+three times, by a renderer that has not seen it, because another program may have had the processor.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def main() -> int:
         for text in texts_of(arguments.seed, batch):
             took = milliseconds(render, text)
             digest.update(out.tobytes())
-            if took > LIMIT_MS:
-                again = ParagraphRenderer(SIZE)
-                again([WARM_UP], out=out)
-                took = min(took, milliseconds(again, text))
+            for _ in range(3):
+                if took > LIMIT_MS:
+                    again = ParagraphRenderer(SIZE)
+                    again([WARM_UP], out=out)
+                    took = min(took, milliseconds(again, text))
             if took > slowest_ms:
                 slowest_ms, slowest = took, text
     with multiprocessing.get_context("spawn").Pool(1) as pool:

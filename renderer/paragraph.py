@@ -73,7 +73,7 @@ class ParagraphRenderer(Renderer):
     _: KW_ONLY
     font_size: int = 16
     line_height: int = 16
-    max_chars: int = 512
+    max_chars: int = 448
     background: int = 127
     ink: int = 0
     overflow: Overflow = "clip"

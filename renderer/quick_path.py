@@ -19,7 +19,7 @@ NOT_SET = -1
 
 _NOT_DRAWN, _UNFIT = -1, -2  # instead of a unit of the pool
 _CACHE_BYTES = 128 * 2**20
-_NEW_LETTERS = 8  # that a batch of few strings may have drawn
+_NEW_LETTERS = 4  # that a batch of few strings may have drawn
 _SPACE = ord(" ")
 _RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
 
