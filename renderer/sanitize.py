@@ -9,7 +9,7 @@ import numpy as np
 from renderer.code_points import CODE_POINTS, code_points_of, scripts
 
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
-MAX_SCRIPT_RUNS = 256  # each is shaped by itself; the 512 runs of a hostile string take Skia 5 ms
+MAX_SCRIPT_RUNS = 128  # each is shaped by itself; some hundred of them take Skia milliseconds
 
 _ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
 
@@ -33,7 +33,7 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     """Clean a string, and count what was done to it.
 
     In this order: what is beyond `max_chars` code points is cut off, or where the script changes for the
-    256th time, so that time is bounded; line ends of every kind become line feeds, tabs become spaces, and
+    128th time, so that time is bounded; line ends of every kind become line feeds, tabs become spaces, and
     other control characters go; so do the controls that open and close directional embeddings, overrides and
     isolates, with which text can be made to read differently from what it says (the marks U+200E, U+200F and
     U+061C stay); lone surrogates become U+FFFD; variation selectors go that follow no character of their own,

@@ -278,7 +278,7 @@ def test_overflow_error_names_the_string():
         render(["short"] * 69 + ["long " * 40])
     with pytest.raises(TextOverflowError, match=r"texts\[1\] has 800 characters, more than max_chars=448"):
         render(["", " " * 800])
-    with pytest.raises(TextOverflowError, match=r"texts\[1\] changes its script more than 255 times"):
+    with pytest.raises(TextOverflowError, match=r"texts\[1\] changes its script more than 127 times"):
         render(["", "aб" * 200])
 
 
@@ -314,9 +314,9 @@ def test_overflow_shrinks_as_little_as_it_must():
         ("a🏽 🏽👍🏽🏽", "a 👍🏽", {"skin tones removed": 3}),
         ("\ufe0fa \ufe0f\u0301\ufe0f", "a \u0301", {"variation selectors removed": 3}),
         ("x" * 40, "x" * 32, {"cut off": 8}),
-        ("a б" * 128, "a б" * 128, {}),
-        ("a, б" * 128 + "b!", "a, б" * 128, {"cut off": 2}),
-        ("aб" * 200, "aб" * 128, {"cut off": 144}),
+        ("a б" * 64, "a б" * 64, {}),
+        ("a, б" * 64 + "b!", "a, б" * 64, {"cut off": 2}),
+        ("aб" * 200, "aб" * 64, {"cut off": 272}),
     ],
 )
 def test_sanitize(text, clean, done):
