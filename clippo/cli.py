@@ -23,6 +23,8 @@ app = tyro.extras.SubcommandApp()
 
 @app.command
 def train(
+    *,
+    recipe: Literal["emoji"] = "emoji",
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipes.emoji(),  # noqa: B008
     out: Path = Path("runs/emoji"),
     resume: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -33,13 +35,16 @@ def train(
     share of each batch:
 
         clippo train --out runs/mine --seed 1
+        clippo train --out runs/inked --model.text-tokens inked
         clippo train --out runs/wide --model.width 192 --model.mlp-dim 768
+        clippo train --out runs/1t --recipe emoji --baseline 1t
         torchrun --nproc-per-node 8 -m clippo train --batch-size 2048
 
     The folder then holds config.json, metrics.jsonl, the newest checkpoint (safetensors weights and the state
     to resume from), results.json and retrieval.png.
 
     Args:
+        recipe: Whose settings the defaults are.
         config: What to train.
         out: Folder of the run.
         resume: Go on with the run in that folder, or start it if there is none yet.

@@ -8,14 +8,34 @@ shape: B batch, N tokens, D width, H heads, F = D / H.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from clippo_kernels import attention_pool, flash_attention_qkvpacked, patch_embed
+from clippo_kernels import (
+    attention_pool,
+    attention_pool_varlen,
+    flash_attention_qkvpacked,
+    flash_attention_varlen,
+    patch_embed,
+    patch_embed_select,
+)
+from model.packing import Patches, Sequences
+
+# Far above any vision transformer; what a broken or hostile file asks for is refused before it is allocated.
+LARGEST = {
+    "width": 16_384,
+    "depth": 512,
+    "mlp_dim": 131_072,
+    "heads": 512,
+    "patch_size": 512,
+    "image_size": 8_192,
+    "out_dim": 131_072,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +50,12 @@ class TowerConfig:
         patch_size: P, side of a square patch in px.
         image_size: side of the square input in px; a multiple of `patch_size`.
         out_dim: channels of the embedding.
+        text_tokens: which patches of a rendered text the tower reads: "all", as the published models do, or
+            "inked", those that are not blank.
+
+    Raises:
+        ValueError: a size that is no integer from 1 to the largest in `LARGEST`, or sizes that do not fit
+            one another.
     """
 
     width: int
@@ -39,11 +65,15 @@ class TowerConfig:
     patch_size: int
     image_size: int
     out_dim: int
+    text_tokens: Literal["all", "inked"] = "all"
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name, largest in LARGEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+                raise ValueError(f"{name} must be an integer from 1 to {largest}, got {value!r}")
+        if self.text_tokens not in ("all", "inked"):
+            raise ValueError(f'text_tokens must be "all" or "inked", got {self.text_tokens!r}')
         if self.width % self.heads:
             raise ValueError(f"heads must divide width: {self.heads} does not divide {self.width}")
         if self.image_size % self.patch_size:
@@ -56,46 +86,6 @@ class TowerConfig:
         return (self.image_size // self.patch_size) ** 2
 
 
-# width, depth, mlp_dim, heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
-VARIANTS = {
-    "mu": (32, 1, 128, 2),
-    "ti": (192, 12, 768, 3),
-    "s": (384, 12, 1536, 6),
-    "m": (512, 12, 2048, 8),
-    "b": (768, 12, 3072, 12),
-    "l": (1024, 24, 4096, 16),
-    "so400m": (1152, 27, 4304, 16),
-    "h": (1280, 32, 5120, 16),
-}
-PATCH_SIZES = (8, 14, 16, 32)
-
-
-def list_models() -> list[str]:
-    """The names that `create_model` takes, e.g. "clippo-b16"."""
-    return [f"clippo-{variant}{patch_size}" for variant in VARIANTS for patch_size in PATCH_SIZES]
-
-
-def named_config(name: str, *, image_size: int = 224, out_dim: int = 768) -> TowerConfig:
-    """Sizes of a named variant; image_size in px. The published embeddings have 768 channels at every size.
-
-    Raises:
-        ValueError: `name` is not one of `list_models()`.
-    """
-    match = re.fullmatch(r"clippo-([a-z]+|so400m)(\d+)", name)
-    if name not in list_models() or match is None:
-        raise ValueError(f"name must be one of {', '.join(list_models())}; got {name!r}")
-    width, depth, mlp_dim, heads = VARIANTS[match[1]]
-    return TowerConfig(
-        width=width,
-        depth=depth,
-        mlp_dim=mlp_dim,
-        heads=heads,
-        patch_size=int(match[2]),
-        image_size=image_size,
-        out_dim=out_dim,
-    )
-
-
 class Attention(nn.Module):
     """Multi-head self-attention; qkv stays packed from the projection to the kernel."""
 
@@ -105,9 +95,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        qkv_BN3HF = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1))
-        return self.proj(flash_attention_qkvpacked(qkv_BN3HF).flatten(-2))
+    def forward(self, x: Tensor, sequences: Sequences | None) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        if sequences is None:
+            mixed = flash_attention_qkvpacked(qkv)  # (B, N, H, F)
+        else:
+            mixed = flash_attention_varlen(qkv, *sequences)  # (T, H, F)
+        return self.proj(mixed.flatten(-2))
 
 
 class Mlp(nn.Module):
@@ -128,9 +122,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = Mlp(config.width, config.mlp_dim)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND))
-        return x_BND + self.mlp(self.norm2(x_BND))
+    def forward(self, x: Tensor, sequences: Sequences | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), sequences)
+        return x + self.mlp(self.norm2(x))
 
 
 class MapHead(nn.Module):
@@ -146,32 +140,37 @@ class MapHead(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = Mlp(config.width, config.mlp_dim)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sequences: Sequences | None = None) -> Tensor:
         # Every sequence asks the same question.
         q_HF = self.q(self.probe).view(self.heads, -1)
-        kv_BN2HF = self.kv(x_BND).unflatten(-1, (2, self.heads, -1))
-        a_BD = self.proj(attention_pool(q_HF, kv_BN2HF).flatten(1))
+        kv = self.kv(x).unflatten(-1, (2, self.heads, -1))
+        if sequences is None:
+            answers_BHF = attention_pool(q_HF, kv)
+        else:
+            answers_BHF = attention_pool_varlen(q_HF, kv, *sequences)
+        a_BD = self.proj(answers_BHF.flatten(1))
         return a_BD + self.mlp(self.norm(a_BD))
 
 
-class Tower(nn.Module):
-    """ViT over square images, photographs and rendered text alike.
+class Encoder(nn.Module):
+    """What comes behind the embedding of patches, or of anything else: tokens in, one embedding out.
 
-    The stages can be called one by one: `embed` (pixels to tokens), `encode` (tokens to tokens), `pool`
-    (tokens to one vector) and `head` (the embedding, not normalised); `forward` is all of them.
+    Tokens are (B, N, D), B sequences of one length, or (T, D), sequences of any lengths, packed without
+    padding; then `encode` and `pool` are told where each begins and ends.
+
+    Attributes:
+        recompute_blocks: keep a block's input alone for the backward pass, and compute the rest anew there: a
+            third more time for a fraction of the memory (Chen et al., arXiv 1604.06174).
     """
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_weight = nn.Parameter(torch.empty(config.width, 3, config.patch_size, config.patch_size))
-        self.patch_bias = nn.Parameter(torch.empty(config.width))
-        self.pos_embed = nn.Parameter(torch.empty(1, config.num_patches, config.width))
+        self.recompute_blocks = False
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.pool = MapHead(config)
         self.head = nn.Linear(config.width, config.out_dim)
-        self.init_weights()
 
     @torch.no_grad()
     def init_weights(self, residual_scale: float = 1.0) -> None:
@@ -181,9 +180,6 @@ class Tower(nn.Module):
         1 the tower starts closer to the identity, and a short training run wastes less of itself on the way
         there (docs/training.md has the measurements).
         """
-        lecun_normal_(self.patch_weight)
-        nn.init.zeros_(self.patch_bias)
-        nn.init.normal_(self.pos_embed, std=self.config.width**-0.5)
         for module in self.modules():
             if isinstance(module, Attention):
                 xavier_uniform_(module.qkv, parts=3)
@@ -204,15 +200,50 @@ class Tower(nn.Module):
         lecun_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def encode(self, x: Tensor, sequences: Sequences | None = None) -> Tensor:
+        for block in self.blocks:
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, sequences, use_reentrant=False)
+            else:
+                x = block(x, sequences)
+        return self.norm(x)
+
+    def embedding_of(self, x: Tensor, sequences: Sequences | None = None) -> Tensor:
+        """(B, out_dim) embeddings, not normalised, of tokens (B, N, D) or (T, D)."""
+        return self.head(self.pool(self.encode(x, sequences), sequences))
+
+
+class Tower(Encoder):
+    """ViT over square images, photographs and rendered text alike.
+
+    The stages can be called one by one: `embed` (pixels to tokens), `encode` (tokens to tokens), `pool`
+    (tokens to one vector) and `head` (the embedding, not normalised); `forward` is all of them.
+    """
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__(config)
+        self.patch_weight = nn.Parameter(torch.empty(config.width, 3, config.patch_size, config.patch_size))
+        self.patch_bias = nn.Parameter(torch.empty(config.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_patches, config.width))
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self, residual_scale: float = 1.0) -> None:
+        lecun_normal_(self.patch_weight)
+        nn.init.zeros_(self.patch_bias)
+        nn.init.normal_(self.pos_embed, std=self.config.width**-0.5)
+        super().init_weights(residual_scale)
+
+    def embed(self, images: Tensor, patches: Patches | None = None) -> Tensor:
         """Tokens with their position embedding.
 
         Args:
             images: (B, S, S, C) or (B, C, S, S) with C of 1 or 3, or (B, S, S) grey, S = image_size px;
                 uint8, or floating and already in [-1, 1].
+            patches: those to embed; all by default.
 
         Returns:
-            (B, N, D) tokens, row by row over the image.
+            (B, N, D) tokens, row by row over the image, or (T, D) of the listed patches.
         """
         if images.ndim == 3:
             images = images.unsqueeze(1)
@@ -220,16 +251,15 @@ class Tower(nn.Module):
         if images.ndim != 4 or (side, side) not in (images.shape[1:3], images.shape[2:]):
             raise ValueError(f"images must be {side} x {side} px, got shape {tuple(images.shape)}")
         mean, std = (0.5, 0.5) if images.dtype == torch.uint8 else (0.0, 1.0)
-        return patch_embed(images, self.patch_weight, self.patch_bias, self.pos_embed, mean=mean, std=std)
+        parameters = self.patch_weight, self.patch_bias, self.pos_embed
+        if patches is None:
+            return patch_embed(images, *parameters, mean=mean, std=std)
+        return patch_embed_select(images, patches.patch_index, *parameters, mean=mean, std=std)
 
-    def encode(self, x_BND: Tensor) -> Tensor:
-        for block in self.blocks:
-            x_BND = block(x_BND)
-        return self.norm(x_BND)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, out_dim) embeddings, not normalised; see `embed` for the images."""
-        return self.head(self.pool(self.encode(self.embed(images))))
+    def forward(self, images: Tensor, patches: Patches | None = None) -> Tensor:
+        """(B, out_dim) embeddings, not normalised; see `embed` for the arguments."""
+        sequences = None if patches is None else patches.sequences
+        return self.embedding_of(self.embed(images, patches), sequences)
 
 
 def xavier_uniform_(layer: nn.Linear, parts: int = 1) -> None:

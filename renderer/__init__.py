@@ -7,6 +7,7 @@ and fontTools, and no torch: data-loader workers stay small.
 
 from renderer.base import Renderer
 from renderer.compose import compose, sentence_pairs
+from renderer.description import from_description
 from renderer.fonts import FontNotFoundError, find_font
 from renderer.paragraph import ParagraphRenderer, TextOverflowError
 from renderer.pool import RenderPool
@@ -25,6 +26,7 @@ __all__ = [
     "UnifontRenderer",
     "compose",
     "find_font",
+    "from_description",
     "import_skia",
     "sentence_pairs",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class Renderer(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images, px."""
+
+    @property
+    @abstractmethod
+    def row_height(self) -> int:
+        """From one line of text to the next, px."""
 
     @property
     @abstractmethod
@@ -80,6 +85,17 @@ class Renderer(ABC):
         outcomes: list[Outcome] = []
         out = self._draw_all(texts, out, outcomes)
         return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
+
+    def compose(
+        self,
+        images: Sequence[np.ndarray],
+        questions: Sequence[str],
+        position: Literal["top", "middle", "bottom"] = "top",
+    ) -> np.ndarray:
+        """Write a question into a copy of each image; see `renderer.compose`."""
+        from renderer.compose import compose  # which knows the renderers
+
+        return compose(images, questions, self, position)
 
     def _draw_all(
         self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from renderer.base import checked_texts
+from renderer.base import Renderer, checked_texts
 from renderer.paragraph import ParagraphRenderer
 
 Position = Literal["top", "middle", "bottom"]
@@ -18,7 +18,7 @@ SEPARATOR = "[SEP]"
 def compose(
     images: Sequence[np.ndarray],
     questions: Sequence[str],
-    renderer: ParagraphRenderer,
+    renderer: Renderer,
     position: Position = "top",
 ) -> np.ndarray:
     """Write a question into a copy of each photograph, so that one image holds both.
@@ -30,8 +30,8 @@ def compose(
     Args:
         images: B photographs (H, W, 3) or (H, W) uint8, of any sizes.
         questions: B strings.
-        renderer: draws the text; its size is the result's, its `overflow` decides about text of more than
-            half the image.
+        renderer: draws the text; its size is the result's. Of text of more than half the image, the published
+            renderer's is cut; a ParagraphRenderer's `overflow` decides.
         position: where the text goes.
 
     Returns:
@@ -53,14 +53,16 @@ def compose(
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or 0 in image.shape:
             raise ValueError(f"images[{i}] must be of shape (H, W, 3) or (H, W), not {image.shape}")
     height, width = renderer.image_shape
-    line_height = renderer.line_height
+    line_height = renderer.row_height
     text_rows = height // line_height // 2 * line_height
     if text_rows == 0:
         raise ValueError(f"renderer must have room for two lines of {line_height} px, it has {height} px")
 
-    half = replace(renderer, size=(text_rows, width))
+    half = renderer
+    if isinstance(renderer, ParagraphRenderer):
+        half = replace(renderer, size=(text_rows, width))
     out = np.empty((len(images), height, width, 3), np.uint8)
-    for image, text, canvas in zip(images, half(questions), out, strict=True):
+    for image, text, canvas in zip(images, half(questions)[:, :text_rows], out, strict=True):
         inked = np.flatnonzero((text != renderer.background).any(axis=1))
         lines = 0 if len(inked) == 0 else int(inked[-1]) // line_height + 1
         text_height = lines * line_height

@@ -121,6 +121,11 @@ class ParagraphRenderer(Renderer):
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     @property
+    def row_height(self) -> int:
+        """From one line of text to the next, px."""
+        return self.line_height
+
+    @property
     def description(self) -> dict[str, Any]:
         """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
         return {

@@ -19,7 +19,7 @@ NOT_SET = -1
 
 _NOT_DRAWN, _UNFIT = -1, -2  # instead of a unit of the pool
 _CACHE_BYTES = 128 * 2**20
-_NEW_LETTERS = 4  # that a batch of few strings may have drawn
+_NEW_LETTERS = 2  # that are drawn for each string of a batch
 _SPACE = ord(" ")
 _RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
 
@@ -118,7 +118,7 @@ class QuickPath:
         is_new_C = unit_C == _NOT_DRAWN
         if is_new_C.any():
             # What is left over makes its strings go to Skia, so that no string pays for hundreds of letters.
-            most = max(_NEW_LETTERS, 2 * len(image_B))
+            most = _NEW_LETTERS * len(image_B)
             for code_point in np.unique(code_point_C[is_new_C])[:most].tolist():
                 self._unit_of_char[code_point] = self._draw_unit(chr(code_point))
             unit_C = self._unit_of_char[code_point_C]

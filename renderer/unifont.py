@@ -87,6 +87,11 @@ class UnifontRenderer(Renderer):
         return self.size, self.size
 
     @property
+    def row_height(self) -> int:
+        """From one line of text to the next, px."""
+        return self.font_size
+
+    @property
     def description(self) -> dict[str, Any]:
         """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
         return {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from clippo.data.emoji import EmojiConfig
 from clippo.errors import UserError
+from clippo.training.baselines import MODELS, Baseline
 from model import TowerConfig
 
 
@@ -24,6 +25,10 @@ class TrainConfig:
         warmup_steps: steps over which the learning rate rises.
         weight_decay: AdamW's, on matrices alone.
         beta2: AdamW's decay of the mean square of the gradient.
+        baseline: train another model of these sizes, which reads text as bytes: "1t", one tower for patches
+            and bytes, or "two-tower", a tower for each.
+        patch_dropout: share of the patches of a photograph that a step leaves out, from 0 to below 1.
+        recompute_blocks: save memory in training by computing each block's inner activations twice.
         residual_scale: factor on the initial weights that end each residual branch; see `Tower.init_weights`.
         clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
@@ -45,6 +50,9 @@ class TrainConfig:
     weight_decay: float
     beta2: float
     chunk_size: int = 4096
+    baseline: Baseline = "none"
+    patch_dropout: float = 0.0
+    recompute_blocks: bool = False
     residual_scale: float = 1.0
     clip_norm: float = 1.0
     max_logit_scale: float = 100.0
@@ -63,3 +71,7 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "beta2", "residual_scale"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.patch_dropout < 1:
+            raise UserError(f"patch_dropout must be from 0 to below 1, got {self.patch_dropout}")
+        if self.baseline not in MODELS:
+            raise UserError(f"baseline must be one of {', '.join(MODELS)}, got {self.baseline!r}")

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from clippo.data.emoji import EmojiDataset
 from clippo.errors import UserError
 from clippo.evaluation.report import report
+from clippo.training.baselines import MODELS, ByteTokenizer
 from clippo.training.config import TrainConfig
 from clippo.training.distributed import join_processes
 from clippo.training.optimizer import learning_rate, make_optimizer
 from clippo.training.run_folder import RunFolder
 from clippo_kernels import cached_contrastive_step, contrastive_loss
 from model import Clippo
+from model.packing import random_patches
 from renderer import RenderPool, UnifontRenderer
 
 
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:
     """Train a Clippo and leave checkpoints and metrics in a folder.
 
-    Every batch follows from the seed and the step alone, and the model draws no random numbers, so a run that
+    Every batch, and what patch dropout leaves of it, follows from the seed and the step alone, so a run that
     was cut off and resumed ends with the same weights, bit for bit on a CPU, as one that was not.
 
     Args:
@@ -49,9 +54,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             renderer = UnifontRenderer(config.model.image_size)
         except ValueError as error:
             raise UserError(f"image_size is too small to render text: {error}") from error
-        # The workers get ready while the data set is read.
-        share = len(range(config.batch_size)[part])
-        pool = stack.enter_context(RenderPool(renderer, workers=config.render_workers, batch_size=share))
+        # What turns batches of strings into arrays; the workers get ready while the data set is read.
+        if config.baseline == "none":
+            share = len(range(config.batch_size)[part])
+            pool = RenderPool(renderer, workers=config.render_workers, batch_size=share)
+            text_arrays: Callable[..., Iterator[np.ndarray]] = stack.enter_context(pool).map
+        else:
+            text_arrays = partial(map, ByteTokenizer())
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         trained = int((~dataset.held_out).sum())
         if config.batch_size > trained:
@@ -60,8 +69,10 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         # -- model and optimizer
         torch.manual_seed(config.seed)
         device = processes.device
-        model = Clippo(config.model, renderer).to(device)
-        model.tower.init_weights(residual_scale=config.residual_scale)
+        cls = MODELS[config.baseline]
+        model = cls(config.model, renderer if cls is Clippo else None).to(device)
+        model.init_weights(residual_scale=config.residual_scale)
+        model.tower.recompute_blocks = config.recompute_blocks
         optimizer = make_optimizer(model, config)
         if processes.is_first:
             folder.create(config, resume=resume)
@@ -78,8 +89,12 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
         def embed(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            kept = None
+            if config.patch_dropout:
+                kept = random_patches(len(images), config.model.num_patches, config.patch_dropout)
+            # What arrives on the CPU, such as texts whose ink is looked for, is sent to the device in here.
             with autocast:
-                return model(images, texts)
+                return model(images, texts, kept)
 
         def loss_of(z_images: torch.Tensor, z_texts: torch.Tensor) -> torch.Tensor:
             with autocast:
@@ -89,7 +104,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         with tqdm(
             total=config.steps, initial=first_step, unit="step", disable=not processes.is_first, mininterval=1
         ) as bar:
-            batches = dataset.batches(range(first_step, config.steps), config.batch_size, part, pool.map)
+            batches = dataset.batches(range(first_step, config.steps), config.batch_size, part, text_arrays)
             start = time.perf_counter()
             waited_s = 0.0
             for step in range(first_step, config.steps):
@@ -97,10 +112,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 images, texts = map(torch.from_numpy, next(batches))
                 waited_s += time.perf_counter() - asked
 
+                torch.manual_seed(hash((config.seed, step, processes.rank)))
                 optimizer.zero_grad()
-                loss = cached_contrastive_step(
-                    embed, images.to(device), texts.to(device), loss_of, chunk_size=config.chunk_size
-                )
+                loss = cached_contrastive_step(embed, images, texts, loss_of, chunk_size=config.chunk_size)
                 processes.average_gradients(model.parameters())
                 gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 for group in optimizer.param_groups:

@@ -23,9 +23,11 @@ import torch
 
 from clippo.data.emoji import EmojiConfig, EmojiDataset
 from clippo.errors import UserError
+from clippo.training.baselines import MODELS
 from clippo.training.config import TrainConfig
 from model import Clippo, TowerConfig
-from model.clippo import TextRenderer, flat
+from model.clippo import TextRenderer
+from model.pretrained import flat
 from renderer import UnifontRenderer
 
 
@@ -114,7 +116,7 @@ class RunFolder:
         folder = self.newest_checkpoint()
         if folder is None:
             return 0
-        model.load_state_dict(load_model(folder, model.config, model.renderer).state_dict())
+        model.load_state_dict(load_model(folder, type(model), model.config, model.renderer).state_dict())
         try:
             state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
             optimizer.load_state_dict(state["optimizer"])
@@ -134,7 +136,9 @@ class RunFolder:
             raise UserError(f"{self.path} has no checkpoint yet")
         renderer = UnifontRenderer(config.model.image_size)
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
-        return load_model(checkpoint, config.model, renderer).eval(), dataset
+        cls = MODELS[config.baseline]
+        model = load_model(checkpoint, cls, config.model, renderer if cls is Clippo else None)
+        return model.eval(), dataset
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
         with self.metrics_file.open("a") as file:
@@ -148,9 +152,11 @@ class RunFolder:
             write(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
-def load_model(checkpoint: Path, config: TowerConfig, renderer: TextRenderer | None) -> Clippo:
+def load_model(
+    checkpoint: Path, cls: type[Clippo], config: TowerConfig, renderer: TextRenderer | None
+) -> Clippo:
     try:
-        model = Clippo.from_pretrained(checkpoint, renderer)
+        model = cls.from_pretrained(checkpoint, renderer)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot read the checkpoint {checkpoint}: {first_line(error)}") from error
     if model.config != config:

@@ -10,7 +10,7 @@ import torch
 from clippo_kernels import contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 from model import load_big_vision
-from model.big_vision import convert
+from model.big_vision import reference_arrays
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,15 @@ def test_loss_and_gradients_match(clippo, expected, reference_dir):
 
     loss.backward()
     with np.load(reference_dir / "model" / "grads.npz") as file:
-        gradients = convert({name.removeprefix("params/"): file[name] for name in file.files}, clippo.config)
-    assert gradients.keys() == dict(clippo.named_parameters()).keys()
-    for name, parameter in clippo.named_parameters():
-        error = (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max()
-        assert error < 1e-4, name
+        expected = {name.removeprefix("params/"): file[name] for name in file.files}
+    ours = {name: parameter.grad for name, parameter in clippo.named_parameters()}
+    largest = max(np.abs(array).max() for array in expected.values())
+    gradients = dict(reference_arrays(ours, clippo.config))
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        # The bias of the keys changes no softmax: its gradient is rounding alone.
+        scale = max(np.abs(expected[name]).max(), 1e-3 * largest)
+        assert np.abs(gradient - expected[name]).max() < 1e-4 * scale, name
 
 
 def test_optimizer_state_is_ignored_and_the_prefix_optional(arrays, clippo, tmp_path):
@@ -99,7 +103,7 @@ def save(arrays: dict[str, np.ndarray]) -> bytes:
             lambda a: save({k: v for k, v in a.items() if "Dense_1/kernel" not in k}),
             "Dense_1/kernel.*found nothing",
         ),
-        (lambda a: save(a | {"params/img/cls": np.zeros(3, np.float32)}), "img/cls: not a part of a CLIPPO"),
+        (lambda a: save(a | {"params/img/cls": np.zeros(3, np.float32)}), "img/cls: not a part of it"),
         (
             lambda a: save(a | {"params/img/head/bias": np.zeros(7, np.float32)}),
             r"img/head/bias.*\(32,\).*\(7,\)",

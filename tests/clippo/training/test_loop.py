@@ -130,6 +130,8 @@ def flat_flags(fields, prefix=""):
     for key, value in fields.items():
         if isinstance(value, dict):
             yield from flat_flags(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            yield prefix + ("" if value else "no-") + key, []
         else:
             yield prefix + key, [str(v) for v in (value if isinstance(value, list) else [value])]
 

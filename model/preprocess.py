@@ -1,0 +1,99 @@
+"""Images of any kind -> the square of pixels that the published models were trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
+
+
+def preprocess_image(image: Any, size: int) -> np.ndarray:
+    """Resize an image to a square, without regard to its proportions, as the published models saw them.
+
+    Bilinear between pixel centres, without antialiasing, and cut to whole grey levels: the pixels that
+    `tf.image.resize` followed by a cast to uint8 gives. Only the pixels that the result depends on are
+    computed with, however large the image.
+
+    Args:
+        image: as of `rgb_pixels`.
+        size: S, px.
+
+    Returns:
+        (S, S, 3) uint8.
+
+    Raises:
+        TypeError, ValueError: see `rgb_pixels`.
+    """
+    pixels_YXC = rgb_pixels(image)
+    rows, columns = (_neighbours(length, size) for length in pixels_YXC.shape[:2])
+    (above, below, down), (left, right, across) = rows, columns
+    across = across[:, None]
+
+    def along_row(y: np.ndarray) -> np.ndarray:
+        a, b = (pixels_YXC[y[:, None], x].astype(np.float32) for x in (left, right))
+        return a + (b - a) * across
+
+    top, bottom = along_row(above), along_row(below)
+    return (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
+
+
+def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each of `size` pixels: the two source pixels that it lies between, and how far from the first."""
+    center = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(length / size) - 0.5
+    before = np.floor(center)
+    first = np.clip(before, 0, length - 1).astype(np.intp)
+    second = np.clip(before + 1, 0, length - 1).astype(np.intp)
+    return first, second, (center - before).astype(np.float32)
+
+
+def rgb_pixels(image: Any) -> np.ndarray:
+    """(H, W, 3) uint8 of one image.
+
+    A PIL image is turned upright if it says how (EXIF), and one with an alpha channel, as an array with four
+    channels, is laid on white.
+
+    Args:
+        image: a PIL image; or an array or a tensor (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, uint8,
+            or floating in [-1, 1]. Where both axes could be the channels, they are the last.
+
+    Raises:
+        TypeError: not an image, or pixels of more than 8 bits, of which it is not known what is white.
+        ValueError: another shape, or no pixels.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(_WIDE_MODES):
+            raise TypeError(f"image must have 8 bits a channel, but is in Pillow's mode {image.mode!r}")
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif image.mode != "RGB":
+            image = image.convert("RGB")
+        image = np.asarray(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"image must be a PIL image, an array or a tensor, not {type(image).__name__}")
+    if np.issubdtype(image.dtype, np.floating):
+        image = ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise TypeError(f"image must be uint8, or floating in [-1, 1], not {image.dtype}")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        image = np.moveaxis(image, 0, 2)
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {image.shape}"
+        )
+    if image.shape[2] == 4:
+        image = np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
