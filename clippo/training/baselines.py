@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import Clippo, TowerConfig
@@ -57,7 +58,7 @@ class ByteEmbedding(nn.Module):
         index, sequences = list_patches(is_byte)
         text, position = index.long().unbind(1)
         byte = bytes_BL[text, position].long().clamp(min=0)
-        return self.bytes[byte] + self.positions[position], sequences
+        return F.embedding(byte, self.bytes) + F.embedding(position, self.positions), sequences
 
 
 class BytesClippo(Clippo):

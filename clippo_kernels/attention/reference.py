@@ -1,8 +1,13 @@
 """Attention in plain PyTorch, through its fused scaled_dot_product_attention."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+BUCKET = 16  # tokens by which the lengths of sequences that are padded together differ at most
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -18,7 +23,40 @@ def attention_packed(qkv: Tensor, scale: float) -> Tensor:
 
 
 def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """(T, H, D) for qkv (T, 3, H, D): pads to (S, max_seqlen), attends under a key mask, packs again."""
+    """(T, H, D) for qkv (T, 3, H, D)."""
+    lengths = known_lengths(cu_seqlens)
+    if lengths is None:
+        return attention_padded(qkv, cu_seqlens, max_seqlen, scale)
+    alike, length, longest = leading(lengths)
+    tokens = alike * length
+    parts = []
+    if tokens:
+        same = qkv[:tokens].unflatten(0, (alike, length))
+        parts.append(attention_packed(same, scale).flatten(0, 1))
+    if longest:
+        rest = qkv[tokens:], cu_seqlens[alike:] - tokens
+        is_padding_dear = (len(lengths) - alike) * longest > 1.5 * len(rest[0])
+        attend = attention_bucketed if is_padding_dear else attention_padded
+        parts.append(attend(*rest, longest, scale))
+    return torch.cat(parts) if parts else qkv[:, 0] * 1
+
+
+def attention_bucketed(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+    """The same, padding sequences of similar lengths at a time: these are brought together, and back."""
+    length_S = cu_seqlens.diff()
+    bucket_S = length_S.clamp(min=1).sub(1).div(BUCKET, rounding_mode="floor")
+    order_T = bucket_S.repeat_interleave(length_S).argsort(stable=True)
+    sorted_qkv, outs = qkv.index_select(0, order_T), []
+    for bucket in bucket_S.unique():
+        own_S = length_S[bucket_S == bucket]
+        own_qkv, sorted_qkv = sorted_qkv.split([int(own_S.sum()), len(sorted_qkv) - int(own_S.sum())])
+        own_cu_seqlens = F.pad(own_S.cumsum(0), (1, 0)).int()
+        outs.append(attention_padded(own_qkv, own_cu_seqlens, int(own_S.max()), scale))
+    return torch.cat(outs).index_select(0, order_T.argsort())
+
+
+def attention_padded(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+    """The same: pads to (S, max_seqlen), attends under a key mask, packs again."""
     padded, row_T, is_key = pad(qkv, cu_seqlens, max_seqlen)
     q, k, v = padded.permute(2, 0, 3, 1, 4)  # each (S, H, max_seqlen, D)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=is_key, scale=scale)
@@ -33,9 +71,42 @@ def attention_pool(q: Tensor, kv: Tensor, scale: float) -> Tensor:
 
 def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
     """(S, H, D) for q (S, H, D) and kv (T, 2, H, D)."""
+    lengths = known_lengths(cu_seqlens)
+    if lengths is None:
+        return attention_pool_padded(q, kv, cu_seqlens, max_seqlen, scale)
+    alike, length, longest = leading(lengths)
+    tokens = alike * length
+    parts = []
+    if alike:
+        parts.append(attention_pool(q[:alike], kv[:tokens].unflatten(0, (alike, length)), scale))
+    if len(lengths) > alike or not alike:
+        rest = q[alike:], kv[tokens:], cu_seqlens[alike:] - tokens
+        parts.append(attention_pool_padded(*rest, max(longest, 1), scale))
+    return torch.cat(parts)
+
+
+def attention_pool_padded(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+    """The same: pads to (S, max_seqlen)."""
     padded, _, is_key = pad(kv, cu_seqlens, max_seqlen)
     k, v = padded.permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=is_key, scale=scale)[:, :, 0]
+
+
+def known_lengths(cu_seqlens: Tensor) -> list[int] | None:
+    """The lengths of sequences, None while compiling, when they are not known yet."""
+    if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor):
+        return None
+    return cu_seqlens.diff().tolist()
+
+
+def leading(lengths: list[int]) -> tuple[int, int, int]:
+    """How many sequences at the beginning have one length, that length, and the longest of all others.
+
+    Photographs stand before texts of all lengths: they need no mask, and texts no padding to their length.
+    """
+    length = lengths[0] if lengths else 0
+    alike = sum(1 for _ in itertools.takewhile(length.__eq__, lengths)) if length else 0
+    return alike, length, max(lengths[alike:], default=0)
 
 
 def pad(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor, Tensor]:
