@@ -120,10 +120,10 @@ def rates_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(out: Path, found: dict[str, Any], rows: list[Row]) -> Path:
-    """Write OUT/<device>/<date>-<commit>.json, a row a line."""
+def write(out: Path, found: dict[str, Any], rows: list[Row], about: str = "") -> Path:
+    """Write OUT/<device>/<date>-<commit>.json, a row a line; `about` joins the name."""
     device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
-    path = out / device / f"{str(found['date'])[:10]}-{found['commit']}.json"
+    path = out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
     path.write_text(f'{{\n  "provenance": {json.dumps(found)},\n  "rows": [\n{lines}\n  ]\n}}\n')

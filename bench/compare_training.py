@@ -1,0 +1,155 @@
+"""Trains models that differ in one thing, several seeds each, and puts them side by side.
+
+    python -m bench.compare_training tokens        all patches of a text, or those with ink
+    python -m bench.compare_training baselines     CLIPPO, one tower with bytes, two towers
+
+Every run is a `clippo train` of its own, one after the other, in a folder of --out; runs that are there
+already are not run again. The table goes to the terminal, and with the commands to a file in bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from bench.report import RESULTS, provenance, write
+
+# Short runs of the emoji recipe, as in docs/training.md.
+SHORT = "--steps 1250 --learning-rate 1e-3 --warmup-steps 500".split()
+WIDE = "--model.image-size 96 --patch-dropout 0.5".split()
+INKED = "--model.text-tokens inked".split()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table; `like` names the row whose seconds it gets instead of its steps."""
+
+    name: str
+    flags: Sequence[str]
+    like: str = ""
+
+
+EXPERIMENTS = {
+    "tokens": [
+        Run("64 px, all", []),
+        Run("64 px, inked", INKED),
+        Run("96 px and half of each photograph, all", WIDE),
+        Run("96 px and half of each photograph, inked", [*WIDE, *INKED]),
+        Run(
+            "the same, as many seconds as all",
+            [*WIDE, *INKED],
+            like="96 px and half of each photograph, all",
+        ),
+    ],
+    "baselines": [
+        Run("CLIPPO, all", []),
+        Run("CLIPPO, inked", INKED),
+        Run("1T", ["--baseline", "1t"]),
+        Run("two towers", ["--baseline", "two-tower"]),
+    ],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compare_training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1250)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    arguments = parser.parse_args()
+
+    runs = EXPERIMENTS[arguments.experiment]
+    measured: dict[str, list[dict[str, float]]] = {run.name: [] for run in runs}
+    commands: dict[str, list[str]] = {}
+    for i, seed in enumerate(arguments.seeds):
+        for run in runs:
+            steps = arguments.steps
+            if run.like:
+                own = next(r for r in runs if r.flags == run.flags and not r.like)
+                rate, other = (measured[name][i]["pairs_per_s"] for name in (own.name, run.like))
+                steps = round(steps * rate / other)
+            flags = [*SHORT[2:], "--steps", str(steps), *run.flags]
+            folder = arguments.out / "-".join(flags).replace("-", "") / str(seed)
+            command = ["clippo", "train", *flags, "--seed", str(seed), "--out", str(folder)]
+            commands[run.name] = command[:-4]
+            if not (folder / "results.json").exists():
+                print(" ".join(command), file=sys.stderr)
+                subprocess.run([sys.executable, "-m", *command, "--resume"], check=True)
+            measured[run.name].append(read(folder))
+
+    rows = [
+        {"name": name, "command": " ".join(commands[name]), "seeds": arguments.seeds} | summary(of_seeds)
+        for name, of_seeds in measured.items()
+    ]
+    print(table(rows))
+    print(f"\nwritten to {write(RESULTS, provenance(), rows, f'-training-{arguments.experiment}')}")
+    return 0
+
+
+def summary(of_seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Means over the seeds, and the lists of the recalls."""
+    means = {key: statistics.mean(run[key] for run in of_seeds) for key in of_seeds[0]}
+    return means | {key: [run[key] for run in of_seeds] for key in means if key.startswith("recall")}
+
+
+def read(folder: Path) -> dict[str, float]:
+    """What one run came to."""
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    results = json.loads((folder / "results.json").read_text())
+
+    def recall(concepts: str, among: str, languages: Sequence[str]) -> float:
+        return statistics.mean(
+            row["recall"]["10"]
+            for row in results
+            if (row["concepts"], row["among"], row["direction"]) == (concepts, among, "text->image")
+            and row["language"] in languages
+        )
+
+    languages = sorted({row["language"] for row in results} - {"en"})
+    [weights] = folder.glob("checkpoints/step-*/model.safetensors")
+    with safe_open(weights, framework="pt") as file:
+        tensors = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    return {
+        "parameters": sum(math.prod(shape) for shape in tensors),
+        "steps": last["step"],
+        "seconds": last["elapsed_s"],
+        "pairs_per_s": last["pairs_per_s"],
+        "waiting_for_data": last["waiting_for_data"],
+        "recall_en": recall("trained", "trained", ["en"]),
+        "recall_other": recall("trained", "trained", languages),
+        "recall_held_out": recall("held out", "held out", ["en"]),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """In Markdown: means, and of recalls the least and the most of the seeds too."""
+    lines = [
+        "| | parameters | steps | seconds | pairs/s | R@10 English | other four languages | held out |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        recalls = (
+            f"{statistics.mean(row[key]):.1f} ({min(row[key]):.1f}-{max(row[key]):.1f})"
+            for key in ("recall_en", "recall_other", "recall_held_out")
+        )
+        counts = f"{row['parameters'] / 1e6:.2f} M | {row['steps']:.0f} | {row['seconds']:.0f}"
+        lines.append(f"| {row['name']} | {counts} | {row['pairs_per_s']:.0f} | {' | '.join(recalls)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
