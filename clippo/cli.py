@@ -1,4 +1,4 @@
-"""The `clippo` program: train, search, render, fonts."""
+"""The `clippo` program: train, search, render, export, fonts."""
 
 from __future__ import annotations
 
@@ -151,6 +151,27 @@ def render(
         save_picture(Image.fromarray(columns[0][0]), out)
     else:
         save_picture(draw_sheet(columns, draw.background), out)
+
+
+@app.command
+def export(source: str, /, *, out: Path) -> None:
+    """Write the tower of a model as one graph, which embeds photographs and rendered text alike.
+
+    Takes (B, S, S, 3) uint8 pixels, any B, and gives (B, out_dim) embeddings of unit length. The file is read
+    back and compared with the model before it is kept; .onnx needs the `onnx` extra:
+
+        clippo export runs/emoji --out emoji.onnx
+        clippo export clippo_b16_yfcc100m.npz --out tower.pt2
+
+    Args:
+        source: A run of `clippo train`, a folder of `save_pretrained`, or a .npz of the reference.
+        out: The file to write, .onnx or .pt2 (of torch.export).
+    """
+    from clippo.export import export as write
+    from clippo.training.run_folder import load_any
+
+    difference = write(load_any(source).eval(), out)
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, differs by at most {difference:.1e}")
 
 
 @app.command

@@ -319,9 +319,10 @@ def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
     grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
     if own**2 == positions:
         return grid
-    grid_DYX = grid.reshape(1, own, own, -1).permute(0, 3, 1, 2)
+    # The reference computes in float64.
+    grid_DYX = grid.double().reshape(1, own, own, -1).permute(0, 3, 1, 2)
     resampled = F.interpolate(grid_DYX, size=(isqrt(positions),) * 2, mode="bilinear", align_corners=True)
-    return resampled.flatten(2).mT
+    return resampled.flatten(2).mT.to(pos_embed.dtype)
 
 
 def _modern_name(name: str) -> str:

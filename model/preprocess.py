@@ -81,13 +81,14 @@ def rgb_pixels(image: Any) -> np.ndarray:
         image = ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8)
     if image.dtype != np.uint8:
         raise TypeError(f"image must be uint8, or floating in [-1, 1], not {image.dtype}")
+    shape = image.shape
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
         image = np.moveaxis(image, 0, 2)
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
-            f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {image.shape}"
+            f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {shape}"
         )
     if image.shape[2] == 4:
         image = np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))

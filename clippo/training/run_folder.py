@@ -25,7 +25,7 @@ from clippo.data.emoji import EmojiConfig, EmojiDataset
 from clippo.errors import UserError
 from clippo.training.baselines import MODELS
 from clippo.training.config import TrainConfig
-from model import Clippo, TowerConfig
+from model import Clippo, TowerConfig, load_big_vision
 from model.clippo import TextRenderer
 from model.pretrained import flat
 from renderer import UnifontRenderer
@@ -131,14 +131,22 @@ class RunFolder:
             UserError: the folder holds no run, or one without a checkpoint, or what it holds cannot be read.
         """
         config = self.config()
+        model = self.load_model()
+        return model, EmojiDataset(config.data, UnifontRenderer(config.model.image_size), seed=config.seed)
+
+    def load_model(self) -> Clippo:
+        """The model of the newest checkpoint, ready to use.
+
+        Raises:
+            UserError: as of `load`.
+        """
+        config = self.config()
         checkpoint = self.newest_checkpoint()
         if checkpoint is None:
             raise UserError(f"{self.path} has no checkpoint yet")
-        renderer = UnifontRenderer(config.model.image_size)
-        dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         cls = MODELS[config.baseline]
-        model = load_model(checkpoint, cls, config.model, renderer if cls is Clippo else None)
-        return model.eval(), dataset
+        renderer = UnifontRenderer(config.model.image_size) if cls is Clippo else None
+        return load_model(checkpoint, cls, config.model, renderer).eval()
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
         with self.metrics_file.open("a") as file:
@@ -150,6 +158,21 @@ class RunFolder:
             lines = self.metrics_file.read_text().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
             write(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def load_any(source: str) -> Clippo:
+    """The model of a run, of a folder of `Clippo.save_pretrained`, or of a `.npz` of the reference.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    run = RunFolder(source)
+    if run.checkpoints.is_dir():
+        return run.load_model()
+    try:
+        return load_big_vision(source) if source.endswith(".npz") else Clippo.from_pretrained(source)
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"cannot read a model from {source}: {first_line(error)}") from error
 
 
 def load_model(

@@ -1,6 +1,10 @@
 """The published architecture and its weights, against arrays that the reference implementation made."""
 
 import io
+import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +13,8 @@ import torch
 
 from clippo_kernels import contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
-from model import load_big_vision
-from model.big_vision import reference_arrays
+from model import Clippo, TowerConfig, create_model, load_big_vision, load_vit, save_big_vision
+from model.big_vision import reference_arrays, resample_pos_embed
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +130,147 @@ def test_what_is_not_a_checkpoint_is_refused(arrays, tmp_path, content, message)
 def test_a_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_big_vision(tmp_path / "none.npz")
+
+
+def same(one: Clippo, other: Clippo) -> bool:
+    tensors, others = one.state_dict(), other.state_dict()
+    return tensors.keys() == others.keys() and all(torch.equal(tensors[k], others[k]) for k in tensors)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_round_trip(arrays, clippo, tmp_path, scan):
+    """The arrays of the reference come out as they came in, bit for bit, also if they are stacked."""
+    save_big_vision(clippo, tmp_path / "x.npz", scan=scan)
+    assert same(load_big_vision(tmp_path / "x.npz"), clippo)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+    with np.load(tmp_path / "x.npz") as file:
+        written = {re.sub(r"encoderblock/", "encoderblock_0/", name): file[name] for name in file.files}
+    assert written.keys() == arrays.keys()
+    for name, array in arrays.items():
+        stacked = scan and "encoderblock" in name
+        np.testing.assert_array_equal(written[name], array[None] if stacked else array)
+
+
+def test_stacked_blocks_keep_their_order(tmp_path):
+    model = create_model("clippo-ti32", image_size=64, out_dim=8)
+    save_big_vision(model, tmp_path / "x.npz", scan=True)
+    assert same(load_big_vision(tmp_path / "x.npz"), model)
+    with np.load(tmp_path / "x.npz") as file:
+        arrays = dict(file)
+    scale = "params/img/Transformer/encoderblock/LayerNorm_0/scale"
+    np.savez(tmp_path / "short.npz", **arrays | {scale: arrays[scale][:-1]})
+    with pytest.raises(ValueError, match=r"LayerNorm_0/scale: expected float32 \(12, 192\), found .* \(11"):
+        load_big_vision(tmp_path / "short.npz")
+    fortran = {name: np.asfortranarray(array) for name, array in arrays.items()}
+    np.savez_compressed(tmp_path / "other.npz", **fortran)
+    assert same(load_big_vision(tmp_path / "other.npz"), model)
+
+
+def test_position_embedding_is_resampled_as_the_reference_does(reference_dir, arrays, tmp_path):
+    with np.load(reference_dir / "model" / "posemb.npz") as file:
+        old, to_24, to_7 = (torch.from_numpy(file[name]) for name in ("old", "to24", "to7"))
+    old = old.reshape(1, 14 * 14, -1)
+    for expected, side in ((to_24, 24), (to_7, 7)):
+        ours = resample_pos_embed(old, side**2)
+        torch.testing.assert_close(ours, expected.reshape(ours.shape), atol=1e-6, rtol=1e-6)
+    np.savez(tmp_path / "x.npz", **arrays)
+    larger = load_big_vision(tmp_path / "x.npz", image_size=96)
+    assert larger.encode_image(torch.zeros(1, 96, 96, 3)).shape == (1, 32)
+    own = load_big_vision(tmp_path / "x.npz").tower.pos_embed
+    torch.testing.assert_close(larger.tower.pos_embed, resample_pos_embed(own, 36))
+
+
+def old_names(model: Clippo, *, class_token: bool) -> dict[str, np.ndarray]:
+    """The tower of a model as a file of AugReg's has it: its names, a class token, a head of 21,843."""
+    out = {}
+    for name, array in reference_arrays(model.state_dict(), model.config):
+        if not name.startswith("img/") or "MAPHead" in name or "head/" in name:
+            continue
+        name = name.removeprefix("img/")
+        name = re.sub(r"(encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/", name)
+        name = name.replace("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1")
+        name = name.replace("MlpBlock_0", "MlpBlock_3")
+        out[name.replace("pos_embedding", "Transformer/posembed_input/pos_embedding")] = array
+    width = model.config.width
+    if class_token:
+        key = "Transformer/posembed_input/pos_embedding"
+        out[key] = np.concatenate([np.full((1, 1, width), 99, np.float32), out[key]], axis=1)
+        out["cls"] = np.zeros((1, 1, width), np.float32)
+    return out | {
+        "pre_logits/kernel": np.zeros((width, width), np.float32),
+        "pre_logits/bias": np.zeros(width, np.float32),
+        "head/kernel": np.zeros((width, 21_843), np.float32),
+        "head/bias": np.zeros(21_843, np.float32),
+    }
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+def test_starting_from_a_classifier(tmp_path, class_token, prefix):
+    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    arrays = old_names(vit, class_token=class_token)
+    np.savez(tmp_path / "vit.npz", **{prefix + name: array for name, array in arrays.items()})
+    for size in (64, 96):
+        model = create_model("clippo-mu16", image_size=size, out_dim=8)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        load_vit(model, tmp_path / "vit.npz")
+        for name, value in model.state_dict().items():
+            kept = name == "log_scale" or name.startswith(("tower.pool.", "tower.head."))
+            expected = before[name] if kept else vit.state_dict()[name]
+            if name == "tower.pos_embed":
+                expected = resample_pos_embed(expected, (size // 16) ** 2)
+            assert torch.equal(value, expected), name
+
+
+def test_a_classifier_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
+    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    arrays = old_names(vit, class_token=True)
+    np.savez(tmp_path / "vit.npz", **arrays)
+    other = Clippo(TowerConfig(**vars(vit.config) | {"mlp_dim": 64}))
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match="not a ViT for this model: 3 arrays do not fit.*MlpBlock_0/Dense_0"):
+        load_vit(other, tmp_path / "vit.npz")
+    with pytest.raises(ValueError, match="head/kernel: expected"):
+        load_vit(vit, tmp_path / "vit.npz", dont_load=["^MAPHead_0/", "^cls$", "^pre_logits/"])
+    with pytest.raises(ValueError, match="cls: not a part of it"):
+        load_vit(vit, tmp_path / "vit.npz", dont_load=["^MAPHead_0/", "^head/", "^pre_logits/"])
+    assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
+
+
+def test_an_array_that_promises_more_than_it_has(arrays, tmp_path):
+    """A header of terabytes over a few bytes is refused before anything is allocated."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                if name == "params/img/head/kernel":
+                    np.lib.format.write_array_header_1_0(
+                        file, {"descr": "<f4", "fortran_order": False, "shape": (32, 2**40)}
+                    )
+                    file.write(b"few")
+                else:
+                    np.lib.format.write_array(file, array)
+    with pytest.raises(ValueError, match="img/head/kernel should take .* bytes, and has"):
+        load_big_vision(path)
+
+
+PEAK = """
+import resource, sys, torch
+from model import load_big_vision
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+load_big_vision(sys.argv[1])  # what is loaded once: code, tables
+before = peak()
+model = load_big_vision(sys.argv[2])
+size = sum(4 * parameter.numel() for parameter in model.parameters())
+print((peak() - before) / size)
+"""
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_loading_takes_little_more_memory_than_the_parameters(tmp_path, scan):
+    small = create_model("clippo-mu16", image_size=64)
+    large = create_model("clippo-s16", depth=24)
+    for name, model in (("small", small), ("large", large)):
+        save_big_vision(model, tmp_path / f"{name}.npz", scan=scan)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "small.npz"), str(tmp_path / "large.npz")]
+    assert float(subprocess.check_output(command, text=True)) < 1.3

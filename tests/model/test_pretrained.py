@@ -1,10 +1,12 @@
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import Clippo, TowerConfig
+from model import Clippo, TowerConfig, create_model
+from renderer import ParagraphRenderer, UnifontRenderer
 
 
 @pytest.fixture
@@ -62,6 +64,92 @@ def test_broken_files_are_refused(clippo, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="not the configuration"):
         Clippo.from_pretrained(tmp_path)
+
+
+def test_text_tokens_are_kept(tmp_path):
+    model = create_model("clippo-mu16", image_size=32, out_dim=8, text_tokens="inked")
+    model.save_pretrained(tmp_path)
+    assert Clippo.from_pretrained(tmp_path).config.text_tokens == "inked"
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["text_tokens"]  # a file from before there was a choice
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Clippo.from_pretrained(tmp_path).config.text_tokens == "all"
+
+
+def test_the_renderer_is_made_again_from_its_description(tmp_path, recwarn):
+    """A model reads strings with the renderer that it was saved with, nothing else being said."""
+    for renderer in (UnifontRenderer(48, lower=False), ParagraphRenderer(48, ink=255, background=0)):
+        config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
+        model = Clippo(config, renderer)
+        model.save_pretrained(tmp_path)
+        loaded = Clippo.from_pretrained(tmp_path)
+        assert loaded.background == renderer.background
+        assert torch.equal(loaded.encode_text(["A Cat"]), model.encode_text(["A Cat"]))
+        assert loaded.renderer.description == renderer.description
+    assert not recwarn.list
+
+
+def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
+    config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
+    Clippo(config, UnifontRenderer(48)).save_pretrained(tmp_path)
+    description = json.loads((tmp_path / "renderer.json").read_text())
+    description["fonts"]["unifont.otf"] = "another"
+    (tmp_path / "renderer.json").write_text(json.dumps(description))
+    model = Clippo.from_pretrained(tmp_path)  # no word yet: strings may never come
+    with pytest.warns(UserWarning, match=r"drawn differently: fonts\.unifont\.otf was another, is"):
+        model.encode_text(["a cat"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"renderer": "os.system"}, "not the description of a renderer: 'os.system'"),
+        ({"options": {"size": 48, "colour": 1}}, "not the options of a UnifontRenderer.*colour"),
+        ({"options": []}, "does not describe a renderer"),
+    ],
+)
+def test_a_description_that_is_none(tmp_path, change, message):
+    config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
+    Clippo(config, UnifontRenderer(48)).save_pretrained(tmp_path)
+    path = tmp_path / "renderer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        Clippo.from_pretrained(tmp_path).encode_text(["a"])
+
+
+# -- the Hub
+
+
+def test_from_the_hub(clippo, tmp_path, monkeypatch):
+    """By huggingface_hub itself, from its cache, without the network."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    commits = {"main": "a" * 40, "v1": "b" * 40}
+    repository = tmp_path / "models--someone--clippo"
+    for name, commit in commits.items():
+        clippo.log_scale.data.fill_(float(name == "main"))
+        clippo.save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert Clippo.from_pretrained("someone/clippo").log_scale == 1
+    for revision in ("v1", "b" * 40):
+        assert Clippo.from_pretrained("someone/clippo", revision=revision).log_scale == 0
+
+
+def test_without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"someone/clippo is no folder here.*clippo-kernels\[hub\]"):
+        Clippo.from_pretrained("someone/clippo")
+
+
+def test_a_folder_has_no_revision(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="revision is for names on the Hub"):
+        Clippo.from_pretrained(tmp_path, revision="main")
+    for path in ("./a/b", "../a", "/a/b", "a/b/c", "none"):
+        with pytest.raises(FileNotFoundError):
+            Clippo.from_pretrained(path)
 
 
 class Renderer:

@@ -4,10 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import Clippo, TowerConfig, create_model, list_models
-from model.tower import Tower
-from model.variants import named_config
-from renderer import UnifontRenderer
+from model import Clippo, TowerConfig, create_model
 
 SMALL = TowerConfig(width=32, depth=2, mlp_dim=64, heads=2, patch_size=8, image_size=32, out_dim=16)
 
@@ -18,33 +15,18 @@ def clippo() -> Clippo:
     return Clippo(SMALL)
 
 
-def count(config: TowerConfig) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in Clippo(config).parameters())
-
-
-@pytest.mark.parametrize(("name", "parameters"), [("clippo-b16", 93_474_817), ("clippo-l16", 316_681_985)])
-def test_published_parameter_counts(name, parameters):
-    assert count(named_config(name)) == parameters
-
-
-@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("clippo-")])
-def test_every_named_model_can_be_made(name):
-    config = named_config(name)
-    with torch.device("meta"):
-        tower = Tower(config)
-    assert tower.pos_embed.shape == (1, (224 // config.patch_size) ** 2, config.width)
-
-
-def test_create_model_takes_sizes_and_refuses_other_names():
-    model = create_model("clippo-mu16", image_size=64, out_dim=8)
-    assert model.encode_image(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 8)
-    with pytest.raises(ValueError, match=r"name must be one of clippo-mu8.*'vit-b16'"):
-        create_model("vit-b16")
-
-
 @pytest.mark.parametrize(
-    ("field", "value"), [("width", 0), ("depth", -1), ("heads", 3), ("image_size", 33), ("mlp_dim", 1.5)]
+    ("field", "value"),
+    [
+        ("width", 0),
+        ("depth", -1),
+        ("depth", 10**6),
+        ("heads", 3),
+        ("image_size", 33),
+        ("mlp_dim", 1.5),
+        ("out_dim", True),
+        ("text_tokens", "some"),
+    ],
 )
 def test_impossible_sizes_are_named(field, value):
     with pytest.raises(ValueError, match=field):
@@ -76,13 +58,6 @@ def test_layouts_and_dtypes_of_the_same_pixels_agree(clippo):
 def test_images_of_another_size_are_refused(clippo, shape):
     with pytest.raises(ValueError, match="images must be 32 x 32 px"):
         clippo.encode_image(torch.zeros(shape))
-
-
-def test_strings_are_drawn_by_the_published_renderer():
-    clippo = create_model("clippo-mu16", image_size=64, out_dim=8)
-    texts = ["a cat", "Ein Hund"]
-    expected = clippo.encode_text(UnifontRenderer(64)(texts))
-    assert torch.equal(clippo.encode_text(texts), expected)
 
 
 def test_initialisation_follows_the_published_models():
@@ -124,14 +99,6 @@ def test_block_is_the_textbook_block(clippo):
     y = x + block.attn.proj((weights @ v).transpose(1, 2).reshape(2, 16, 32))
     y = y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y)), approximate="tanh"))
     torch.testing.assert_close(block(x), y)
-
-
-def test_compiles_without_graph_breaks(clippo):
-    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    texts = torch.randint(0, 256, (2, 32, 32), dtype=torch.uint8)
-    compiled = torch.compile(clippo, fullgraph=True, backend="aot_eager")
-    for ours, eager in zip(compiled(images, texts), clippo(images, texts), strict=True):
-        torch.testing.assert_close(ours, eager)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is used where there is no GPU")

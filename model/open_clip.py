@@ -1,0 +1,67 @@
+"""A Clippo in the shape of an open_clip model, for code that was written for those.
+
+    model, preprocess, tokenizer = open_clip_trio(clippo)
+
+CLIP_benchmark, clip-retrieval and the like ask no more than this of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.clippo import Clippo, normalized
+
+
+class OpenClipModel(nn.Module):
+    """What open_clip's `CLIP` has: encoders whose embeddings are not normalised unless asked for.
+
+    Gradients flow, as they do there; wrap calls in `torch.inference_mode()` where they are not wanted.
+
+    Attributes:
+        logit_scale: the logarithm of the factor on cosine similarities.
+    """
+
+    def __init__(self, clippo: Clippo) -> None:
+        super().__init__()
+        self.clippo = clippo
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.clippo.log_scale
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """(B, out_dim) embeddings of what `preprocess` gave, stacked."""
+        z = self.clippo.embed_images(image)
+        return normalized(z) if normalize else z
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """(B, out_dim) embeddings of what the tokenizer gave."""
+        z = self.clippo.embed_texts(text)
+        return normalized(z) if normalize else z
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings of unit length, and the factor on their products."""
+        return (*self.clippo(image, text), self.clippo.logit_scale)
+
+
+def open_clip_trio(
+    clippo: Clippo,
+) -> tuple[OpenClipModel, Callable[[Any], Tensor], Callable[[str | Sequence[str]], Tensor]]:
+    """Model, preprocess and tokenizer, as open_clip's `create_model_from_pretrained` and `get_tokenizer` do.
+
+    `preprocess` turns one PIL image into a (3, S, S) float32 tensor in [-1, 1]. The "tokenizer" is the
+    model's renderer: one string, or a list, becomes a (B, S, S) uint8 tensor of pixels, which has
+    `.to(device)` and goes to `encode_text`.
+    """
+
+    def preprocess(image: Any) -> Tensor:
+        return torch.from_numpy(clippo.preprocess_image(image)).permute(2, 0, 1) / 127.5 - 1
+
+    def tokenizer(texts: str | Sequence[str]) -> Tensor:
+        return clippo.render([texts] if isinstance(texts, str) else texts)
+
+    return OpenClipModel(clippo), preprocess, tokenizer

@@ -1,0 +1,146 @@
+"""What people call: encoders that take what people have."""
+
+import copy
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model import Clippo, TowerConfig, create_model
+from renderer import ParagraphRenderer, UnifontRenderer
+
+TEXTS = ["a cat", "Ein Hund", "一只猫"]
+
+
+@pytest.fixture(scope="module")
+def clippo() -> Clippo:
+    torch.manual_seed(0)
+    return create_model("clippo-mu16", image_size=64, out_dim=8)
+
+
+@pytest.fixture
+def photographs() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 30, 3), (64, 64, 3), (9, 200, 3))]
+
+
+def test_images_of_any_kind(clippo, photographs):
+    ready = np.stack([clippo.preprocess_image(image) for image in photographs])
+    expected = clippo.encode_image(torch.from_numpy(ready))
+    assert expected.shape == (3, 8)
+    assert expected.dtype == torch.float32
+    torch.testing.assert_close(expected.norm(dim=1), torch.ones(3))
+    for same in (
+        photographs,
+        tuple(map(Image.fromarray, photographs)),
+        [photographs[0], Image.fromarray(photographs[1]), torch.from_numpy(photographs[2])],
+        ready,
+    ):
+        assert torch.equal(clippo.encode_image(same), expected)
+    torch.testing.assert_close(clippo.encode_image(photographs, batch_size=2), expected)
+    raw = clippo.encode_image(photographs, normalize=False)
+    torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=1), expected)
+    assert (raw.norm(dim=1) - 1).abs().min() > 1e-3
+
+
+def test_texts_of_any_kind(clippo):
+    """Strings, drawn by the published renderer, and pixels."""
+    pixels = UnifontRenderer(64)(TEXTS)
+    expected = clippo.encode_text(TEXTS)
+    for same in (pixels, torch.from_numpy(pixels), torch.from_numpy(pixels)[..., None], tuple(TEXTS)):
+        assert torch.equal(clippo.encode_text(same), expected)
+    other = Clippo(clippo.config, ParagraphRenderer(64))
+    other.load_state_dict(clippo.state_dict())
+    assert torch.equal(other.encode_text(TEXTS), clippo.encode_text(ParagraphRenderer(64)(TEXTS)))
+
+
+def test_nothing_gives_nothing(clippo):
+    for nothing in ([], np.empty((0, 64, 64), np.uint8)):
+        assert clippo.encode_text(nothing).shape == clippo.encode_image(nothing).shape == (0, 8)
+    assert clippo.similarity([], TEXTS).shape == (0, 3)
+
+
+def test_what_is_no_batch(clippo, photographs):
+    with pytest.raises(TypeError, match="expected a batch of pixels, or a sequence, got one str"):
+        clippo.encode_text("one string")
+    with pytest.raises(TypeError, match="got one Image"):
+        clippo.encode_image(Image.fromarray(photographs[0]))
+    with pytest.raises(ValueError, match=r"images must be 64 x 64 px, got shape \(1, 40, 30, 3\)"):
+        clippo.encode_image(photographs[0][None])
+    with pytest.raises(TypeError, match=r"texts\[1\] is int"):
+        clippo.encode_text(["a", 1])
+
+
+def test_text_in_images(clippo, photographs):
+    questions = ["what?", "", "how many"]
+    renderer = UnifontRenderer(64)
+    for position in ("top", "bottom"):
+        expected = clippo.encode_image(renderer.compose(photographs, questions, position))
+        found = clippo.encode_image_text(
+            list(map(Image.fromarray, photographs)), questions, position=position
+        )
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="as many as images"):
+        clippo.encode_image_text(photographs, questions[:2])
+
+
+def test_similarity(clippo, photographs):
+    expected = clippo.encode_image(photographs) @ clippo.encode_text(TEXTS).T
+    assert torch.equal(clippo.similarity(photographs, TEXTS), expected)
+    assert expected.abs().max() <= 1 + 1e-6
+
+
+def test_embeddings_can_be_trained_on(clippo, photographs):
+    """They are constants, not what inference mode leaves, which no other model could save for a backward."""
+    z = clippo.encode_image(photographs)
+    assert not z.requires_grad
+    probe = torch.nn.Linear(8, 2)
+    probe(z).sum().backward()
+    assert probe.weight.grad is not None
+
+
+def test_on_other_dtypes(clippo, photographs):
+    expected = clippo.encode_image(photographs)
+    half = copy.deepcopy(clippo).to(torch.bfloat16)
+    torch.testing.assert_close(half.encode_image(photographs), expected, atol=0.03, rtol=0)
+    double = copy.deepcopy(clippo).double()
+    torch.testing.assert_close(double.encode_image(photographs), expected, atol=1e-5, rtol=0)
+
+
+def test_copies_draw_as_well(clippo):
+    for other in (copy.deepcopy(clippo), pickle.loads(pickle.dumps(clippo))):  # noqa: S301
+        assert torch.equal(other.encode_text(TEXTS), clippo.encode_text(TEXTS))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(clippo, photographs):
+    on_gpu = copy.deepcopy(clippo).cuda()
+    for mode in ("all", "inked"):
+        on_gpu.config = dataclasses.replace(on_gpu.config, text_tokens=mode)
+        clippo_there = on_gpu.encode_text(TEXTS)
+        assert clippo_there.device.type == "cuda"
+        assert clippo_there.dtype == torch.float32
+    torch.testing.assert_close(
+        on_gpu.encode_image(photographs).cpu(), clippo.encode_image(photographs), atol=0.03, rtol=0
+    )
+
+
+def test_the_background_decides_what_is_ink():
+    config = TowerConfig(
+        width=32,
+        depth=1,
+        mlp_dim=64,
+        heads=2,
+        patch_size=16,
+        image_size=64,
+        out_dim=8,
+        text_tokens="inked",
+    )
+    model = Clippo(config, UnifontRenderer(64, background=255))
+    texts = torch.from_numpy(model.renderer(["word"]))
+    assert model.patches_of(texts).sequences.max_seqlen < 4
+    model.renderer = UnifontRenderer(64)
+    assert model.patches_of(texts).sequences.max_seqlen == 16
