@@ -87,9 +87,7 @@ def rgb_pixels(image: Any) -> np.ndarray:
     if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
         image = np.moveaxis(image, 0, 2)
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(
-            f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {shape}"
-        )
+        raise ValueError(f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {shape}")
     if image.shape[2] == 4:
         image = np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
     return np.broadcast_to(image, (*image.shape[:2], 3))

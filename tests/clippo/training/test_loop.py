@@ -73,22 +73,61 @@ class PulledPlugError(Exception):
     pass
 
 
-@pytest.mark.parametrize("cut_at", [7, 13])
-def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_path, monkeypatch, cut_at):
+def train_until(step: int, config, folder) -> None:
+    """Cut a run off."""
     sample = EmojiDataset.sample
 
     def cut(self, number, *args):
-        if number == cut_at:
+        if number == step:
             raise PulledPlugError
         return sample(self, number, *args)
 
-    monkeypatch.setattr(EmojiDataset, "sample", cut)
-    with pytest.raises(PulledPlugError):
-        train(tiny_config, tmp_path / "run")
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmojiDataset, "sample", cut)
+        with pytest.raises(PulledPlugError):
+            train(config, folder)
+
+
+@pytest.mark.parametrize("cut_at", [7, 13])
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_path, cut_at):
+    train_until(cut_at, tiny_config, tmp_path / "run")
     train(tiny_config, tmp_path / "run", resume=True)
     assert same(state(tmp_path / "run"), state(finished))
     assert losses(tmp_path / "run") == losses(finished)
+
+
+def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path):
+    """Also in chunks, which are embedded twice, with blocks computed twice, and after a resumption."""
+    config = dataclasses.replace(
+        tiny_config,
+        model=dataclasses.replace(tiny_config.model, text_tokens="inked"),
+        steps=6,
+        checkpoint_every=2,
+        chunk_size=5,
+        patch_dropout=0.5,
+    )
+    train(config, tmp_path / "whole")
+    whole = state(tmp_path / "whole")
+    train_until(5, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), whole)
+    train(dataclasses.replace(config, recompute_blocks=True), tmp_path / "recomputed")
+    for name, value in state(tmp_path / "recomputed").items():
+        torch.testing.assert_close(value, whole[name], atol=1e-5, rtol=1e-4)
+    train(dataclasses.replace(config, patch_dropout=0.0), tmp_path / "all")
+    assert not same(state(tmp_path / "all"), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_dropout": 1.0}, "patch_dropout must be from 0 to below 1"),
+        ({"baseline": "2t"}, "baseline must be one of none, 1t, two-tower"),
+    ],
+)
+def test_impossible_settings(tiny_config, change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(tiny_config, **change)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, tiny_config):

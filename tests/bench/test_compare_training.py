@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from bench import compare_training
+from bench.compare_training import INKED, Run
+
+TINY = (
+    "--batch-size 16 --steps 3 --model.image-size 48 --model.width 16 --model.depth 1 --model.mlp-dim 16 "
+    "--model.heads 1 --data.languages en de"
+).split()
+
+
+def test_runs_what_it_compares_and_tabulates_it(tmp_path, monkeypatch, capsys):
+    runs = [Run("all", []), Run("inked", INKED), Run("inked, as long", INKED, like="all")]
+    monkeypatch.setattr(compare_training, "EXPERIMENTS", {"tokens": runs})
+    monkeypatch.setattr(compare_training, "SHORT", TINY)
+    monkeypatch.setattr(compare_training, "RESULTS", tmp_path / "results")
+    arguments = ["compare", "tokens", "--seeds", "0", "--steps", "3", "--out", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert compare_training.main() == 0
+    [file] = (tmp_path / "results").glob("*/*-training-tokens.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["name"] for row in rows] == ["all", "inked", "inked, as long"]
+    assert [row["steps"] for row in rows[:2]] == [3, 3]
+    assert rows[2]["steps"] == max(1, round(3 * rows[1]["pairs_per_s"] / rows[0]["pairs_per_s"]))
+    assert rows[1]["command"].endswith("--model.text-tokens inked")
+    for row in rows:
+        assert row["parameters"] == rows[0]["parameters"] > 1000
+        assert 0 <= row["recall_en"][0] <= 100
+    printed = capsys.readouterr().out
+    assert "| inked | 0.0" in printed
+
+    monkeypatch.setattr(compare_training.subprocess, "run", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr(compare_training, "EXPERIMENTS", {"tokens": runs[:2]})
+    assert compare_training.main() == 0
