@@ -51,7 +51,7 @@ def draw(emoji: str, text: str, path: Path) -> None:
     inked, patches = int(is_inked.sum()), is_inked.size
     axes.text(20, 85.5, "a picture", ha="center")
     axes.text(20, 43.5, "its caption, drawn", ha="center")
-    axes.text(20, 2.5, f'inked: {inked} of {patches} patches', ha="center", fontsize=8, color=TEXT)  # fmt: skip
+    axes.text(20, 2.5, f"inked: {inked} of {patches} patches", ha="center", fontsize=8, color=TEXT)
 
     arrow(axes, (40, 66), (50, 56))
     arrow(axes, (40, 24), (50, 42))

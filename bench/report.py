@@ -96,7 +96,7 @@ def table(rows: list[Row]) -> str:
     for group in dict.fromkeys(row["group"] for row in rows):
         ours = [r for r in rows if r["group"] == group and r["name"] == OURS]
         peers = [r for r in rows if r["group"] == group and not r["name"].startswith(OURS)]
-        if not ours:
+        if not ours or "share_of_roofline" not in ours[0]:
             continue
         time, share = ours[0]["median_us"], f"{ours[0]['share_of_roofline']:.0%}"
         if peers:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,6 +113,7 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
                 for entry in wanted
             ]
         check(arrays, own, wanted)
+        arrays.verify()  # before the first tensor is overwritten
         copy(arrays, model, wanted)
 
 
@@ -378,6 +382,11 @@ class Arrays:
     def keep(self, is_kept: Callable[[str], bool]) -> None:
         self.members = {name: member for name, member in self.members.items() if is_kept(name)}
 
+    def verify(self) -> None:
+        """Read everything once, and compare it with its checksums."""
+        if (broken := self._archive.testzip()) is not None:
+            raise ValueError(f"{broken} is damaged")
+
     def read(self, name: str) -> np.ndarray:
         with self._archive.open(self.members[name].file) as file:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
@@ -394,13 +403,27 @@ class Arrays:
                 yield np.frombuffer(content, dtype).reshape(shape)
 
 
+# What zipfile, zlib and numpy's reader of headers raise on damaged, encrypted or foreign files.
+BROKEN = (
+    ValueError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 @contextmanager
 def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Iterator[Arrays]:
     """Open a `.npz`; whatever turns out to be wrong with it is a ValueError that names the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield Arrays(archive, prefixes)
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path} is not {expected}: {error}") from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,14 +42,17 @@ class Clippo(nn.Module):
         # The logarithm is learned, so that the scale of the logits stays positive.
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.renderer_in_use = renderer  # None until strings come
-        self.make_renderer: Callable[[], TextRenderer] = partial(published_renderer, config.image_size)
+        self.renderer_description: dict[str, Any] | None = None  # of the one to make then, if it is known
         self.background: int = getattr(renderer, "background", GREY)  # of rendered text, its grey level
 
     @property
     def renderer(self) -> Any:
         """What draws strings for `encode_text`."""
         if self.renderer_in_use is None:
-            self.renderer_in_use = self.make_renderer()
+            if self.renderer_description is None:
+                self.renderer = published_renderer(self.config.image_size)
+            else:
+                self.renderer = pretrained.described_renderer(self.renderer_description)
         return self.renderer_in_use
 
     @renderer.setter
@@ -168,6 +170,10 @@ class Clippo(nn.Module):
             texts: B strings; see `renderer.compose`.
             position: where they are written; the image is resized into the rest.
             normalize: give the embeddings unit length.
+
+        Raises:
+            TypeError, ValueError: as of `renderer.compose`.
+            AttributeError: the model's renderer is a plain function, which cannot write into images.
         """
         composed = self.renderer.compose([rgb_pixels(image) for image in images], texts, position)
         return self.encode_image(composed, normalize=normalize)
@@ -242,7 +248,8 @@ class Clippo(nn.Module):
             revision: branch, tag or commit on the Hub; a commit pins the weights.
 
         Raises:
-            FileNotFoundError: the folder lacks the configuration or the weights.
+            FileNotFoundError: the folder lacks the configuration or the weights, or there is none here and none
+                of that name on the Hub.
             ImportError: a name on the Hub, without huggingface_hub.
             ValueError: the configuration or the weights are not those of a Clippo, or do not fit together.
         """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,26 @@ RENDERER_FILE = "renderer.json"  # what drew the text that the model has learned
 def save(model: Clippo, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
-    description = getattr(model.renderer_in_use, "description", None)
+    description = model.renderer_description
+    if model.renderer_in_use is not None:
+        description = getattr(model.renderer_in_use, "description", None)
+    write(folder / WEIGHTS_FILE, lambda path: save_file(model.state_dict(), path))
+    write(folder / CONFIG_FILE, lambda path: write_json(path, asdict(model.config)))
     if description is not None:
-        (folder / RENDERER_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    save_file(model.state_dict(), folder / WEIGHTS_FILE)
+        write(folder / RENDERER_FILE, lambda path: write_json(path, description))
+    else:
+        (folder / RENDERER_FILE).unlink(missing_ok=True)  # of another model, which was here before
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a file, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    fill(unfinished)
+    os.replace(unfinished, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load(
@@ -46,7 +61,7 @@ def load(
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     try:
         config = TowerConfig(**json.loads(config_path.read_text()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{config_path} is not the configuration of a Clippo: {error}") from error
     with torch.device("meta"):
         model = cls(config, renderer)
@@ -64,9 +79,9 @@ def load(
     if (folder / RENDERER_FILE).is_file():
         description = read_description(folder / RENDERER_FILE)
         if renderer is not None:
-            warn_of_another_renderer(description, renderer, folder)
+            warn_of_another_renderer(description, renderer)
         else:
-            model.make_renderer = partial(described_renderer, description, folder)
+            model.renderer_description = description
             model.background = description.get("options", {}).get("background", model.background)
     return model
 
@@ -103,29 +118,35 @@ def download(name: str, revision: str | None) -> Path:
             "pip install 'clippo-kernels[hub]'"
         ) from error
     files = [CONFIG_FILE, WEIGHTS_FILE, RENDERER_FILE]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileNotFoundError(
+            f"{name} is no folder here, and not to be had from the Hub: {reason}"
+        ) from error
 
 
 def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not describe a renderer: {error}") from error
     if not isinstance(description, dict) or not isinstance(description.get("options", {}), dict):
         raise ValueError(f"{path} does not describe a renderer")
     return description
 
 
-def described_renderer(description: dict[str, Any], folder: Path) -> TextRenderer:
+def described_renderer(description: dict[str, Any]) -> TextRenderer:
     """A renderer of the kind and options described, from the fonts of this machine."""
     from renderer import from_description  # which needs Skia and fonts: for strings alone
 
     renderer: TextRenderer = from_description(description)
-    warn_of_another_renderer(description, renderer, folder)
+    warn_of_another_renderer(description, renderer)
     return renderer
 
 
-def warn_of_another_renderer(description: dict[str, Any], renderer: TextRenderer, folder: Path) -> None:
+def warn_of_another_renderer(description: dict[str, Any], renderer: TextRenderer) -> None:
     """Warn if a renderer is not the one described; say nothing where it does not describe itself."""
     current = getattr(renderer, "description", None)
     if current is None:
@@ -138,7 +159,7 @@ def warn_of_another_renderer(description: dict[str, Any], renderer: TextRenderer
     ]
     if differing:
         warnings.warn(
-            f"the model in {folder} was trained with text that was drawn differently: {'; '.join(differing)}",
+            f"this model was trained with text that was drawn differently: {'; '.join(differing)}",
             stacklevel=4,
         )
 

@@ -237,6 +237,40 @@ def test_a_classifier_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
 
 
+def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
+    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    np.savez(tmp_path / "vit.npz", **old_names(vit, class_token=True))
+    content = bytearray((tmp_path / "vit.npz").read_bytes())
+    content[content.rindex(b"embedding/bias.npy", 0, len(content) // 2) + 200] ^= 1
+    (tmp_path / "vit.npz").write_bytes(content)
+    model = create_model("clippo-mu16", image_size=64, out_dim=8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"not a ViT for this model: Bad CRC-32"):
+        load_vit(model, tmp_path / "vit.npz")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_whatever_byte_is_wrong_it_is_one_kind_of_error(arrays, tmp_path):
+    whole = save(arrays)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.npz"
+    refused = 0
+    for _ in range(300):
+        broken = bytearray(whole)
+        if rng.random() < 0.2:
+            del broken[rng.integers(len(whole)) :]
+        # The last bytes are the list of members; before each array stand its name, shape and length.
+        start, bytes_changed = (len(whole) - 30_000, 4) if rng.random() < 0.5 else (0, 40)
+        for position in rng.integers(start, len(whole), bytes_changed):
+            broken[position % len(broken)] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            load_big_vision(path)
+        except ValueError as error:
+            refused += f"{path} is not a CLIPPO checkpoint" in str(error)
+    assert refused > 200  # the others had only bytes changed that nobody reads
+
+
 def test_an_array_that_promises_more_than_it_has(arrays, tmp_path):
     """A header of terabytes over a few bytes is refused before anything is allocated."""
     path = tmp_path / "x.npz"

@@ -86,6 +86,11 @@ def test_the_renderer_is_made_again_from_its_description(tmp_path, recwarn):
         assert loaded.background == renderer.background
         assert torch.equal(loaded.encode_text(["A Cat"]), model.encode_text(["A Cat"]))
         assert loaded.renderer.description == renderer.description
+        # Passed on by a model that never drew a string.
+        Clippo.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+        assert Clippo.from_pretrained(tmp_path / "again").renderer.description == renderer.description
+    Clippo(config).save_pretrained(tmp_path)
+    assert not (tmp_path / "renderer.json").exists()
     assert not recwarn.list
 
 
@@ -135,6 +140,10 @@ def test_from_the_hub(clippo, tmp_path, monkeypatch):
     assert Clippo.from_pretrained("someone/clippo").log_scale == 1
     for revision in ("v1", "b" * 40):
         assert Clippo.from_pretrained("someone/clippo", revision=revision).log_scale == 0
+    with pytest.raises(
+        FileNotFoundError, match="runs/none is no folder here, and not to be had from the Hub"
+    ):
+        Clippo.from_pretrained("runs/none")
 
 
 def test_without_huggingface_hub(monkeypatch):
