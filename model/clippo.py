@@ -248,8 +248,8 @@ class Clippo(nn.Module):
             revision: branch, tag or commit on the Hub; a commit pins the weights.
 
         Raises:
-            FileNotFoundError: the folder lacks the configuration or the weights, or there is none here and none
-                of that name on the Hub.
+            FileNotFoundError: the folder lacks the configuration or the weights; there is no such folder, and
+                no such name on the Hub.
             ImportError: a name on the Hub, without huggingface_hub.
             ValueError: the configuration or the weights are not those of a Clippo, or do not fit together.
         """
