@@ -25,7 +25,7 @@ from safetensors import safe_open
 from bench.report import RESULTS, provenance, write
 
 # Short runs of the emoji recipe, as in docs/training.md.
-SHORT = "--steps 1250 --learning-rate 1e-3 --warmup-steps 500".split()
+SHORT = "--learning-rate 1e-3 --warmup-steps 500".split()
 WIDE = "--model.image-size 96 --patch-dropout 0.5".split()
 INKED = "--model.text-tokens inked".split()
 
@@ -82,7 +82,7 @@ def main() -> int:
                 own = next(r for r in runs if r.flags == run.flags and not r.like)
                 rate, other = (measured[name][i]["pairs_per_s"] for name in (own.name, run.like))
                 steps = round(steps * rate / other)
-            flags = [*SHORT[2:], "--steps", str(steps), *run.flags]
+            flags = [*SHORT, "--steps", str(steps), *run.flags]
             folder = arguments.out / "-".join(flags).replace("-", "") / str(seed)
             command = ["clippo", "train", *flags, "--seed", str(seed), "--out", str(folder)]
             commands[run.name] = command[:-4]
