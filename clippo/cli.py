@@ -170,8 +170,11 @@ def export(source: str, /, *, out: Path) -> None:
     from clippo.export import export as write
     from clippo.training.run_folder import load_any
 
-    difference = write(load_any(source).eval(), out)
+    clippo = load_any(source).eval()
+    difference = write(clippo, out)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, differs by at most {difference:.1e}")
+    if clippo.config.text_tokens == "inked":
+        print("It is for photographs alone: the graph reads all patches of a text, the model the inked ones.")
 
 
 @app.command

@@ -35,7 +35,8 @@ class ImageEncoder(nn.Module):
 def export(clippo: Clippo, out: Path) -> float:
     """Write a model's image path, for batches of any size, as `.pt2` (torch.export) or `.onnx`.
 
-    A text tower that reads inked patches alone is written with all of them: the graph has no list of patches.
+    The graph reads all patches of what it is given, so of a model that reads the inked patches of text alone
+    it is the image path and not the text path.
 
     Args:
         clippo: in whose tower everything is.

@@ -424,7 +424,7 @@ def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Itera
         with zipfile.ZipFile(path) as archive:
             yield Arrays(archive, prefixes)
     except BROKEN as error:
-        raise ValueError(f"{path} is not {expected}: {error}") from error
+        raise ValueError(f"{path} cannot be read as {expected}: {error}") from error
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

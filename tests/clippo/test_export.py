@@ -1,5 +1,7 @@
 """Graphs for other runtimes: what they give is what the model gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from clippo.cli import main
 from clippo.errors import UserError
 from clippo.export import export
-from model import create_model, save_big_vision
+from model import Clippo, create_model, save_big_vision
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,13 @@ def test_command(clippo, tmp_path, capsys):
     clippo.save_pretrained(tmp_path / "folder")
     for source in ("x.npz", "folder"):
         main(["export", str(tmp_path / source), "--out", str(tmp_path / "x.pt2")])
-        assert "x.pt2: 0.4 MiB, differs by at most" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "x.pt2: 0.4 MiB, differs by at most" in printed
+        assert "for photographs alone" not in printed
+    inked = Clippo(replace(clippo.config, text_tokens="inked"))
+    inked.save_pretrained(tmp_path / "folder")
+    main(["export", str(tmp_path / "folder"), "--out", str(tmp_path / "x.pt2")])
+    assert "for photographs alone" in capsys.readouterr().out
     (tmp_path / "x.npz").write_bytes(b"broken")
     for source in ("x.npz", "none"):
         with pytest.raises(SystemExit):

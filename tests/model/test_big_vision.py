@@ -115,9 +115,9 @@ def save(arrays: dict[str, np.ndarray]) -> bytes:
         (lambda a: save(a | {"params/t": np.zeros(1, np.float16)}), "t: expected float32.*float16"),
         (lambda a: save(a | {"params/t": np.array([{"pickled": 1}])}), "pickle"),
         (lambda a: save({"a": np.zeros(1)}), "no array 'img/embedding/kernel'"),
-        (lambda a: save(a)[:-1000], "not a CLIPPO checkpoint"),
-        (lambda a: b"no archive at all", "not a CLIPPO checkpoint"),
-        (lambda a: b"", "not a CLIPPO checkpoint"),
+        (lambda a: save(a)[:-1000], "cannot be read as a CLIPPO checkpoint"),
+        (lambda a: b"no archive at all", "cannot be read as a CLIPPO checkpoint"),
+        (lambda a: b"", "cannot be read as a CLIPPO checkpoint"),
     ],
 )
 def test_what_is_not_a_checkpoint_is_refused(arrays, tmp_path, content, message):
@@ -178,6 +178,8 @@ def test_position_embedding_is_resampled_as_the_reference_does(reference_dir, ar
     assert larger.encode_image(torch.zeros(1, 96, 96, 3)).shape == (1, 32)
     own = load_big_vision(tmp_path / "x.npz").tower.pos_embed
     torch.testing.assert_close(larger.tower.pos_embed, resample_pos_embed(own, 36))
+    with pytest.raises(ValueError, match="image_size must be a multiple of patch_size, got 100"):
+        load_big_vision(tmp_path / "x.npz", image_size=100)
 
 
 def old_names(model: Clippo, *, class_token: bool) -> dict[str, np.ndarray]:
@@ -228,7 +230,7 @@ def test_a_classifier_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
     np.savez(tmp_path / "vit.npz", **arrays)
     other = Clippo(TowerConfig(**vars(vit.config) | {"mlp_dim": 64}))
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(ValueError, match="not a ViT for this model: 3 arrays do not fit.*MlpBlock_0/Dense_0"):
+    with pytest.raises(ValueError, match="cannot be read as a ViT for this model: 3 arrays do not fit.*MlpBlock_0/Dense_0"):
         load_vit(other, tmp_path / "vit.npz")
     with pytest.raises(ValueError, match="head/kernel: expected"):
         load_vit(vit, tmp_path / "vit.npz", dont_load=["^MAPHead_0/", "^cls$", "^pre_logits/"])
@@ -245,7 +247,7 @@ def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
     (tmp_path / "vit.npz").write_bytes(content)
     model = create_model("clippo-mu16", image_size=64, out_dim=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"not a ViT for this model: Bad CRC-32"):
+    with pytest.raises(ValueError, match=r"cannot be read as a ViT for this model: Bad CRC-32"):
         load_vit(model, tmp_path / "vit.npz")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -267,7 +269,7 @@ def test_whatever_byte_is_wrong_it_is_one_kind_of_error(arrays, tmp_path):
         try:
             load_big_vision(path)
         except ValueError as error:
-            refused += f"{path} is not a CLIPPO checkpoint" in str(error)
+            refused += f"{path} cannot be read as a CLIPPO checkpoint" in str(error)
     assert refused > 200  # the others had only bytes changed that nobody reads
 
 

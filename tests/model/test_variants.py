@@ -81,7 +81,7 @@ def test_published_files_are_looked_for(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=f"is not a {name} of these sizes"):
         create_model(name)
     np.savez(tmp_path / "models" / f"{name}.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match="not a CLIPPO checkpoint"):
+    with pytest.raises(ValueError, match="cannot be read as a CLIPPO checkpoint"):
         create_model(name)
 
 
