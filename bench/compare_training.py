@@ -1,7 +1,7 @@
 """Trains models that differ in one thing, several seeds each, and puts them side by side.
 
-    python -m bench.compare_training tokens        all patches of a text, or those with ink
-    python -m bench.compare_training baselines     CLIPPO, one tower with bytes, two towers
+    python -m bench.compare_training recipe     all patches of a text or those with ink; text as bytes
+    python -m bench.compare_training tokens     all patches or those with ink, two canvases, short runs
 
 Every run is a `clippo train` of its own, one after the other, in a folder of --out; runs that are there
 already are not run again. The table goes to the terminal, and with the commands to a file in bench/results.
@@ -25,8 +25,8 @@ from safetensors import safe_open
 from bench.report import RESULTS, provenance, write
 
 # Short runs of the emoji recipe, as in docs/training.md.
-SHORT = "--learning-rate 1e-3 --warmup-steps 500".split()
-WIDE = "--model.image-size 96 --patch-dropout 0.5".split()
+SHORT = "--steps 1250 --learning-rate 1e-3 --warmup-steps 500".split()
+WIDE = [*SHORT, *"--model.image-size 96 --patch-dropout 0.5".split()]
 INKED = "--model.text-tokens inked".split()
 
 
@@ -40,9 +40,16 @@ class Run:
 
 
 EXPERIMENTS = {
+    "recipe": [
+        Run("CLIPPO, all", []),
+        Run("CLIPPO, inked", INKED),
+        Run("the same, as many seconds as all", INKED, like="CLIPPO, all"),
+        Run("1T", ["--baseline", "1t"]),
+        Run("two towers", ["--baseline", "two-tower"]),
+    ],
     "tokens": [
-        Run("64 px, all", []),
-        Run("64 px, inked", INKED),
+        Run("64 px, all", SHORT),
+        Run("64 px, inked", [*SHORT, *INKED]),
         Run("96 px and half of each photograph, all", WIDE),
         Run("96 px and half of each photograph, inked", [*WIDE, *INKED]),
         Run(
@@ -50,12 +57,6 @@ EXPERIMENTS = {
             [*WIDE, *INKED],
             like="96 px and half of each photograph, all",
         ),
-    ],
-    "baselines": [
-        Run("CLIPPO, all", []),
-        Run("CLIPPO, inked", INKED),
-        Run("1T", ["--baseline", "1t"]),
-        Run("two towers", ["--baseline", "two-tower"]),
     ],
 }
 
@@ -68,7 +69,6 @@ def main() -> int:
     )
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1250)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     arguments = parser.parse_args()
 
@@ -77,13 +77,13 @@ def main() -> int:
     commands: dict[str, list[str]] = {}
     for i, seed in enumerate(arguments.seeds):
         for run in runs:
-            steps = arguments.steps
+            flags = [*run.flags]
             if run.like:
-                own = next(r for r in runs if r.flags == run.flags and not r.like)
-                rate, other = (measured[name][i]["pairs_per_s"] for name in (own.name, run.like))
-                steps = round(steps * rate / other)
-            flags = [*SHORT, "--steps", str(steps), *run.flags]
-            folder = arguments.out / "-".join(flags).replace("-", "") / str(seed)
+                own = next(r.name for r in runs if r.flags == run.flags and not r.like)
+                of_own, of_other = measured[own][i], measured[run.like][i]
+                steps = round(of_own["steps"] * of_own["pairs_per_s"] / of_other["pairs_per_s"])
+                flags += ["--steps", str(steps)]
+            folder = arguments.out / ("-".join(flags).replace("-", "") or "recipe") / str(seed)
             command = ["clippo", "train", *flags, "--seed", str(seed), "--out", str(folder)]
             commands[run.name] = command[:-4]
             if not (folder / "results.json").exists():

@@ -4,17 +4,20 @@ from bench import compare_training
 from bench.compare_training import INKED, Run
 
 TINY = (
-    "--batch-size 16 --model.image-size 48 --model.width 16 --model.depth 1 --model.mlp-dim 16 "
+    "--steps 3 --batch-size 16 --model.image-size 48 --model.width 16 --model.depth 1 --model.mlp-dim 16 "
     "--model.heads 1 --data.languages en de"
 ).split()
 
 
 def test_runs_what_it_compares_and_tabulates_it(tmp_path, monkeypatch, capsys):
-    runs = [Run("all", []), Run("inked", INKED), Run("inked, as long", INKED, like="all")]
+    runs = [
+        Run("all", TINY),
+        Run("inked", [*TINY, *INKED]),
+        Run("inked, as long", [*TINY, *INKED], like="all"),
+    ]
     monkeypatch.setattr(compare_training, "EXPERIMENTS", {"tokens": runs})
-    monkeypatch.setattr(compare_training, "SHORT", TINY)
     monkeypatch.setattr(compare_training, "RESULTS", tmp_path / "results")
-    arguments = ["compare", "tokens", "--seeds", "0", "--steps", "3", "--out", str(tmp_path / "runs")]
+    arguments = ["compare", "tokens", "--seeds", "0", "--out", str(tmp_path / "runs")]
     monkeypatch.setattr("sys.argv", arguments)
     assert compare_training.main() == 0
     [file] = (tmp_path / "results").glob("*/*-training-tokens.json")
