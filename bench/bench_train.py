@@ -64,7 +64,7 @@ def keep(benchmark, name, pairs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_dtype(benchmark, dataset, dtype):
-    measure(benchmark, f"all, {dtype}", CONFIG, dataset, dtype)
+    measure(benchmark, str(dtype), CONFIG, dataset, dtype)
 
 
 @pytest.mark.parametrize("text_tokens", ["all", "inked"])

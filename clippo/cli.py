@@ -35,7 +35,7 @@ def train(
     share of each batch:
 
         clippo train --out runs/mine --seed 1
-        clippo train --out runs/inked --model.text-tokens inked
+        clippo train --out runs/all --model.text-tokens all
         clippo train --out runs/wide --model.width 192 --model.mlp-dim 768
         clippo train --out runs/1t --recipe emoji --baseline 1t
         torchrun --nproc-per-node 8 -m clippo train --batch-size 2048
@@ -154,27 +154,27 @@ def render(
 
 
 @app.command
-def export(source: str, /, *, out: Path) -> None:
-    """Write the tower of a model as one graph, which embeds photographs and rendered text alike.
+def export(source: str, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
+    """Write a model as one graph, which embeds photographs, or rendered texts.
 
-    Takes (B, S, S, 3) uint8 pixels, any B, and gives (B, out_dim) embeddings of unit length. The file is read
-    back and compared with the model before it is kept; .onnx needs the `onnx` extra:
+    It takes (B, S, S, 3) uint8 pixels of photographs, or (B, S, S) of texts, any B, and gives (B, out_dim)
+    embeddings of unit length. The file is read back and compared with the model before it is kept; .onnx
+    needs the `onnx` extra:
 
-        clippo export runs/emoji --out emoji.onnx
+        clippo export runs/emoji --out images.onnx
+        clippo export runs/emoji --texts --out texts.onnx
         clippo export clippo_b16_yfcc100m.npz --out tower.pt2
 
     Args:
         source: A run of `clippo train`, a folder of `save_pretrained`, or a .npz of the reference.
         out: The file to write, .onnx or .pt2 (of torch.export).
+        texts: The graph for texts instead of the one for photographs.
     """
     from clippo.export import export as write
     from clippo.training.run_folder import load_any
 
-    clippo = load_any(source).eval()
-    difference = write(clippo, out)
+    difference = write(load_any(source).eval(), out, texts=texts)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, differs by at most {difference:.1e}")
-    if clippo.config.text_tokens == "inked":
-        print("It is for photographs alone: the graph reads all patches of a text, the model the inked ones.")
 
 
 @app.command

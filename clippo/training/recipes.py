@@ -17,7 +17,16 @@ def emoji() -> TrainConfig:
     held-out compositions (chance 3.14 %). docs/training.md has the whole table and how it was found.
     """
     return TrainConfig(
-        model=TowerConfig(width=96, depth=3, mlp_dim=384, heads=3, patch_size=16, image_size=64, out_dim=128),
+        model=TowerConfig(
+            width=96,
+            depth=3,
+            mlp_dim=384,
+            heads=3,
+            patch_size=16,
+            image_size=64,
+            out_dim=128,
+            text_tokens="inked",
+        ),
         data=EmojiConfig(),
         batch_size=128,
         steps=3000,

@@ -9,6 +9,7 @@ import torch
 from clippo.cli import main
 from clippo.errors import UserError
 from clippo.export import export
+from clippo.training.baselines import OneTower
 from model import Clippo, create_model, save_big_vision
 
 
@@ -40,9 +41,32 @@ def test_onnx(clippo, pixels, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
     [z_images] = session.run(None, {"images": pixels})
     np.testing.assert_allclose(z_images, clippo.encode_image(pixels), atol=1e-5)
-    texts = clippo.render(["a cat"]).numpy()
+    texts = clippo.render(["a cat"]).numpy()  # which the same graph reads
     [z_texts] = session.run(None, {"images": np.repeat(texts[..., None], 3, axis=3)})
     np.testing.assert_allclose(z_texts, clippo.encode_text(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("text_tokens", ["all", "inked"])
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+def test_texts(clippo, tmp_path, text_tokens, ending):
+    """Of different lengths, a blank one among them; blank patches count where the model reads them."""
+    own = Clippo(replace(clippo.config, text_tokens=text_tokens)).eval()
+    own.load_state_dict(clippo.state_dict())
+    texts = own.render(["", "a cat", "a longer text that inks many patches"])
+    path = tmp_path / f"x.{ending}"
+    if ending == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        assert export(own, path, texts=True) < 1e-5
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        z = torch.from_numpy(session.run(None, {"texts": texts.numpy()})[0])
+    else:
+        assert export(own, path, texts=True) < 1e-5
+        z = torch.export.load(path).module()(texts)
+    torch.testing.assert_close(z, own.encode_text(texts), atol=1e-5, rtol=1e-5)
+    other = Clippo(replace(clippo.config, text_tokens="all" if text_tokens == "inked" else "inked")).eval()
+    other.load_state_dict(clippo.state_dict())
+    assert (z - other.encode_text(texts)).abs().max() > 1e-3
 
 
 def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
@@ -57,6 +81,8 @@ def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
 def test_what_cannot_be_exported(clippo, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"must end in \.pt2 or \.onnx, got .*x\.pth"):
         export(clippo, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="reads text as bytes"):
+        export(OneTower(clippo.config), tmp_path / "x.pt2", texts=True)
     monkeypatch.setattr("clippo.export.ONNX_BYTES", 1000)
     with pytest.raises(UserError, match="at most 2 GiB"):
         export(clippo, tmp_path / "x.onnx")
@@ -68,13 +94,11 @@ def test_command(clippo, tmp_path, capsys):
     clippo.save_pretrained(tmp_path / "folder")
     for source in ("x.npz", "folder"):
         main(["export", str(tmp_path / source), "--out", str(tmp_path / "x.pt2")])
-        printed = capsys.readouterr().out
-        assert "x.pt2: 0.4 MiB, differs by at most" in printed
-        assert "for photographs alone" not in printed
-    inked = Clippo(replace(clippo.config, text_tokens="inked"))
-    inked.save_pretrained(tmp_path / "folder")
-    main(["export", str(tmp_path / "folder"), "--out", str(tmp_path / "x.pt2")])
-    assert "for photographs alone" in capsys.readouterr().out
+        assert "x.pt2: 0.4 MiB, differs by at most" in capsys.readouterr().out
+    main(["export", str(tmp_path / "folder"), "--texts", "--out", str(tmp_path / "texts.pt2")])
+    texts = clippo.render(["a cat"])
+    z = torch.export.load(tmp_path / "texts.pt2").module()(texts)
+    torch.testing.assert_close(z, clippo.encode_text(texts), atol=1e-5, rtol=1e-5)
     (tmp_path / "x.npz").write_bytes(b"broken")
     for source in ("x.npz", "none"):
         with pytest.raises(SystemExit):
