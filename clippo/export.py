@@ -48,9 +48,11 @@ class TextEncoder(nn.Module):
         self.tower = clippo.tower
         if self.config.text_tokens == "inked":
             self.tower = deepcopy(clippo.tower)
-            self.tower.pool = MaskedMapHead(self.tower.pool)
-            for block in self.tower.blocks:
-                block.attn = MaskedAttention(block.attn)
+            for name, part in clippo.tower.named_modules():
+                if isinstance(part, Attention):
+                    self.tower.set_submodule(name, MaskedAttention(part))
+                elif isinstance(part, MapHead):
+                    self.tower.set_submodule(name, MaskedMapHead(part))
 
     def forward(self, texts: Tensor) -> Tensor:
         mask: Any = None
