@@ -57,9 +57,8 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Tensor) -> Tensor:
         mask: Any = None
         if self.config.text_tokens == "inked":
-            mask = inked_patches(texts, self.config.patch_size, self.background)[
-                :, None, None
-            ]  # (B, 1, 1, N)
+            is_inked_BN = inked_patches(texts, self.config.patch_size, self.background)
+            mask = is_inked_BN[:, None, None]
         x = self.tower.embed(texts.float() / 127.5 - 1)
         return normalized(self.tower.embedding_of(x, mask))
 
