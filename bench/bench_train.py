@@ -64,7 +64,9 @@ def keep(benchmark, name, pairs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_dtype(benchmark, dataset, dtype):
-    measure(benchmark, str(dtype), CONFIG, dataset, dtype)
+    tower = dataclasses.replace(CONFIG.model, text_tokens="all")
+    config = dataclasses.replace(CONFIG, model=tower)
+    measure(benchmark, f"all, {dtype}", config, dataset, dtype)
 
 
 @pytest.mark.parametrize("text_tokens", ["all", "inked"])
