@@ -48,8 +48,7 @@ def patch_embed(
     if bias is not None:
         added = added + bias
     if pos_embed is not None:
-        # Indexing, whose gradient is summed in a fixed order on every device.
-        added = added + (pos_embed if patch_index is None else pos_embed[patch_index[:, 1]])
+        added = added + (pos_embed if patch_index is None else select_rows(pos_embed, patch_index[:, 1]))
     return tokens.add_(added)
 
 
@@ -73,9 +72,24 @@ def image_gradient(
     if patch_index is None:
         dpatches = dpatches.view(grid)
     else:
-        image, row, column = locate(patch_index, W // P)
-        dpatches = dpatches.new_zeros(grid).index_put((image, row, column), dpatches, accumulate=True)
+        N = grid[1] * grid[2]
+        dpatches = sum_rows(dpatches, flat_index(patch_index, N), B * N).view(grid)
     return dpatches.permute(0, 3, 1, 4, 2, 5).reshape(images.shape).to(images.dtype)
+
+
+def select_rows(x: Tensor, index: Tensor) -> Tensor:
+    """`x[index]`, whose gradient is summed in a fixed order.
+
+    On a CPU, indexing adds gradients atomically from several threads and `index_select` does not; on a GPU it
+    is the other way round.
+    """
+    return x.index_select(0, index) if x.device.type == "cpu" else x[index]
+
+
+def sum_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
+    """(rows, ...): the sums of the rows of `x` with the same index, in a fixed order; see `select_rows`."""
+    out = x.new_zeros(rows, *x.shape[1:])
+    return out.index_add_(0, index, x) if x.device.type == "cpu" else out.index_put_((index,), x, True)
 
 
 def patches_of(images: Tensor, P: int, patch_index: Tensor | None) -> Tensor:
@@ -84,13 +98,17 @@ def patches_of(images: Tensor, P: int, patch_index: Tensor | None) -> Tensor:
     grid = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)
     if patch_index is None:
         return grid.flatten(1, 2)
-    return grid[locate(patch_index, W // P)]
-
-
-def locate(patch_index: Tensor, grid_width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column of each patch of a list."""
+    if images.requires_grad:
+        return select_rows(grid.flatten(0, 2), flat_index(patch_index, grid.shape[1] * grid.shape[2]))
+    # Indexing reads the listed patches alone out of the strided view.
     image, position = patch_index.unbind(1)
-    return image, position // grid_width, position % grid_width
+    return grid[image, position // (W // P), position % (W // P)]
+
+
+def flat_index(patch_index: Tensor, patches: int) -> Tensor:
+    """(T,) int64: where each patch of a list is among the patches of all images, `patches` an image."""
+    image, position = patch_index.unbind(1)
+    return image.long() * patches + position
 
 
 def normalize(

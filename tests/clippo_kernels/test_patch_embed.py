@@ -381,6 +381,29 @@ def test_deterministic_and_independent_of_the_batch(backend):
 # Memory, autograd, compilers, precision contexts
 
 
+def test_gradients_of_a_list_are_deterministic_on_several_threads():
+    """On a CPU, the gradient of plain indexing is summed atomically and differs from call to call."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(64, 3, 64, 64, generator=generator).requires_grad_()
+        weight = torch.randn(96, 3, 16, 16, generator=generator)
+        pos_embed = torch.randn(16, 96, generator=generator).requires_grad_()
+        patch_index = torch.stack(
+            [torch.randint(n, (3000,), generator=generator) for n in (64, 16)], dim=1
+        ).int()
+        dtokens = torch.randn(3000, 96, generator=generator)
+        first = None
+        for _ in range(20):
+            tokens = patch_embed_select(images, patch_index, weight, pos_embed=pos_embed)
+            gradients = torch.autograd.grad(tokens, [images, pos_embed], dtokens)
+            first = first or gradients
+            assert all(torch.equal(a, b) for a, b in zip(gradients, first, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_no_image_and_no_patches_are_stored(allocations):
     launch = import_module("clippo_kernels.patch_embed.launch")
     images, (weight, bias, pos_embed) = pixels(64, 3, 8, 12), parameters()
