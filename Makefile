@@ -24,7 +24,7 @@ bench: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy clippo clippo_kernels model renderer bench
+	$(BIN)/mypy clippo clippo_kernels
 
 setup:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/setup.sh

@@ -1,1 +1,1 @@
-"""Benchmarks: `pytest bench` runs them here, `python -m bench.gpu` runs those of the kernels on a GPU."""
+"""Benchmarks: `pytest bench` runs all, `python -m clippo.bench.gpu` those of the kernels on a GPU."""

@@ -5,7 +5,7 @@ pytest bench/bench_checkpoint.py
 
 import pytest
 
-from model import Clippo, create_model, load_big_vision, save_big_vision
+from clippo.model import Clippo, create_model, load_big_vision, save_big_vision
 
 
 @pytest.fixture(scope="module")

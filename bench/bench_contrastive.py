@@ -1,7 +1,7 @@
 """Contrastive losses of large batches: time and memory, against losses that hold the matrix and others.
 
-    pytest bench/bench_contrastive.py              on this machine; on a CPU it is the reference that is timed
-    python -m bench.gpu --only contrastive         on a GPU, with tests before and a table of ratios after
+    pytest bench/bench_contrastive.py                        on this machine; a CPU times the reference
+    python -m clippo.bench.gpu --only contrastive   on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, up to 262,144 pairs, time on the device. On a CPU: float32, up to 16,384 pairs. A peer is
 left out where its matrices would not fit into memory. The FLOP are those of the least work, 2 B² D for the
@@ -17,8 +17,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.contrastive_peers import losses, matrix_bytes
-from bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo.bench.contrastive_peers import losses, matrix_bytes
+from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
 from clippo_kernels import sigmoid_loss
 
 ON_GPU = DEVICE.type == "cuda"

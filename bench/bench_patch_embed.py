@@ -1,7 +1,7 @@
 """Patch embedding of uint8 photographs and of grey rendered text, against what a ViT does in PyTorch.
 
-    pytest bench/bench_patch_embed.py              on this machine; on a CPU it is the reference that is timed
-    python -m bench.gpu --only patch_embed         on a GPU, with tests before and a table of ratios after
+    pytest bench/bench_patch_embed.py                        on this machine; a CPU times the reference
+    python -m clippo.bench.gpu --only patch_embed   on a GPU, with tests before and a table after
 
 Every contestant turns the same uint8 images, channels last, into normalised, position-embedded tokens. The
 peers are the chain of elementwise operations and a convolution, the same with unfold and a matrix product,
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
 from clippo_kernels import patch_embed
 
 ON_GPU = DEVICE.type == "cuda"

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, features
 
-from bench.captions import KINDS, captions
-from renderer import ParagraphRenderer, Renderer, RenderPool, UnifontRenderer, find_font, import_skia
+from clippo.bench.captions import KINDS, captions
+from clippo.renderer import ParagraphRenderer, Renderer, RenderPool, UnifontRenderer, find_font, import_skia
 
 SIZE = 224
 BATCH = 256

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from clippo.data.emoji import EmojiConfig, EmojiDataset
+from clippo.model import Clippo
+from clippo.model.packing import random_patches
+from clippo.renderer import UnifontRenderer
 from clippo.training import recipes
 from clippo.training.baselines import MODELS
 from clippo.training.optimizer import make_optimizer
 from clippo_kernels import contrastive_loss
-from model import Clippo
-from model.packing import random_patches
-from renderer import UnifontRenderer
 
 CONFIG = recipes.emoji()
 BATCHES = 8

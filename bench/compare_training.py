@@ -1,7 +1,7 @@
 """Trains models that differ in one thing, several seeds each, and puts them side by side.
 
-    python -m bench.compare_training recipe     all patches of a text or those with ink; text as bytes
-    python -m bench.compare_training tokens     all patches or those with ink, two canvases, short runs
+    python -m clippo.bench.compare_training recipe     all patches of a text or those with ink; text as bytes
+    python -m clippo.bench.compare_training tokens     all patches or those with ink, two canvases, short runs
 
 Every run is a `clippo train` of its own, one after the other, in a folder of --out; runs that are there
 already are not run again. The table goes to the terminal, and with the commands to a file in bench/results.
@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from bench.report import RESULTS, provenance, write
+from clippo.bench.report import RESULTS, provenance, write
 
 ALL = "--model.text-tokens all".split()
 # Short runs of the emoji recipe, as in docs/training.md.
@@ -59,7 +59,7 @@ EXPERIMENTS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.compare_training",
+        prog="python -m clippo.bench.compare_training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

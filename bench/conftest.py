@@ -32,7 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def dataset() -> EmojiDataset:
     # Imported here: the benchmarks of the kernels run where the renderer's libraries are not installed.
     from clippo.data.emoji import EmojiConfig, EmojiDataset
+    from clippo.renderer import UnifontRenderer
     from clippo.training import recipes
-    from renderer import UnifontRenderer
 
     return EmojiDataset(EmojiConfig(), UnifontRenderer(recipes.emoji().model.image_size))

@@ -1,8 +1,8 @@
 """Tests and benchmarks of the kernels on a GPU, in under nine minutes.
 
-    python -m bench.gpu                       everything
-    python -m bench.gpu --only attention      one op
-    python -m bench.gpu --out results         where the figures go, bench/results by default
+    python -m clippo.bench.gpu                       everything
+    python -m clippo.bench.gpu --only attention      one op
+    python -m clippo.bench.gpu --out results         where the figures go, bench/results by default
 
 First the op's tests run, compiled for this GPU: figures of an op that computes something else are worth
 nothing. Then its benchmarks, and a table of ratios to the best peer of the same run. The figures are written
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from bench.report import RESULTS, ROOT, Row, provenance, rows_of, table, write
+from clippo.bench.report import RESULTS, ROOT, Row, provenance, rows_of, table, write
 
 OPS = {
     "attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py"),
@@ -36,7 +36,9 @@ BUDGET_S = 530.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m clippo.bench.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", choices=OPS, metavar="OP", help=f"one of: {', '.join(OPS)}")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")

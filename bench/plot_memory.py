@@ -1,6 +1,6 @@
 """Draws what contrastive losses take of memory against the number of pairs, from measured results.
 
-    python -m bench.plot_memory bench/results/amd-epyc/<date>-<commit>.json
+    python -m clippo.bench.plot_memory bench/results/amd-epyc/<date>-<commit>.json
 
 writes docs/img/contrastive_memory.png, or the file named by --out. Needs matplotlib (the `bench` extra).
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.report import OURS, ROOT
+from clippo.bench.report import OURS, ROOT
 
 CHANNELS = 768
 
@@ -66,7 +66,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.plot_memory",
+        prog="python -m clippo.bench.plot_memory",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

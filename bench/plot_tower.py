@@ -1,7 +1,7 @@
 """Draws what the tower reads and does, with a real picture and a real caption.
 
-    python -m bench.plot_tower                                       writes docs/img/tower.png
-    python -m bench.plot_tower --emoji 🍓 --text "a ripe strawberry" --out berry.png
+    python -m clippo.bench.plot_tower                                       writes docs/img/tower.png
+    python -m clippo.bench.plot_tower --emoji 🍓 --text "a ripe strawberry" --out berry.png
 
 Needs matplotlib (the `bench` extra) and the fonts of `clippo train`.
 """
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import ROOT
+from clippo.bench.report import ROOT
 from clippo.data.emoji import EmojiFont
 from clippo.errors import UserError
-from renderer import UnifontRenderer
+from clippo.renderer import UnifontRenderer
 
 SIZE, PATCH = 128, 16
 PHOTOGRAPH, TEXT = "#d9822b", "#2b6cb0"  # tokens of either
@@ -139,7 +139,7 @@ def rectangle(corner: tuple[float, float], width: float, height: float, **style:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.plot_tower",
+        prog="python -m clippo.bench.plot_tower",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,10 +1,10 @@
 """What is kept of a run of benchmarks: figures, their provenance, and a table of ratios to peers.
 
     pytest bench/bench_patch_embed.py --benchmark-json=figures.json
-    python -m bench.report figures.json              prints the table, writes bench/results/<device>/...json
-    python -m bench.report figures.json --out DIR    writes DIR/<device>/...json
+    python -m clippo.bench.report figures.json              writes bench/results/<device>/...json
+    python -m clippo.bench.report figures.json --out DIR    writes DIR/<device>/...json
 
-`python -m bench.gpu` does all of it on a GPU.
+`python -m clippo.bench.gpu` does all of it on a GPU.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def write(out: Path, found: dict[str, Any], rows: list[Row], about: str = "") ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.report",
+        prog="python -m clippo.bench.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Measures the launch table of an op on this GPU.
 
-    python -m bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
-    python -m bench.tune patch_embed --out FILE  writes elsewhere
+    python -m clippo.bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
+    python -m clippo.bench.tune patch_embed --out FILE  writes elsewhere
 
 Each row of the table keeps its sizes. Its candidates are compiled ahead of time, on all cores; those that
 spill, do not fit or miss the tensor cores are dropped, and what is left is timed at the row's largest sizes.
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from bench.report import provenance
+from clippo.bench.report import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row, launches_of
 
@@ -81,7 +81,9 @@ Row = dict[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m clippo.bench.tune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ops = sorted({name.split(".")[0] for name in CANDIDATES})
     parser.add_argument("op", choices=ops, help="whose kernels to tune")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from clippo.errors import UserError
+from clippo.renderer import ParagraphRenderer, Renderer, SystemLibraryError, UnifontRenderer
+from clippo.renderer.paragraph import UNIFONT
 from clippo.training import recipes
 from clippo.training.config import TrainConfig
-from renderer import ParagraphRenderer, Renderer, SystemLibraryError, UnifontRenderer
-from renderer.paragraph import UNIFONT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -190,7 +190,7 @@ def fonts(names: tuple[str, ...] = (), /) -> None:
         names: Font files, by name or path; those that captions are usually drawn with, if left out.
     """
     from clippo.font_coverage import describe
-    from renderer.fonts import PACKAGES
+    from clippo.renderer.fonts import PACKAGES
 
     print("\n".join(describe(list(names or PACKAGES))))
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from clippo.errors import UserError
+from clippo.model import Clippo
+from clippo.model.clippo import normalized
+from clippo.model.packing import inked_patches
+from clippo.model.tower import Attention, MapHead
 from clippo.training.baselines import BytesClippo
-from model import Clippo
-from model.clippo import normalized
-from model.packing import inked_patches
-from model.tower import Attention, MapHead
 
 ONNX_BYTES = 2_000_000_000
 TOLERANCE = 1e-4  # between embeddings of unit length, by another runtime's order of summation

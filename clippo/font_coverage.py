@@ -7,10 +7,10 @@ from collections import Counter
 
 import numpy as np
 
-from renderer import FontNotFoundError
-from renderer.code_points import CODE_POINTS, scripts
-from renderer.fonts import PACKAGES, find_named_font
-from renderer.typesetter import Fonts
+from clippo.renderer import FontNotFoundError
+from clippo.renderer.code_points import CODE_POINTS, scripts
+from clippo.renderer.fonts import PACKAGES, find_named_font
+from clippo.renderer.typesetter import Fonts
 
 COVERED = 0.9  # of a script's assigned code points
 

@@ -1,9 +1,9 @@
 """The CLIPPO model: one ViT that reads photographs and rendered text (arXiv 2212.08045)."""
 
-from model.big_vision import load_big_vision, load_vit, save_big_vision
-from model.clippo import Clippo
-from model.tower import TowerConfig
-from model.variants import PUBLISHED, create_model, list_models
+from clippo.model.big_vision import load_big_vision, load_vit, save_big_vision
+from clippo.model.clippo import Clippo
+from clippo.model.tower import TowerConfig
+from clippo.model.variants import PUBLISHED, create_model, list_models
 
 __all__ = [
     "PUBLISHED",

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.clippo import Clippo, TextRenderer
-from model.tower import TowerConfig
+from clippo.model.clippo import Clippo, TextRenderer
+from clippo.model.tower import TowerConfig
 
 DONT_LOAD = ("^head/", "^pre_logits/", "^MAPHead_0/", "^cls$")  # what a classifier has of its own
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import model.pretrained as pretrained
-from model.packing import Patches, inked_patches, join_sequences, list_patches, whole_sequences
-from model.preprocess import preprocess_image, rgb_pixels
-from model.tower import Tower, TowerConfig
+from clippo.model import pretrained
+from clippo.model.packing import Patches, inked_patches, join_sequences, list_patches, whole_sequences
+from clippo.model.preprocess import preprocess_image, rgb_pixels
+from clippo.model.tower import Tower, TowerConfig
 
 TextRenderer = Callable[[Sequence[str]], np.ndarray]  # B strings -> (B, S, S) uint8
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
@@ -262,6 +262,6 @@ def normalized(z: Tensor) -> Tensor:
 
 
 def published_renderer(size: int) -> TextRenderer:
-    from renderer import UnifontRenderer  # which needs Skia and fonts: for strings alone
+    from clippo.renderer import UnifontRenderer  # which needs Skia and fonts: for strings alone
 
     return UnifontRenderer(size)

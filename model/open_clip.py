@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.clippo import Clippo, normalized
+from clippo.model.clippo import Clippo, normalized
 
 
 class OpenClipModel(nn.Module):

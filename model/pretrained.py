@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.tower import TowerConfig
+from clippo.model.tower import TowerConfig
 
 if TYPE_CHECKING:
-    from model.clippo import Clippo, TextRenderer
+    from clippo.model.clippo import Clippo, TextRenderer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -139,7 +139,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def described_renderer(description: dict[str, Any]) -> TextRenderer:
     """A renderer of the kind and options described, from the fonts of this machine."""
-    from renderer import from_description  # which needs Skia and fonts: for strings alone
+    from clippo.renderer import from_description  # which needs Skia and fonts: for strings alone
 
     renderer: TextRenderer = from_description(description)
     warn_of_another_renderer(description, renderer)

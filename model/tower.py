@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from clippo.model.packing import Patches, Sequences
 from clippo_kernels import (
     attention_pool,
     attention_pool_varlen,
@@ -24,7 +25,6 @@ from clippo_kernels import (
     patch_embed,
     patch_embed_select,
 )
-from model.packing import Patches, Sequences
 
 # Far above any vision transformer; what a broken or hostile file asks for is refused before it is allocated.
 LARGEST = {

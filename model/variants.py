@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.big_vision import load_big_vision
-from model.clippo import Clippo, TextRenderer
-from model.tower import TowerConfig
+from clippo.model.big_vision import load_big_vision
+from clippo.model.clippo import Clippo, TextRenderer
+from clippo.model.tower import TowerConfig
 
 # width, depth, mlp_dim, heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
 VARIANTS = {

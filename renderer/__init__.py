@@ -5,15 +5,15 @@ as a word processor does. Both take whole batches at a time. The package needs n
 and fontTools, and no torch: data-loader workers stay small.
 """
 
-from renderer.base import Renderer
-from renderer.compose import compose, sentence_pairs
-from renderer.description import from_description
-from renderer.fonts import FontNotFoundError, find_font
-from renderer.paragraph import ParagraphRenderer, TextOverflowError
-from renderer.pool import RenderPool
-from renderer.report import RenderReport
-from renderer.skia_loader import SystemLibraryError, import_skia
-from renderer.unifont import UnifontRenderer
+from clippo.renderer.base import Renderer
+from clippo.renderer.compose import compose, sentence_pairs
+from clippo.renderer.description import from_description
+from clippo.renderer.fonts import FontNotFoundError, find_font
+from clippo.renderer.paragraph import ParagraphRenderer, TextOverflowError
+from clippo.renderer.pool import RenderPool
+from clippo.renderer.report import RenderReport
+from clippo.renderer.skia_loader import SystemLibraryError, import_skia
+from clippo.renderer.unifont import UnifontRenderer
 
 __all__ = [
     "FontNotFoundError",

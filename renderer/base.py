@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from renderer.report import Outcome, RenderReport, make_report
+from clippo.renderer.report import Outcome, RenderReport, make_report
 
 _STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
@@ -93,7 +93,7 @@ class Renderer(ABC):
         position: Literal["top", "middle", "bottom"] = "top",
     ) -> np.ndarray:
         """Write a question into a copy of each image; see `renderer.compose`."""
-        from renderer.compose import compose  # which knows the renderers
+        from clippo.renderer.compose import compose  # which knows the renderers
 
         return compose(images, questions, self, position)
 

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from renderer.base import Renderer, checked_texts
-from renderer.paragraph import ParagraphRenderer
+from clippo.renderer.base import Renderer, checked_texts
+from clippo.renderer.paragraph import ParagraphRenderer
 
 Position = Literal["top", "middle", "bottom"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from renderer.base import Renderer
-from renderer.paragraph import ParagraphRenderer
-from renderer.unifont import UnifontRenderer
+from clippo.renderer.base import Renderer
+from clippo.renderer.paragraph import ParagraphRenderer
+from clippo.renderer.unifont import UnifontRenderer
 
 
 def from_description(description: Mapping[str, Any]) -> Renderer:

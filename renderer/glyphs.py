@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from renderer.fonts import find_font
-from renderer.skia_loader import import_skia
+from clippo.renderer.fonts import find_font
+from clippo.renderer.skia_loader import import_skia
 
 CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
 _HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from renderer.base import Renderer, checked_integer, hashes
-from renderer.code_points import CODE_POINTS, code_points_of
-from renderer.fonts import find_named_font
-from renderer.quick_path import NOT_SET, QuickPath
-from renderer.report import Outcome
-from renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
-from renderer.skia_loader import import_skia
-from renderer.typesetter import Fonts, Typesetter
+from clippo.renderer.base import Renderer, checked_integer, hashes
+from clippo.renderer.code_points import CODE_POINTS, code_points_of
+from clippo.renderer.fonts import find_named_font
+from clippo.renderer.quick_path import NOT_SET, QuickPath
+from clippo.renderer.report import Outcome
+from clippo.renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
+from clippo.renderer.skia_loader import import_skia
+from clippo.renderer.typesetter import Fonts, Typesetter
 
 UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
 

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS
+from clippo.renderer.code_points import CODE_POINTS
 
 
 class Kind(IntEnum):

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from renderer.base import Renderer, checked_integer, checked_texts
+from clippo.renderer.base import Renderer, checked_integer, checked_texts
 
 _SHARED = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 

@@ -10,10 +10,10 @@ string with several words that are new: then the cache never makes anything slow
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS
-from renderer.ink import InkPool
-from renderer.plain_text import Break, Kind, breaks, kinds
-from renderer.typesetter import Fonts, Typesetter
+from clippo.renderer.code_points import CODE_POINTS
+from clippo.renderer.ink import InkPool
+from clippo.renderer.plain_text import Break, Kind, breaks, kinds
+from clippo.renderer.typesetter import Fonts, Typesetter
 
 NOT_SET = -1
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from renderer.code_points import code_points_of, scripts
+from clippo.renderer.code_points import code_points_of, scripts
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS, code_points_of, scripts
+from clippo.renderer.code_points import CODE_POINTS, code_points_of, scripts
 
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
 MAX_SCRIPT_RUNS = 128  # each is shaped by itself; some hundred of them take Skia milliseconds

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from renderer.code_points import CODE_POINTS
-from renderer.skia_loader import import_skia
+from clippo.renderer.code_points import CODE_POINTS
+from clippo.renderer.skia_loader import import_skia
 
 _RIGHT_TO_LEFT_ISOLATE, _END_OF_ISOLATE = "\u2067", "\u2069"
 _UNKNOWN, _NONE = -2, -1

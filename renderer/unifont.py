@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from renderer.base import Renderer, checked_integer, hashes
-from renderer.code_points import CODE_POINTS, code_points_of
-from renderer.glyphs import CELL_PX, UnifontGlyphs
-from renderer.ink import InkPool
-from renderer.report import Outcome
-from renderer.skia_loader import import_skia
+from clippo.renderer.base import Renderer, checked_integer, hashes
+from clippo.renderer.code_points import CODE_POINTS, code_points_of
+from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs
+from clippo.renderer.ink import InkPool
+from clippo.renderer.report import Outcome
+from clippo.renderer.skia_loader import import_skia
 
 _NOT_DRAWN = -1
 

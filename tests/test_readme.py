@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from model import create_model, save_big_vision
+from clippo.model import create_model, save_big_vision
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

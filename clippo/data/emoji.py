@@ -17,7 +17,7 @@ import emoji as emoji_package
 import numpy as np
 
 from clippo.errors import UserError
-from renderer import UnifontRenderer, find_font, import_skia
+from clippo.renderer import UnifontRenderer, find_font, import_skia
 
 LANGUAGES = tuple(emoji_package.LANGUAGES)
 SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from clippo.data.emoji import EmojiDataset
 from clippo.evaluation.retrieval import embed_pictures, embed_texts
-from model import Clippo
+from clippo.model import Clippo
 
 CELL_PX = 96
 GAP_PX = 8

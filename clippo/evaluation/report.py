@@ -8,8 +8,8 @@ from dataclasses import asdict
 from clippo.data.emoji import EmojiDataset
 from clippo.evaluation.pictures import draw_sheet, sample_findings
 from clippo.evaluation.retrieval import evaluate_retrieval, format_table
+from clippo.model import Clippo
 from clippo.training.run_folder import RunFolder, write
-from model import Clippo
 
 
 def report(model: Clippo, dataset: EmojiDataset, folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clippo.data.emoji import EmojiDataset
-from model import Clippo
+from clippo.model import Clippo
 
 KS = (1, 5, 10)
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import Clippo, TowerConfig
-from model.clippo import normalized
-from model.packing import Patches, Sequences, join_sequences, list_patches
-from model.tower import Encoder
+from clippo.model import Clippo, TowerConfig
+from clippo.model.clippo import normalized
+from clippo.model.packing import Patches, Sequences, join_sequences, list_patches
+from clippo.model.tower import Encoder
 
 Baseline = Literal["none", "1t", "two-tower"]
 

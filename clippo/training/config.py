@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from clippo.data.emoji import EmojiConfig
 from clippo.errors import UserError
+from clippo.model import TowerConfig
 from clippo.training.baselines import MODELS, Baseline
-from model import TowerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,15 +16,15 @@ from tqdm import tqdm
 from clippo.data.emoji import EmojiDataset
 from clippo.errors import UserError
 from clippo.evaluation.report import report
+from clippo.model import Clippo
+from clippo.model.packing import random_patches
+from clippo.renderer import RenderPool, UnifontRenderer
 from clippo.training.baselines import MODELS, ByteTokenizer
 from clippo.training.config import TrainConfig
 from clippo.training.distributed import join_processes
 from clippo.training.optimizer import learning_rate, make_optimizer
 from clippo.training.run_folder import RunFolder
 from clippo_kernels import cached_contrastive_step, contrastive_loss
-from model import Clippo
-from model.packing import random_patches
-from renderer import RenderPool, UnifontRenderer
 
 
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from clippo.data.emoji import EmojiConfig
+from clippo.model import TowerConfig
 from clippo.training.config import TrainConfig
-from model import TowerConfig
 
 
 def emoji() -> TrainConfig:

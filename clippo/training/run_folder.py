@@ -23,12 +23,12 @@ import torch
 
 from clippo.data.emoji import EmojiConfig, EmojiDataset
 from clippo.errors import UserError
+from clippo.model import Clippo, TowerConfig, load_big_vision
+from clippo.model.clippo import TextRenderer
+from clippo.model.pretrained import flat
+from clippo.renderer import UnifontRenderer
 from clippo.training.baselines import MODELS
 from clippo.training.config import TrainConfig
-from model import Clippo, TowerConfig, load_big_vision
-from model.clippo import TextRenderer
-from model.pretrained import flat
-from renderer import UnifontRenderer
 
 
 class RunFolder:

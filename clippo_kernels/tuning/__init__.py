@@ -3,7 +3,7 @@
 A file maps "op.kernel" to rows. A row says for which sizes it is meant ("at_most"), what the kernel is
 launched with ("launch") and how that was chosen: "arithmetic" (bytes, products and registers, see
 docs/kernels.md) or "measured". The first row that the sizes fit is taken, so rows go from small to large.
-Nothing is tuned at run time; `python -m bench.tune` measures a table.
+Nothing is tuned at run time; `python -m clippo.bench.tune` measures a table.
 """
 
 import json

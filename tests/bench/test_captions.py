@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.captions import CLDR, KINDS, captions
+from clippo.bench.captions import CLDR, KINDS, captions
 
 SCRIPT = {"English": "a", "Chinese": "\u4e00", "Arabic": "\u0627", "Hindi": "\u0915", "Thai": "\u0e01"}
 
@@ -20,6 +20,6 @@ def test_captions_are_different_and_repeatable(kind):
 
 
 def test_missing_files_name_their_package(monkeypatch, tmp_path):
-    monkeypatch.setattr("bench.captions.CLDR", tmp_path)
+    monkeypatch.setattr("clippo.bench.captions.CLDR", tmp_path)
     with pytest.raises(FileNotFoundError, match="apt-get install unicode-cldr-core"):
         captions("Thai", 1)

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from bench import harness
-from bench.bench_attention import DTYPE, attention_work
-from bench.bench_contrastive import contrastive_work
-from bench.bench_patch_embed import embed_work
-from bench.harness import Ceilings, Work
+from clippo.bench import harness
+from clippo.bench.bench_attention import DTYPE, attention_work
+from clippo.bench.bench_contrastive import contrastive_work
+from clippo.bench.bench_patch_embed import embed_work
+from clippo.bench.harness import Ceilings, Work
 
 
 def test_floor_is_the_slower_of_bytes_and_arithmetic():

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from bench import plot_memory
-from bench.report import RESULTS
+from clippo.bench import plot_memory
+from clippo.bench.report import RESULTS
 
 pytest.importorskip("matplotlib")
 

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from bench import plot_tower
+from clippo.bench import plot_tower
 
 pytest.importorskip("matplotlib")
 

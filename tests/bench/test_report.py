@@ -1,6 +1,6 @@
 import json
 
-from bench import report
+from clippo.bench import report
 
 
 def row(group, name, median_us, **figures):

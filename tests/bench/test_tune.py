@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench import tune
+from clippo.bench import tune
 from clippo_kernels import tuning
 from clippo_kernels.aot import Report
 

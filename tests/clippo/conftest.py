@@ -3,9 +3,9 @@
 import pytest
 
 from clippo.data.emoji import EmojiConfig, EmojiDataset
+from clippo.model import TowerConfig
+from clippo.renderer import UnifontRenderer
 from clippo.training.config import TrainConfig
-from model import TowerConfig
-from renderer import UnifontRenderer
 
 
 @pytest.fixture(scope="session")

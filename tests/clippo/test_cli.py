@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from clippo.cli import main
+from clippo.renderer import ParagraphRenderer, UnifontRenderer
 from clippo.training.loop import train
-from renderer import ParagraphRenderer, UnifontRenderer
 
 SCRIPT = Path(sys.executable).with_name("clippo")
 MODULE = [sys.executable, "-m", "clippo"]
@@ -21,7 +21,7 @@ MODULE = [sys.executable, "-m", "clippo"]
 
 @pytest.fixture
 def cwd(tmp_path) -> Path:
-    for name in ("model.py", "renderer.py", "clippo_kernels.py"):
+    for name in ("model.py", "renderer.py", "bench.py"):
         (tmp_path / name).write_text(f"raise SystemExit('a stranger was imported as {name}')")
     return tmp_path
 
@@ -169,7 +169,7 @@ def test_what_a_user_can_put_right_is_one_line(cwd, run_folder, arguments, messa
 
 
 def test_a_missing_font_names_its_package(cwd, monkeypatch, capsys):
-    monkeypatch.setattr("renderer.fonts.SYSTEM_FONT_FOLDERS", ())
+    monkeypatch.setattr("clippo.renderer.fonts.SYSTEM_FONT_FOLDERS", ())
     monkeypatch.delenv("CLIPPO_FONT_PATH", raising=False)
     with pytest.raises(SystemExit) as exit_info:
         main(["render", "dog", "--out", str(cwd / "x.png")])

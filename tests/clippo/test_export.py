@@ -9,8 +9,8 @@ import torch
 from clippo.cli import main
 from clippo.errors import UserError
 from clippo.export import export
+from clippo.model import Clippo, create_model, save_big_vision
 from clippo.training.baselines import OneTower
-from model import Clippo, create_model, save_big_vision
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.harness import peak_cpu_memory
+from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels.contrastive import reference
 from clippo_kernels.contrastive.positives import Positives, by_label, with_shares

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from clippo.model import Clippo, TowerConfig, create_model, load_big_vision, load_vit, save_big_vision
+from clippo.model.big_vision import reference_arrays, resample_pos_embed
 from clippo_kernels import contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
-from model import Clippo, TowerConfig, create_model, load_big_vision, load_vit, save_big_vision
-from model.big_vision import reference_arrays, resample_pos_embed
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_an_array_that_promises_more_than_it_has(arrays, tmp_path):
 
 PEAK = """
 import resource, sys, torch
-from model import load_big_vision
+from clippo.model import load_big_vision
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 load_big_vision(sys.argv[1])  # what is loaded once: code, tables
 before = peak()

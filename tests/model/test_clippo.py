@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model import Clippo, TowerConfig, create_model
-from renderer import ParagraphRenderer, UnifontRenderer
+from clippo.model import Clippo, TowerConfig, create_model
+from clippo.renderer import ParagraphRenderer, UnifontRenderer
 
 TEXTS = ["a cat", "Ein Hund", "一只猫"]
 

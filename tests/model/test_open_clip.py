@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from model import create_model
-from model.open_clip import open_clip_trio
+from clippo.model import create_model
+from clippo.model.open_clip import open_clip_trio
 
 
 @pytest.fixture(scope="module")

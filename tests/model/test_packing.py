@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from clippo.model import Clippo, TowerConfig
+from clippo.model.packing import inked_patches, list_patches, random_patches
+from clippo.renderer import ParagraphRenderer, UnifontRenderer
 from clippo_kernels.dispatch import BACKEND_VARIABLE
-from model import Clippo, TowerConfig
-from model.packing import inked_patches, list_patches, random_patches
-from renderer import ParagraphRenderer, UnifontRenderer
 
 SMALL = TowerConfig(width=32, depth=1, mlp_dim=64, heads=2, patch_size=16, image_size=64, out_dim=16)
 TEXTS = ["a", "strawberry ice cream with cream", "", "犬の写真", "x" * 400]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.preprocess import preprocess_image, rgb_pixels
+from clippo.model.preprocess import preprocess_image, rgb_pixels
 
 
 def test_pixels_of_the_published_preprocessing(reference_dir):

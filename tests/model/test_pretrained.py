@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import Clippo, TowerConfig, create_model
-from renderer import ParagraphRenderer, UnifontRenderer
+from clippo.model import Clippo, TowerConfig, create_model
+from clippo.renderer import ParagraphRenderer, UnifontRenderer
 
 
 @pytest.fixture

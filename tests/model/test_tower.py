@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import Clippo, TowerConfig, create_model
+from clippo.model import Clippo, TowerConfig, create_model
 
 SMALL = TowerConfig(width=32, depth=2, mlp_dim=64, heads=2, patch_size=8, image_size=32, out_dim=16)
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import PUBLISHED, Clippo, TowerConfig, create_model, list_models, save_big_vision
-from model.tower import Tower
-from model.variants import named_config
+from clippo.model import PUBLISHED, Clippo, TowerConfig, create_model, list_models, save_big_vision
+from clippo.model.tower import Tower
+from clippo.model.variants import named_config
 
 
 def count(config: TowerConfig) -> int:

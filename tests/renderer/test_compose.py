@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from renderer import ParagraphRenderer, TextOverflowError, compose, sentence_pairs
+from clippo.renderer import ParagraphRenderer, TextOverflowError, compose, sentence_pairs
 
 
 @pytest.fixture(scope="module")

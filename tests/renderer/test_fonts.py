@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import renderer.fonts
-from renderer import FontNotFoundError, SystemLibraryError, UnifontRenderer, find_font, import_skia
+import clippo.renderer.fonts
+from clippo.renderer import FontNotFoundError, SystemLibraryError, UnifontRenderer, find_font, import_skia
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folders(tmp_path, monkeypatch):
     for folder in made.values():
         folder.mkdir()
     monkeypatch.setenv("CLIPPO_FONT_PATH", str(made["variable"]))
-    monkeypatch.setattr(renderer.fonts, "SYSTEM_FONT_FOLDERS", (str(made["system"]),))
+    monkeypatch.setattr(clippo.renderer.fonts, "SYSTEM_FONT_FOLDERS", (str(made["system"]),))
     return made
 
 
@@ -47,7 +47,7 @@ def test_variable_holds_several_folders(folders, monkeypatch):
 
 def test_home_is_expanded(folders, monkeypatch):
     monkeypatch.setenv("HOME", str(folders["argument"]))
-    monkeypatch.setattr(renderer.fonts, "SYSTEM_FONT_FOLDERS", ("~/.fonts",))
+    monkeypatch.setattr(clippo.renderer.fonts, "SYSTEM_FONT_FOLDERS", ("~/.fonts",))
     file = put(folders["argument"], ".fonts", "a.otf")
     assert find_font("a.otf", package="p") == file
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from PIL import Image, ImageFilter
 
-from renderer import ParagraphRenderer
+from clippo.renderer import ParagraphRenderer
 
 # In each language the first sentences of the Universal Declaration of Human Rights' first article.
 TEXTS = {

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from renderer import FontNotFoundError, ParagraphRenderer, TextOverflowError, find_font
-from renderer.paragraph import UNIFONT
-from renderer.plain_text import Kind, kinds
-from renderer.sanitize import MAX_MARKS, needs_sanitizing, sanitize
+from clippo.renderer import FontNotFoundError, ParagraphRenderer, TextOverflowError, find_font
+from clippo.renderer.paragraph import UNIFONT
+from clippo.renderer.plain_text import Kind, kinds
+from clippo.renderer.sanitize import MAX_MARKS, needs_sanitizing, sanitize
 
 INK, BACKGROUND = 0, 127
 ZALGO = "e" + "\u0301" * 400
@@ -212,7 +212,7 @@ def test_other_fonts_and_sizes_equal_skia():
 
 
 def test_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr("renderer.quick_path._CACHE_BYTES", 20_000)
+    monkeypatch.setattr("clippo.renderer.quick_path._CACHE_BYTES", 20_000)
     render, rng = ParagraphRenderer(224), random.Random(0)
     largest = 0
     for _ in range(20):

@@ -9,8 +9,8 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from renderer import UnifontRenderer, find_font
-from renderer.glyphs import UnifontGlyphs
+from clippo.renderer import UnifontRenderer, find_font
+from clippo.renderer.glyphs import UnifontGlyphs
 
 REFERENCE_OPTIONS = {
     "mono": {"monospace": True},

@@ -5,7 +5,7 @@ import pytest
 
 from clippo.data.emoji import SKIN_TONES, EmojiConfig, EmojiDataset, EmojiFont
 from clippo.errors import UserError
-from renderer import FontNotFoundError, UnifontRenderer
+from clippo.renderer import FontNotFoundError, UnifontRenderer
 
 
 def index_of(dataset: EmojiDataset, emoji: str) -> int:

@@ -11,7 +11,7 @@ from clippo.evaluation.retrieval import (
     format_table,
     recall_at_k,
 )
-from model import Clippo, TowerConfig
+from clippo.model import Clippo, TowerConfig
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from clippo.model import Clippo, TowerConfig
+from clippo.model.packing import random_patches
 from clippo.training.baselines import MAX_BYTES, ByteTokenizer, OneTower, TwoTowers
 from clippo.training.loop import train
 from clippo.training.run_folder import RunFolder
-from model import Clippo, TowerConfig
-from model.packing import random_patches
 
 SMALL = TowerConfig(width=32, depth=1, mlp_dim=64, heads=2, patch_size=16, image_size=48, out_dim=16)
 TEXTS = ["a cat", "Füße", "", "x" * 100]

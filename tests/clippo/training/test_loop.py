@@ -10,11 +10,11 @@ import torch
 
 from clippo.data.emoji import EmojiDataset
 from clippo.errors import UserError
+from clippo.model import Clippo
 from clippo.training.distributed import Processes
 from clippo.training.loop import train
 from clippo.training.optimizer import learning_rate, make_optimizer
 from clippo.training.run_folder import RunFolder
-from model import Clippo
 
 
 def losses(folder) -> dict[int, float]:

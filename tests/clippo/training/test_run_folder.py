@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from clippo.errors import UserError
+from clippo.model import Clippo
 from clippo.training import run_folder
 from clippo.training.optimizer import make_optimizer
 from clippo.training.run_folder import RunFolder
-from model import Clippo
 
 
 @pytest.fixture
