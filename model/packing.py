@@ -24,16 +24,16 @@ class Patches(NamedTuple):
     """Some of the patches of B images, those of each image a sequence.
 
     Attributes:
-        patch_index: (T, 2) int32, the image and the position of each; positions count row by row.
+        keep_indices: (T, 2) int32, the image and the position of each; positions count row by row.
         sequences: where the patches of each image begin and end.
     """
 
-    patch_index: Tensor
+    keep_indices: Tensor
     sequences: Sequences
 
     def to(self, device: torch.device) -> Patches:
         cu_seqlens, max_seqlen = self.sequences
-        return Patches(self.patch_index.to(device), Sequences(cu_seqlens.to(device), max_seqlen))
+        return Patches(self.keep_indices.to(device), Sequences(cu_seqlens.to(device), max_seqlen))
 
 
 def whole_sequences(count: int, length: int, device: torch.device) -> Sequences:

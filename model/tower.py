@@ -254,7 +254,7 @@ class Tower(Encoder):
         parameters = self.patch_weight, self.patch_bias, self.pos_embed
         if patches is None:
             return patch_embed(images, *parameters, mean=mean, std=std)
-        return patch_embed_select(images, patches.patch_index, *parameters, mean=mean, std=std)
+        return patch_embed_select(images, patches.keep_indices, *parameters, mean=mean, std=std)
 
     def forward(self, images: Tensor, patches: Patches | None = None) -> Tensor:
         """(B, out_dim) embeddings, not normalised; see `embed` for the arguments."""

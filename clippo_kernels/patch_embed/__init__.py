@@ -55,7 +55,7 @@ def patch_embed(
 
 def patch_embed_select(
     images: Tensor,
-    patch_index: Tensor,
+    keep_indices: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     pos_embed: Tensor | None = None,
@@ -71,21 +71,21 @@ def patch_embed_select(
     is checked, for which its extremes are copied to the host, once for every list.
 
     Args:
-        patch_index: (T, 2), int32, on the device of `images`: image b and position n of each token, where n
+        keep_indices: (T, 2), int32, on the device of `images`: image b and position n of each token, where n
             counts the N patches of an image row by row. In any order, and more than once if need be.
         images, weight, bias, pos_embed, mean, std, out_dtype: as in `patch_embed`; row n of `pos_embed` is
             added to the tokens of position n.
 
     Raises:
-        TypeError: as in `patch_embed`, or a `patch_index` that is not int32.
+        TypeError: as in `patch_embed`, or a `keep_indices` that is not int32.
         ValueError: as in `patch_embed`; in eager mode also an index out of range.
     """
-    check_tensor("patch_index", patch_index, "(T, 2)")
-    if patch_index.shape[1] != 2:
-        raise ValueError(f"patch_index must have shape (T, 2), got {tuple(patch_index.shape)}")
-    if patch_index.dtype != torch.int32:
-        raise TypeError(f"patch_index must be int32, got {patch_index.dtype}")
-    return embed(images, weight, bias, pos_embed, patch_index, mean, std, out_dtype)
+    check_tensor("keep_indices", keep_indices, "(T, 2)")
+    if keep_indices.shape[1] != 2:
+        raise ValueError(f"keep_indices must have shape (T, 2), got {tuple(keep_indices.shape)}")
+    if keep_indices.dtype != torch.int32:
+        raise TypeError(f"keep_indices must be int32, got {keep_indices.dtype}")
+    return embed(images, weight, bias, pos_embed, keep_indices, mean, std, out_dtype)
 
 
 def embed(
@@ -93,7 +93,7 @@ def embed(
     weight: Tensor,
     bias: Tensor | None,
     pos_embed: Tensor | None,
-    patch_index: Tensor | None,
+    keep_indices: Tensor | None,
     mean: float | Sequence[float],
     std: float | Sequence[float],
     out_dtype: torch.dtype | None,
@@ -121,10 +121,10 @@ def embed(
         check_same_device("pos_embed", pos_embed, "images", images)
         if pos_embed.shape != (N, D):
             raise ValueError(f"pos_embed must have shape ({N}, {D}), got {tuple(pos_embed.shape)}")
-    if patch_index is not None:
-        check_same_device("patch_index", patch_index, "images", images)
-        check_once(patch_index, (B, N), check_range)
-        patch_index = patch_index.contiguous()
+    if keep_indices is not None:
+        check_same_device("keep_indices", keep_indices, "images", images)
+        check_once(keep_indices, (B, N), check_range)
+        keep_indices = keep_indices.contiguous()
     if out_dtype is not None and not out_dtype.is_floating_point:
         raise TypeError(f"out_dtype must be floating, got {out_dtype}")
     statistics = per_channel("mean", mean), per_channel("std", std)
@@ -134,7 +134,7 @@ def embed(
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
     kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
     implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
-    return implementation(images, weight, bias, pos_embed, patch_index, *statistics, dtype, out_dtype)
+    return implementation(images, weight, bias, pos_embed, keep_indices, *statistics, dtype, out_dtype)
 
 
 def check_images(images: Tensor) -> Tensor:
@@ -163,14 +163,14 @@ def check_weight(weight: Tensor, images: Tensor) -> Tensor:
     return view
 
 
-def check_range(patch_index: Tensor, B: int, N: int) -> None:
-    if len(patch_index) == 0:
+def check_range(keep_indices: Tensor, B: int, N: int) -> None:
+    if len(keep_indices) == 0:
         return
-    (b_low, n_low), (b_high, n_high) = torch.stack(patch_index.aminmax(dim=0)).tolist()
+    (b_low, n_low), (b_high, n_high) = torch.stack(keep_indices.aminmax(dim=0)).tolist()
     for name, low, high, size in (("images", b_low, b_high, B), ("positions", n_low, n_high, N)):
         if low < 0 or high >= size:
             raise ValueError(
-                f"patch_index must name {name} of 0 to {size - 1}, got {low if low < 0 else high}"
+                f"keep_indices must name {name} of 0 to {size - 1}, got {low if low < 0 else high}"
             )
 
 

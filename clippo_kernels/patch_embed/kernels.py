@@ -37,9 +37,9 @@ SIZES = ["M", "N", "B", "grid_width", "rows_per_split", "splits", "blocks_n"]
 
 
 @triton.jit
-def listed(patch_index, rows):
+def listed(keep_indices, rows):
     """Image and position of the patches in rows of a list."""
-    return tl.load(patch_index + 2 * rows), tl.load(patch_index + 2 * rows + 1)
+    return tl.load(keep_indices + 2 * rows), tl.load(keep_indices + 2 * rows + 1)
 
 
 @triton.jit
@@ -175,7 +175,7 @@ def store_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    images, weight, shift, pos_embed, out, patch_index,  # weight and shift are prepared; out is (M, D)
+    images, weight, shift, pos_embed, out, keep_indices,  # weight and shift are prepared; out is (M, D)
     image_stride, M, B, N, grid_width, scale, mean, inverse_std,
     D: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
@@ -190,7 +190,7 @@ def forward(
     # Rows beyond the last compute the last once more, and are not stored.
     rows_read = tl.minimum(rows, M - 1)
     if SELECT:
-        image_M, position_M = listed(patch_index, rows_read)
+        image_M, position_M = listed(keep_indices, rows_read)
         out_M = rows_read
     else:
         # One position of all images, then the next: a tile needs few rows of the position embedding.
@@ -216,7 +216,7 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def weight_gradient(
-    dout, images, partials, patch_index,  # (M, D), the images, (splits, D, PITCH) float32
+    dout, images, partials, keep_indices,  # (M, D), the images, (splits, D, PITCH) float32
     image_stride, M, N, grid_width, rows_per_split, mean, inverse_std, dtype: tl.constexpr,
     D: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
@@ -239,7 +239,7 @@ def weight_gradient(
         rows = m + tl.arange(0, BLOCK_M)
         inside_M = rows < end
         if SELECT:
-            image_M, position_M = listed(patch_index, tl.minimum(rows, end - 1))
+            image_M, position_M = listed(keep_indices, tl.minimum(rows, end - 1))
         first_M = first_pixels(images, image_stride, image_M, position_M, grid_width, P)
         pixels = load_pixels(
             first_M, k, inside_M, image_stride, mean, inverse_std, dtype,
@@ -312,7 +312,7 @@ def position_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def position_gradient_select(
-    dout, patch_index, partials, M, N, blocks_n, rows_per_split,  # (M, D), (M, 2), (splits, N, D) float32
+    dout, keep_indices, partials, M, N, blocks_n, rows_per_split,  # (M, D), (M, 2), (splits, N, D) float32
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """A program is BLOCK_N positions by BLOCK_D channels: the product of a one-hot matrix, which is exact,
@@ -329,7 +329,7 @@ def position_gradient_select(
     acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for m in tl.range(start, end, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
-        position_M = tl.load(patch_index + 2 * rows + 1, mask=rows < end, other=-1)
+        position_M = tl.load(keep_indices + 2 * rows + 1, mask=rows < end, other=-1)
         inside = (rows < end)[:, None] & (cols < D)[None, :]
         dout_MD = tl.load(dout + rows.to(tl.int64)[:, None] * D + cols[None, :], mask=inside, other=0.0)
         is_here = (positions[:, None] == position_M[None, :]).to(tl.float32)

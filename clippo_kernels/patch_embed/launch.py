@@ -27,13 +27,13 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     pos_embed: Tensor | None,
-    patch_index: Tensor | None,
+    keep_indices: Tensor | None,
     mean: list[float],
     std: list[float],
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    problem = problem_of(images, weight, patch_index, mean, std)
+    problem = problem_of(images, weight, keep_indices, mean, std)
     M, D = problem.M, len(weight)
     out = images.new_empty((M, D), dtype=out_dtype)
     if out.numel() == 0:
@@ -50,7 +50,7 @@ def forward(
     programs = cdiv(M, options["BLOCK_M"]) * cdiv(D, options["BLOCK_D"])
     launch(
         kernels.forward, programs,
-        images, prepared, shift, contiguous(pos_embed), out, patch_index,
+        images, prepared, shift, contiguous(pos_embed), out, keep_indices,
         problem.stride, M, len(images), problem.N, problem.grid_width, scale, *problem.statistics,
         D=D, PITCH=pitch, **problem.order, **problem.reading, **options,
     )  # fmt: skip
@@ -62,13 +62,13 @@ def weight_gradient(
     images: Tensor,
     weight: Tensor,
     dbias: Tensor,
-    patch_index: Tensor | None,
+    keep_indices: Tensor | None,
     mean: list[float],
     std: list[float],
     dtype: torch.dtype,
 ) -> Tensor:
     """Like the weight. `dbias` (D,) is the sum of all rows of `dout`, in float32."""
-    problem = problem_of(images, weight, patch_index, mean, std)
+    problem = problem_of(images, weight, keep_indices, mean, std)
     M, D = problem.M, len(weight)
     dweight = torch.empty_like(weight)
     if dweight.numel() == 0 or M == 0:
@@ -80,7 +80,7 @@ def weight_gradient(
     partials = images.new_empty((splits, D, pitch), dtype=torch.float32)
     launch(
         kernels.weight_gradient, splits * tiles,
-        dout.contiguous(), images, partials, patch_index,
+        dout.contiguous(), images, partials, keep_indices,
         problem.stride, M, problem.N, problem.grid_width, rows, *problem.statistics, PRODUCT_DTYPES[dtype],
         D=D, PITCH=pitch, **problem.order, **problem.reading, **options,
     )  # fmt: skip
@@ -94,13 +94,13 @@ def weight_gradient(
     return dweight
 
 
-def position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+def position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
     """(N, D), float32: the sum of the gradients of the tokens at each position."""
     M, D = dout.shape
     if dout.numel() == 0:
         return dout.new_zeros((N, D), dtype=torch.float32)
     dout = dout.contiguous()
-    if patch_index is None:
+    if keep_indices is None:
         options = find("position_gradient", dout, dout.dtype)
         row = N * D
         blocks = cdiv(row, options["BLOCK_E"])
@@ -115,7 +115,7 @@ def position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tenso
         partials = dout.new_empty((splits, N, D), dtype=torch.float32)
         launch(
             kernels.position_gradient_select, splits * tiles,
-            dout, patch_index, partials, M, N, blocks_n, rows, D=D, **options,
+            dout, keep_indices, partials, M, N, blocks_n, rows, D=D, **options,
         )  # fmt: skip
     return partials[0] if splits == 1 else partials.sum(0)
 
@@ -148,7 +148,7 @@ class Problem(NamedTuple):
 
 
 def problem_of(
-    images: Tensor, weight: Tensor, patch_index: Tensor | None, mean: list[float], std: list[float]
+    images: Tensor, weight: Tensor, keep_indices: Tensor | None, mean: list[float], std: list[float]
 ) -> Problem:
     B, C, H, W = images.shape
     P = weight.shape[-1]
@@ -158,14 +158,14 @@ def problem_of(
     normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
     channels_last = C == 3 and stride[1] == 1 and stride[3] == 3
     return Problem(
-        B * N if patch_index is None else len(patch_index),
+        B * N if keep_indices is None else len(keep_indices),
         N,
         C * P * P,
         grid_width,
         stride,
         normalization,
         order={"C": C, "P": P, "CHANNELS_LAST": channels_last},
-        reading={"NORMALIZE": normalization.changes_pixels, "SELECT": patch_index is not None},
+        reading={"NORMALIZE": normalization.changes_pixels, "SELECT": keep_indices is not None},
     )
 
 
@@ -204,10 +204,10 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     weight = torch.randn(D, 3, 16, 16, dtype=dtype, device=device)
     dbias, pos_embed = torch.randn(D, device=device), torch.randn(N, D, device=device)
     mean = std = [0.5] * 3
-    patch_index = None
+    keep_indices = None
     if kernel.endswith("_select"):
         n = torch.arange(batch * N, dtype=torch.int32, device=device)
-        patch_index = torch.stack((n // N, n % N), 1)
-    out = forward(images, weight, dbias, pos_embed, patch_index, mean, std, dtype, dtype)
-    weight_gradient(out, images, weight, dbias, patch_index, mean, std, dtype)
-    position_gradient(out, patch_index, N)
+        keep_indices = torch.stack((n // N, n % N), 1)
+    out = forward(images, weight, dbias, pos_embed, keep_indices, mean, std, dtype, dtype)
+    weight_gradient(out, images, weight, dbias, keep_indices, mean, std, dtype)
+    position_gradient(out, keep_indices, N)

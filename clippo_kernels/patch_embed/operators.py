@@ -19,16 +19,16 @@ class PatchEmbed(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         pos_embed: Tensor | None,
-        patch_index: Tensor | None,
+        keep_indices: Tensor | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         dtype: torch.dtype,
         out_dtype: torch.dtype,
     ) -> Tensor:
         out = OPS.patch_embed_forward(
-            images, weight, bias, pos_embed, patch_index, mean, std, dtype, out_dtype
+            images, weight, bias, pos_embed, keep_indices, mean, std, dtype, out_dtype
         )
-        ctx.save_for_backward(images, weight, patch_index)
+        ctx.save_for_backward(images, weight, keep_indices)
         ctx.arguments = mean, std, dtype
         ctx.dtypes = [None if x is None else x.dtype for x in (bias, pos_embed)]
         return out
@@ -36,19 +36,19 @@ class PatchEmbed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("patch_embed")
-        images, weight, patch_index = ctx.saved_tensors
+        images, weight, keep_indices = ctx.saved_tensors
         needs_images, needs_weight, needs_bias, needs_pos_embed, *_ = ctx.needs_input_grad
         bias_dtype, pos_embed_dtype = ctx.dtypes
         dout = dout.contiguous()  # here, or each operator would copy another layout for itself
         dimages = dweight = dbias = dpos_embed = None
         if needs_images:
-            dimages = reference.image_gradient(dout, images, weight, patch_index, *ctx.arguments)
+            dimages = reference.image_gradient(dout, images, weight, keep_indices, *ctx.arguments)
         if needs_weight or needs_bias or needs_pos_embed:
-            sum_ND = OPS.patch_embed_position_gradient(dout, patch_index, grid_size(images, weight))
+            sum_ND = OPS.patch_embed_position_gradient(dout, keep_indices, grid_size(images, weight))
             sum_D = sum_ND.sum(0)
             if needs_weight:
                 dweight = OPS.patch_embed_weight_gradient(
-                    dout, images, weight, sum_D, patch_index, *ctx.arguments
+                    dout, images, weight, sum_D, keep_indices, *ctx.arguments
                 )
             dbias = sum_D.to(bias_dtype) if needs_bias else None
             dpos_embed = sum_ND.to(pos_embed_dtype) if needs_pos_embed else None
@@ -69,9 +69,9 @@ def grid_size(images: Tensor, weight: Tensor) -> int:
 def _forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     from . import launch
 
-    _, _, patch_index, *_ = arguments
+    _, _, keep_indices, *_ = arguments
     out = launch.forward(images, weight, *arguments)
-    if patch_index is not None:
+    if keep_indices is not None:
         return out
     return out.view(images.shape[0], grid_size(images, weight), weight.shape[0])
 
@@ -82,15 +82,17 @@ def _weight_gradient(dout: Tensor, *arguments: Any) -> Tensor:
     return launch.weight_gradient(dout.reshape(-1, dout.shape[-1]), *arguments)
 
 
-def _position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+def _position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
     from . import launch
 
-    return launch.position_gradient(dout.reshape(-1, dout.shape[-1]), patch_index, N)
+    return launch.position_gradient(dout.reshape(-1, dout.shape[-1]), keep_indices, N)
 
 
 def _fake_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
-    _, _, patch_index, *_, out_dtype = arguments
-    tokens = (images.shape[0], grid_size(images, weight)) if patch_index is None else (patch_index.shape[0],)
+    _, _, keep_indices, *_, out_dtype = arguments
+    tokens = (
+        (images.shape[0], grid_size(images, weight)) if keep_indices is None else (keep_indices.shape[0],)
+    )
     return images.new_empty((*tokens, weight.shape[0]), dtype=out_dtype)
 
 
@@ -98,27 +100,27 @@ def _fake_weight_gradient(dout: Tensor, images: Tensor, weight: Tensor, *_: Any)
     return torch.empty_like(weight)
 
 
-def _fake_position_gradient(dout: Tensor, patch_index: Tensor | None, N: int) -> Tensor:
+def _fake_position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
     return dout.new_empty((N, dout.shape[-1]), dtype=torch.float32)
 
 
 register(
     "patch_embed_forward",
-    "(Tensor images, Tensor weight, Tensor? bias, Tensor? pos_embed, Tensor? patch_index, float[] mean,"
+    "(Tensor images, Tensor weight, Tensor? bias, Tensor? pos_embed, Tensor? keep_indices, float[] mean,"
     " float[] std, ScalarType dtype, ScalarType out_dtype) -> Tensor",
     _forward,
     _fake_forward,
 )
 register(
     "patch_embed_weight_gradient",
-    "(Tensor dout, Tensor images, Tensor weight, Tensor dbias, Tensor? patch_index, float[] mean,"
+    "(Tensor dout, Tensor images, Tensor weight, Tensor dbias, Tensor? keep_indices, float[] mean,"
     " float[] std, ScalarType dtype) -> Tensor",
     _weight_gradient,
     _fake_weight_gradient,
 )
 register(
     "patch_embed_position_gradient",
-    "(Tensor dout, Tensor? patch_index, SymInt N) -> Tensor",
+    "(Tensor dout, Tensor? keep_indices, SymInt N) -> Tensor",
     _position_gradient,
     _fake_position_gradient,
 )

@@ -11,19 +11,19 @@ def patch_embed(
     weight: Tensor,
     bias: Tensor | None,
     pos_embed: Tensor | None,
-    patch_index: Tensor | None,
+    keep_indices: Tensor | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """Tokens (B, N, D) of images (B, C, H, W), or (T, D) of the patches that `patch_index` (T, 2) lists.
+    """Tokens (B, N, D) of images (B, C, H, W), or (T, D) of the patches that `keep_indices` (T, 2) lists.
 
     For weight (D, 3, P, P), bias (D,) and pos_embed (N, D). The products are those of `dtype`.
     """
     C, (D, _, P, _) = images.shape[1], weight.shape
     normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
-    patches = patches_of(images, P, patch_index)
+    patches = patches_of(images, P, keep_indices)
     # Pixels keep the order of their channels in memory, so that the copy moves the longest runs it can.
     channels_last = images.stride(1) == 1
     if channels_last:
@@ -48,7 +48,7 @@ def patch_embed(
     if bias is not None:
         added = added + bias
     if pos_embed is not None:
-        added = added + (pos_embed if patch_index is None else select_rows(pos_embed, patch_index[:, 1]))
+        added = added + (pos_embed if keep_indices is None else select_rows(pos_embed, keep_indices[:, 1]))
     return tokens.add_(added)
 
 
@@ -56,7 +56,7 @@ def image_gradient(
     dout: Tensor,
     images: Tensor,
     weight: Tensor,
-    patch_index: Tensor | None,
+    keep_indices: Tensor | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: torch.dtype,
@@ -69,11 +69,11 @@ def image_gradient(
     dpatches = wide(dout.to(dtype) @ folded).reshape(*dout.shape[:-1], C, P, P)
     dpatches = dpatches / per_channel(normalization.std[:C], dpatches)
     grid = (B, H // P, W // P, C, P, P)
-    if patch_index is None:
+    if keep_indices is None:
         dpatches = dpatches.view(grid)
     else:
         N = grid[1] * grid[2]
-        dpatches = sum_rows(dpatches, flat_index(patch_index, N), B * N).view(grid)
+        dpatches = sum_rows(dpatches, flat_index(keep_indices, N), B * N).view(grid)
     return dpatches.permute(0, 3, 1, 4, 2, 5).reshape(images.shape).to(images.dtype)
 
 
@@ -92,22 +92,22 @@ def sum_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
     return out.index_add_(0, index, x) if x.device.type == "cpu" else out.index_put_((index,), x, True)
 
 
-def patches_of(images: Tensor, P: int, patch_index: Tensor | None) -> Tensor:
+def patches_of(images: Tensor, P: int, keep_indices: Tensor | None) -> Tensor:
     """All patches, (B, N, C, P, P), or those of a list, (T, C, P, P)."""
     B, C, H, W = images.shape
     grid = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)
-    if patch_index is None:
+    if keep_indices is None:
         return grid.flatten(1, 2)
     if images.requires_grad:
-        return select_rows(grid.flatten(0, 2), flat_index(patch_index, grid.shape[1] * grid.shape[2]))
+        return select_rows(grid.flatten(0, 2), flat_index(keep_indices, grid.shape[1] * grid.shape[2]))
     # Indexing reads the listed patches alone out of the strided view.
-    image, position = patch_index.unbind(1)
+    image, position = keep_indices.unbind(1)
     return grid[image, position // (W // P), position % (W // P)]
 
 
-def flat_index(patch_index: Tensor, patches: int) -> Tensor:
+def flat_index(keep_indices: Tensor, patches: int) -> Tensor:
     """(T,) int64: where each patch of a list is among the patches of all images, `patches` an image."""
-    image, position = patch_index.unbind(1)
+    image, position = keep_indices.unbind(1)
     return image.long() * patches + position
 
 

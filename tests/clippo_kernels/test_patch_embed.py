@@ -82,8 +82,8 @@ def plain_chain(mean=0.5, std=0.5):
     return lambda images, *args: conv_chain(channels_first(images), *args, mean, std)
 
 
-def plain_select(patch_index, mean=0.5, std=0.5):
-    image_T, position_T = patch_index.long().unbind(1)
+def plain_select(keep_indices, mean=0.5, std=0.5):
+    image_T, position_T = keep_indices.long().unbind(1)
     return lambda *args: plain_chain(mean, std)(*args)[image_T, position_T]
 
 
@@ -112,13 +112,13 @@ def test_matches_conv2d(check_accuracy, backend, dtype, image_dtype, shape, mean
     images, args = pixels(*shape, dtype=image_dtype), parameters(dtype=dtype)
     check_accuracy(partial(patch_embed, mean=mean, std=std), plain_chain(mean, std), images, args)
     # every patch, out of order and some twice
-    patch_index = random_index(20, 2, 6)
-    select = partial(select_first, patch_index=patch_index, mean=mean, std=std)
-    check_accuracy(select, plain_select(patch_index, mean, std), images, args)
+    keep_indices = random_index(20, 2, 6)
+    select = partial(select_first, keep_indices=keep_indices, mean=mean, std=std)
+    check_accuracy(select, plain_select(keep_indices, mean, std), images, args)
 
 
-def select_first(images, *args, patch_index, **options):
-    return patch_embed_select(images, patch_index, *args, **options)
+def select_first(images, *args, keep_indices, **options):
+    return patch_embed_select(images, keep_indices, *args, **options)
 
 
 # P, the image, D: every side of a patch and others, grids that are not square, widths that fill no tile
@@ -147,8 +147,8 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
     images = pixels(*{"first": (3, 3, H, W), "last": (3, H, W, 3), "grey": (3, 1, H, W)}[channels])
     args = parameters(D, P, N, dtype)
     check_accuracy(patch_embed, plain_chain(), images, args)
-    patch_index = random_index(5, 3, N)
-    check_accuracy(partial(select_first, patch_index=patch_index), plain_select(patch_index), images, args)
+    keep_indices = random_index(5, 3, N)
+    check_accuracy(partial(select_first, keep_indices=keep_indices), plain_select(keep_indices), images, args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -164,8 +164,8 @@ def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, multip
     N = (H // 4) * (W // 4)
     images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
     check_accuracy(patch_embed, plain_chain(), images, args)
-    patch_index = random_index(133, B, N)
-    check_accuracy(partial(select_first, patch_index=patch_index), plain_select(patch_index), images, args)
+    keep_indices = random_index(133, B, N)
+    check_accuracy(partial(select_first, keep_indices=keep_indices), plain_select(keep_indices), images, args)
 
 
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
@@ -213,13 +213,13 @@ def test_weights_of_any_magnitude_in_float16(check_accuracy, backend, magnitude)
 
 def test_gradients_in_float64():
     args = leaves(*parameters(D=3, P=2, dtype=torch.float64))
-    patch_index = index((0, 3), (0, 1), (0, 3))
+    keep_indices = index((0, 3), (0, 1), (0, 3))
 
     def tokens(*inputs):
         return patch_embed(*inputs, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def select(images, *args):
-        return patch_embed_select(images, patch_index, *args, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        return patch_embed_select(images, keep_indices, *args, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     for shape, embed in itertools.product(((1, 4, 6, 1), (1, 3, 4, 6)), (tokens, select)):
         images = torch.rand(shape, dtype=torch.float64, requires_grad=True)
@@ -288,7 +288,7 @@ def test_strides_do_not_matter(backend, view, dtype):
 
 def test_gradients_of_any_stride(backend):
     images, args = pixels(2, 3, 8, 12), leaves(*parameters())
-    for embed in (patch_embed, partial(select_first, patch_index=index((0, 1), (1, 1), (1, 0)))):
+    for embed in (patch_embed, partial(select_first, keep_indices=index((0, 1), (1, 1), (1, 0)))):
         tokens = embed(images, *args)
         dtokens = torch.randn(tokens.mT.shape).mT
         strided = torch.autograd.grad(tokens, args, dtokens, retain_graph=True)
@@ -325,11 +325,11 @@ def test_offsets_beyond_32_bits(backend):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 def test_empty(backend, dtype):
-    for shape, patch_index in (((0, 3, 8, 12), None), ((0, 3, 8, 12), index()), ((2, 3, 8, 12), index())):
+    for shape, keep_indices in (((0, 3, 8, 12), None), ((0, 3, 8, 12), index()), ((2, 3, 8, 12), index())):
         images, *args = leaves(pixels(*shape, dtype=dtype), *parameters())
-        embed = patch_embed if patch_index is None else partial(select_first, patch_index=patch_index)
+        embed = patch_embed if keep_indices is None else partial(select_first, keep_indices=keep_indices)
         tokens = embed(images, *args)
-        assert tokens.shape == ((0, 6, 24) if patch_index is None else (0, 24))
+        assert tokens.shape == ((0, 6, 24) if keep_indices is None else (0, 24))
         tokens.sum().backward()
         assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in args)
         if images.requires_grad:
@@ -366,15 +366,17 @@ def test_nan_and_inf_reach_their_own_token_alone(backend, value):
 
 def test_deterministic_and_independent_of_the_batch(backend):
     images, args = pixels(9, 3, 8, 12), parameters(dtype=torch.float16)
-    patch_index = random_index(40, 9, 6)
-    select = partial(select_first, patch_index=patch_index)
+    keep_indices = random_index(40, 9, 6)
+    select = partial(select_first, keep_indices=keep_indices)
     for embed in (patch_embed, select):
         first, second = (tokens_and_gradients(embed, images, args) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     if backend == "triton":
         tokens = patch_embed(images, *args)
         assert torch.equal(patch_embed(images[3:4], *args)[0], tokens[3])
-        assert torch.equal(select(images, *args), tokens[patch_index[:, 0].long(), patch_index[:, 1].long()])
+        assert torch.equal(
+            select(images, *args), tokens[keep_indices[:, 0].long(), keep_indices[:, 1].long()]
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -390,13 +392,13 @@ def test_gradients_of_a_list_are_deterministic_on_several_threads():
         images = torch.randn(64, 3, 64, 64, generator=generator).requires_grad_()
         weight = torch.randn(96, 3, 16, 16, generator=generator)
         pos_embed = torch.randn(16, 96, generator=generator).requires_grad_()
-        patch_index = torch.stack(
+        keep_indices = torch.stack(
             [torch.randint(n, (3000,), generator=generator) for n in (64, 16)], dim=1
         ).int()
         dtokens = torch.randn(3000, 96, generator=generator)
         first = None
         for _ in range(20):
-            tokens = patch_embed_select(images, patch_index, weight, pos_embed=pos_embed)
+            tokens = patch_embed_select(images, keep_indices, weight, pos_embed=pos_embed)
             gradients = torch.autograd.grad(tokens, [images, pos_embed], dtokens)
             first = first or gradients
             assert all(torch.equal(a, b) for a, b in zip(gradients, first, strict=True))
@@ -434,19 +436,19 @@ def test_operators_are_well_registered():
     ops = torch.ops.clippo_kernels
     weight, bias, pos_embed = parameters(dtype=torch.float16)
     statistics = [0.5] * 3, [0.25, 0.5, 0.5]
-    for images, patch_index in itertools.product(
+    for images, keep_indices in itertools.product(
         (pixels(2, 3, 8, 12), pixels(2, 1, 8, 12, dtype=torch.float32)), (None, index((1, 5), (0, 0), (1, 5)))
     ):
-        forward = (images, weight, bias, pos_embed, patch_index, *statistics, torch.float16, torch.bfloat16)
+        forward = (images, weight, bias, pos_embed, keep_indices, *statistics, torch.float16, torch.bfloat16)
         tokens = ops.patch_embed_forward(*forward)
         assert tokens.dtype == torch.bfloat16
         torch.library.opcheck(ops.patch_embed_forward, forward)
         dout = torch.randn_like(tokens)
-        torch.library.opcheck(ops.patch_embed_position_gradient, (dout, patch_index, 6))
-        sums = ops.patch_embed_position_gradient(dout, patch_index, 6).sum(0)
+        torch.library.opcheck(ops.patch_embed_position_gradient, (dout, keep_indices, 6))
+        sums = ops.patch_embed_position_gradient(dout, keep_indices, 6).sum(0)
         torch.library.opcheck(
             ops.patch_embed_weight_gradient,
-            (dout, images, weight, sums, patch_index, *statistics, torch.float16),
+            (dout, images, weight, sums, keep_indices, *statistics, torch.float16),
         )
 
 
@@ -491,8 +493,8 @@ def test_exports_any_batch(backend, embed):
 
 def test_fake_tensors_have_no_index_to_check(backend):
     with FakeTensorMode():
-        images, patch_index = torch.empty(2, 3, 8, 12), torch.empty(9, 2, dtype=torch.int32)
-        assert patch_embed_select(images, patch_index, torch.empty(5, 3, 4, 4)).shape == (9, 5)
+        images, keep_indices = torch.empty(2, 3, 8, 12), torch.empty(9, 2, dtype=torch.int32)
+        assert patch_embed_select(images, keep_indices, torch.empty(5, 3, 4, 4)).shape == (9, 5)
 
 
 def test_autocast_and_out_dtype(backend):
@@ -592,7 +594,7 @@ def test_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         patch_embed(**arguments)
     with pytest.raises(error, match=message):
-        patch_embed_select(patch_index=torch.zeros(1, 2, dtype=torch.int32, device="cpu"), **arguments)
+        patch_embed_select(keep_indices=torch.zeros(1, 2, dtype=torch.int32, device="cpu"), **arguments)
 
 
 CPU_INDEX = torch.zeros(3, 2, dtype=torch.int32)
@@ -603,34 +605,34 @@ def cpu_index(*pairs):
 
 
 @pytest.mark.parametrize(
-    ("patch_index", "error", "message"),
+    ("keep_indices", "error", "message"),
     [
-        ([0, 1], TypeError, r"patch_index must be a tensor of shape \(T, 2\), got list"),
-        (CPU_INDEX[0], ValueError, r"patch_index must have shape \(T, 2\), got \(2,\)"),
-        (CPU_INDEX.mT, ValueError, r"patch_index must have shape \(T, 2\), got \(2, 3\)"),
-        (CPU_INDEX.long(), TypeError, "patch_index must be int32, got torch.int64"),
-        (CPU_INDEX.to("meta"), ValueError, "patch_index must be on cpu like images, got meta"),
-        ([(0, 0), (2, 0)], ValueError, "patch_index must name images of 0 to 1, got 2"),
-        ([(-1, 0), (1, 0)], ValueError, "patch_index must name images of 0 to 1, got -1"),
-        ([(0, 5), (0, 6)], ValueError, "patch_index must name positions of 0 to 5, got 6"),
-        ([(0, 5), (0, -3)], ValueError, "patch_index must name positions of 0 to 5, got -3"),
+        ([0, 1], TypeError, r"keep_indices must be a tensor of shape \(T, 2\), got list"),
+        (CPU_INDEX[0], ValueError, r"keep_indices must have shape \(T, 2\), got \(2,\)"),
+        (CPU_INDEX.mT, ValueError, r"keep_indices must have shape \(T, 2\), got \(2, 3\)"),
+        (CPU_INDEX.long(), TypeError, "keep_indices must be int32, got torch.int64"),
+        (CPU_INDEX.to("meta"), ValueError, "keep_indices must be on cpu like images, got meta"),
+        ([(0, 0), (2, 0)], ValueError, "keep_indices must name images of 0 to 1, got 2"),
+        ([(-1, 0), (1, 0)], ValueError, "keep_indices must name images of 0 to 1, got -1"),
+        ([(0, 5), (0, 6)], ValueError, "keep_indices must name positions of 0 to 5, got 6"),
+        ([(0, 5), (0, -3)], ValueError, "keep_indices must name positions of 0 to 5, got -3"),
     ],
 )
-def test_index_errors(patch_index, error, message):
-    if isinstance(patch_index, list) and isinstance(patch_index[0], tuple):
-        patch_index = cpu_index(*patch_index)
+def test_index_errors(keep_indices, error, message):
+    if isinstance(keep_indices, list) and isinstance(keep_indices[0], tuple):
+        keep_indices = cpu_index(*keep_indices)
     with pytest.raises(error, match=message):
-        patch_embed_select(IMAGES, patch_index, WEIGHT)
+        patch_embed_select(IMAGES, keep_indices, WEIGHT)
 
 
 def test_index_is_read_once(backend, monkeypatch):
     calls = []
     module = import_module("clippo_kernels.patch_embed")  # whose name is that of a function, too
     monkeypatch.setattr(module, "check_range", lambda *args: calls.append(args))
-    images, args, patch_index = pixels(2, 3, 8, 12), parameters(), index((0, 1), (1, 2))
+    images, args, keep_indices = pixels(2, 3, 8, 12), parameters(), index((0, 1), (1, 2))
     for _ in range(3):
-        patch_embed_select(images, patch_index, *args)
+        patch_embed_select(images, keep_indices, *args)
     assert len(calls) == 1
-    patch_index[0] = 0
-    patch_embed_select(images, patch_index, *args)
+    keep_indices[0] = 0
+    patch_embed_select(images, keep_indices, *args)
     assert len(calls) == 2

@@ -107,12 +107,12 @@ def test_dropped_patches(clippo, images, texts):
     kept = random_patches(50, 16, 0.75)
     assert kept.sequences.max_seqlen == 4
     assert kept.sequences.cu_seqlens.tolist() == list(range(0, 201, 4))
-    rows = kept.patch_index.view(50, 4, 2)
+    rows = kept.keep_indices.view(50, 4, 2)
     assert torch.equal(rows[..., 0], torch.arange(50, dtype=torch.int32)[:, None].expand(50, 4))
     assert (rows[:, 1:, 1] > rows[:, :-1, 1]).all()
     assert rows[..., 1].unique().tolist() == list(range(16))
     torch.manual_seed(0)
-    assert torch.equal(random_patches(50, 16, 0.75).patch_index, kept.patch_index)
+    assert torch.equal(random_patches(50, 16, 0.75).keep_indices, kept.keep_indices)
     assert random_patches(3, 16, 0.99).sequences.max_seqlen == 1
 
     few = random_patches(len(images), 16, 0.5)
@@ -120,7 +120,7 @@ def test_dropped_patches(clippo, images, texts):
     torch.testing.assert_close(z_texts, clippo(images, texts)[1], atol=1e-5, rtol=1e-5)
     changed = images.clone()
     dropped = torch.ones(len(images), 16, dtype=torch.bool)
-    dropped[few.patch_index[:, 0].long(), few.patch_index[:, 1].long()] = False
+    dropped[few.keep_indices[:, 0].long(), few.keep_indices[:, 1].long()] = False
     is_dropped = dropped.view(-1, 4, 1, 4, 1).expand(-1, 4, 16, 4, 16).reshape(-1, 64, 64)
     changed[is_dropped] = 0
     assert torch.equal(clippo(changed, texts, few)[0], z_images)
