@@ -170,7 +170,7 @@ def export(source: str, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[boo
         out: The file to write, .onnx or .pt2 (of torch.export).
         texts: The graph for texts instead of the one for photographs.
     """
-    from clippo.export import export as write
+    from clippo.model.export import export as write
     from clippo.training.run_folder import load_any
 
     difference = write(load_any(source).eval(), out, texts=texts)

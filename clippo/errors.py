@@ -1,5 +1,5 @@
 """What a user can put right."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """One line that says what is wrong and what to do; the program prints it and exits with 2."""

@@ -1,159 +1,193 @@
-"""CLIPPO: a tower, a temperature, and the ways to feed them."""
+"""CLIPPO: a tower, a way for text to enter, and a temperature."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clippo.model import pretrained
-from clippo.model.packing import Patches, inked_patches, join_sequences, list_patches, whole_sequences
+from clippo.model.checkpoints import safetensors
+from clippo.model.configs import from_dict, to_dict
+from clippo.model.packing import KeptPatches, VarlenInfo, equal_lengths, join
 from clippo.model.preprocess import preprocess_image, rgb_pixels
-from clippo.model.tower import Tower, TowerConfig
+from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
+from clippo.model.tower import Encoder, Tower, TowerConfig
 
-TextRenderer = Callable[[Sequence[str]], np.ndarray]  # B strings -> (B, S, S) uint8
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
-Texts = Tensor | np.ndarray | Sequence[str]  # rendered, or strings
+Texts = Tensor | np.ndarray | Sequence[str]  # what the tokenizer gave, or strings
 
-GREY = 127  # the paper of the published renderer
+
+@dataclass(frozen=True, kw_only=True)
+class ClippoConfig(TowerConfig):
+    """Sizes of the tower, and how text enters the model.
+
+    Attributes:
+        text: how text becomes tokens: drawn and read as pixels (CLIPPO), or read as bytes.
+        num_towers: 1, or 2 for a second encoder of the same sizes that reads the text, which must then be
+            bytes.
+
+    Raises:
+        ValueError: as of `TowerConfig`, or another number of towers.
+    """
+
+    text: TextInputConfig = field(default_factory=RenderedTextConfig)
+    num_towers: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.text, TextInputConfig):
+            raise ValueError(f"text must be a configuration of a text input, got {self.text!r}")
+        if self.num_towers not in (1, 2):
+            raise ValueError(f"num_towers must be 1 or 2, got {self.num_towers!r}")
+        if self.num_towers == 2 and isinstance(self.text, RenderedTextConfig):
+            raise ValueError("num_towers must be 1 for rendered text, which the tower of the images reads")
 
 
 class Clippo(nn.Module):
-    """One tower for pictures and text, trained with a contrastive loss alone.
+    """One tower for images and text, trained with a contrastive loss alone (arXiv 2212.08045).
 
-    `encode_image`, `encode_text` and `encode_image_text` are for using a model: they take what people have,
-    in batches, and give embeddings without a graph, on a GPU by bfloat16 products. To train, call the model.
+    `encode_image`, `encode_text` and `encode_image_text` are for using a model: they take images and strings
+    as people have them, in batches, and give embeddings without a graph, on a GPU by bfloat16 products. To
+    train, call the model.
 
     Args:
-        config: sizes of the tower.
-        renderer: turns B strings into a (B, S, S) uint8 array, S = `config.image_size`, for instance a
-            `renderer.ParagraphRenderer`. The published one by default, made when strings first come.
+        config: sizes of the tower and how text enters.
+        renderer: draws B strings as a (B, S, S) uint8 array, S = `config.image_size`, for instance a
+            `clippo.renderer.ParagraphRenderer`. By default the published one, made when strings first come.
+
+    Attributes:
+        tower: embeds images, and text that is drawn.
+        text_input: turns text into tokens.
+        text_encoder: embeds the tokens of text in a model of two towers, None in one of one.
+        logit_scale: (1,) parameter, the logarithm of the factor on cosine similarities, as in open_clip.
     """
 
-    def __init__(self, config: TowerConfig, renderer: TextRenderer | None = None) -> None:
+    def __init__(self, config: ClippoConfig, renderer: TextRenderer | None = None) -> None:
         super().__init__()
         self.config = config
         self.tower = Tower(config)
-        # The logarithm is learned, so that the scale of the logits stays positive.
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.renderer_in_use = renderer  # None until strings come
-        self.renderer_description: dict[str, Any] | None = None  # of the one to make then, if it is known
-        self.background: int = getattr(renderer, "background", GREY)  # of rendered text, its grey level
-
-    @property
-    def renderer(self) -> Any:
-        """What draws strings for `encode_text`."""
-        if self.renderer_in_use is None:
-            if self.renderer_description is None:
-                self.renderer = published_renderer(self.config.image_size)
-            else:
-                self.renderer = pretrained.described_renderer(self.renderer_description)
-        return self.renderer_in_use
-
-    @renderer.setter
-    def renderer(self, renderer: TextRenderer) -> None:
-        self.renderer_in_use = renderer
-        self.background = getattr(renderer, "background", GREY)
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """The factor on cosine similarities, the inverse of the temperature."""
-        return self.log_scale.exp()
+        self.text_input = config.text.build(config, renderer)
+        self.text_encoder = Encoder(config) if config.num_towers == 2 else None
+        if self.text_encoder is not None:
+            self.text_encoder.init_weights()
+        # One dimension, because FSDP cannot shard a tensor without any.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(10.0)]))
 
     @property
     def device(self) -> torch.device:
-        return self.log_scale.device
+        return self.logit_scale.device
+
+    @property
+    def renderer(self) -> TextRenderer:
+        """The renderer that draws strings for `encode_text`.
+
+        Raises:
+            TypeError: the model reads bytes.
+        """
+        if not isinstance(self.text_input, RenderedText):
+            raise TypeError("the model reads text as bytes and has no renderer")
+        return self.text_input.renderer
 
     def init_weights(self, residual_scale: float = 1.0) -> None:
-        """Start anew; see `Tower.init_weights`."""
+        """Fill all parameters but the temperature; see `Encoder.init_weights`."""
         self.tower.init_weights(residual_scale)
+        self.text_input.reset_parameters()
+        if self.text_encoder is not None:
+            self.text_encoder.init_weights(residual_scale)
 
-    # -- to train
+    # Training
 
     def forward(
         self,
         images: Tensor,
         texts: Tensor,
-        image_patches: Patches | None = None,
-        text_patches: Patches | None = None,
+        kept: KeptPatches | None = None,
+        text_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Embed B images and B rendered texts in one pass through the tower.
+        """Embed B images and B texts, in one pass through the tower if it is shared.
 
-        Photographs have three channels and text has one, so each is cut into patches on its own; from there
-        on they are one batch: of 2 B sequences of N tokens, or, where patches are listed, packed without
-        padding.
+        Photographs have three channels and rendered text has one, so each is cut into patches on its own.
+        From there on they are one batch: of 2 B sequences of N tokens, or packed without padding where
+        either has sequences of different lengths.
 
         Args:
-            images, texts: pixels in any layout that `Tower.embed` takes. They may lie on the CPU.
-            image_patches: those to look at, for instance `packing.random_patches`; all by default.
-            text_patches: those to look at. By default all or, with `config.text_tokens` of "inked", those
-                that are not blank, which are looked for where `texts` lies.
+            images: pixels in any layout that `PatchEmbed` takes. They may be on the CPU.
+            texts: what the tokenizer of `text_input` gave. They may be on the CPU.
+            kept: patches of the images to look at, for instance `packing.patch_dropout`; all by default.
+            text_mask: what `text_input.mask` gave for the texts, on the CPU; computed by default.
 
         Returns:
-            (B, out_dim) embeddings of the images and of the texts, of unit length.
+            (B, E) embeddings of the images and of the texts, of unit length.
         """
-        tower = self.tower
-        if text_patches is None:
-            text_patches = self.patches_of(texts)
-        images, texts = images.to(self.device), texts.to(self.device)
-        if image_patches is None and text_patches is None:
-            z = tower.embedding_of(torch.cat([tower.embed(images), tower.embed(texts)]))
+        if text_mask is None:
+            text_mask = self.text_input.mask(texts)
+        image_tokens, image_varlen = self.image_tokens(images, kept)
+        text_tokens, text_varlen = self.text_input(texts, text_mask, self.tower.patch_embed)
+        if self.text_encoder is not None:
+            z_images = self.tower.encoder(image_tokens, image_varlen)
+            return normalized(z_images), normalized(self.text_encoder(text_tokens, text_varlen))
+        if image_varlen is None and text_varlen is None:
+            z = self.tower.encoder(torch.cat([image_tokens, text_tokens]))
         else:
-            tokens, sequences = zip(
-                self.packed(images, image_patches), self.packed(texts, text_patches), strict=True
-            )
-            both = join_sequences(*sequences)
-            z = tower.embedding_of(torch.cat(tokens), both)
+            image_tokens, image_varlen = packed(image_tokens, image_varlen)
+            text_tokens, text_varlen = packed(text_tokens, text_varlen)
+            z = self.tower.encoder(torch.cat([image_tokens, text_tokens]), join(image_varlen, text_varlen))
         z = normalized(z)
         return z[: len(images)], z[len(images) :]
 
-    def packed(self, images: Tensor, patches: Patches | None) -> tuple[Tensor, Any]:
-        """Tokens (T, D) of listed patches, or of all, and the sequences that they are."""
-        if patches is not None:
-            patches = patches.to(self.device)
-            return self.tower.embed(images, patches), patches.sequences
-        tokens_BND = self.tower.embed(images)
-        B, N, _ = tokens_BND.shape
-        return tokens_BND.flatten(0, 1), whole_sequences(B, N, tokens_BND.device)
+    def image_tokens(
+        self, images: Tensor, kept: KeptPatches | None = None
+    ) -> tuple[Tensor, VarlenInfo | None]:
+        """Tokens of images, (B, N, D), or (T, D) of the kept patches and the sequences that they form."""
+        images = images.to(self.device)
+        if kept is None:
+            return self.tower.patch_embed(images), None
+        kept = kept.to(self.device)
+        return self.tower.patch_embed(images, kept.keep_indices), kept.varlen
 
-    def patches_of(self, texts: Tensor) -> Patches | None:
-        """The patches of rendered texts that `config.text_tokens` says, None for all of them."""
-        if self.config.text_tokens == "all":
-            return None
-        return list_patches(inked_patches(texts, self.config.patch_size, self.background))
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embed pixels: (B, E), not normalised, with a graph."""
+        return self.tower.encoder(*self.image_tokens(images))
 
-    # -- to use
+    def embed_texts(self, texts: Tensor) -> Tensor:
+        """Embed what the tokenizer gave: (B, E), not normalised, with a graph."""
+        encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
+        return encoder(*self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed))
+
+    # Use
 
     def encode_image(self, images: Images, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
-        """(B, out_dim) float32 embeddings of images.
+        """Embed images: (B, E) float32.
 
         Args:
-            images: a batch of `config.image_size` px in any layout that `Tower.embed` takes; or a sequence of
+            images: a batch of `config.image_size` px in any layout that `PatchEmbed` takes; or a sequence of
                 PIL images, arrays and tensors of any sizes, each for `preprocess_image`.
-            normalize: give them unit length.
+            normalize: give the embeddings unit length.
             batch_size: images that go through the tower at a time.
 
         Raises:
-            TypeError, ValueError: something that is no image, or of another size; see `preprocess_image`.
+            TypeError, ValueError: something that is not an image, or of another size; see
+                `preprocess_image`.
         """
-        return self._encode(self.embed_images, self._batches(images, batch_size, self._prepare), normalize)
+        return self._encode(self.embed_images, batches(images, batch_size, self._prepare), normalize)
 
     def encode_text(self, texts: Texts, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
-        """(B, out_dim) float32 embeddings of strings, or of text that is rendered already.
+        """Embed strings, or what the tokenizer made of them: (B, E) float32.
 
         Args:
-            texts: strings, or a batch of pixels as of `encode_image`.
-            normalize, batch_size: as of `encode_image`.
+            texts: strings, or a batch of pixels as for `encode_image`.
+            normalize, batch_size: as for `encode_image`.
 
         Raises:
             TypeError, ValueError: what the renderer says about strings; pixels of another size.
         """
-        return self._encode(self.embed_texts, self._batches(texts, batch_size, self.render), normalize)
+        return self._encode(self.embed_texts, batches(texts, batch_size, self.tokenize), normalize)
 
     def encode_image_text(
         self,
@@ -163,83 +197,67 @@ class Clippo(nn.Module):
         position: Literal["top", "middle", "bottom"] = "top",
         normalize: bool = True,
     ) -> Tensor:
-        """(B, out_dim) float32 embeddings of images that have a text written into them, such as a question.
+        """Embed images with a text written into each, such as a question: (B, E) float32.
 
         Args:
             images: B PIL images, arrays or tensors of any sizes.
-            texts: B strings; see `renderer.compose`.
+            texts: B strings; see `clippo.renderer.compose`.
             position: where they are written; the image is resized into the rest.
             normalize: give the embeddings unit length.
 
         Raises:
-            TypeError, ValueError: as of `renderer.compose`.
-            AttributeError: the model's renderer is a plain function, which cannot write into images.
+            TypeError, ValueError: as of `clippo.renderer.compose`; a model that reads bytes.
         """
-        composed = self.renderer.compose([rgb_pixels(image) for image in images], texts, position)
+        from clippo.renderer import Renderer, compose  # these need Skia and fonts
+
+        renderer = self.renderer
+        if not isinstance(renderer, Renderer):
+            raise TypeError(f"renderer must be a clippo.renderer.Renderer, got {type(renderer).__name__}")
+        composed = compose([rgb_pixels(image) for image in images], texts, renderer, position)
         return self.encode_image(composed, normalize=normalize)
 
     def similarity(self, images: Images, texts: Texts) -> Tensor:
-        """(I, T) cosine similarities of I images and T texts; `logit_scale` times these are the logits."""
+        """Cosine similarities (I, T) of I images and T texts; `logit_scale.exp()` times these are logits."""
         return self.encode_image(images) @ self.encode_text(texts).T
 
     def preprocess_image(self, image: Any) -> np.ndarray:
-        """(S, S, 3) uint8, as the published models were trained; see `model.preprocess`."""
+        """Resize an image to (S, S, 3) uint8, as for the published models; see `model.preprocess`."""
         return preprocess_image(image, self.config.image_size)
 
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, out_dim) embeddings of pixels, not normalised, with a graph."""
-        return self.tower(images.to(self.device))
-
-    def embed_texts(self, texts: Tensor) -> Tensor:
-        """(B, out_dim) embeddings of rendered texts, not normalised, with a graph."""
-        patches = self.patches_of(texts)
-        return self.tower(texts.to(self.device), None if patches is None else patches.to(self.device))
-
-    def render(self, texts: Sequence[str]) -> Tensor:
-        """(B, S, S) uint8 pixels of strings, on the CPU."""
-        return torch.from_numpy(self.renderer(texts))
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Turn strings into what `embed_texts` takes, on the CPU: (B, S, S) uint8 pixels, or bytes."""
+        return torch.from_numpy(self.text_input.tokenizer(texts))
 
     def _prepare(self, images: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.stack([self.preprocess_image(image) for image in images]))
-
-    def _batches(
-        self, items: Any, size: int, pixels_of: Callable[[Sequence[Any]], Tensor]
-    ) -> Iterable[Tensor]:
-        if isinstance(items, np.ndarray):
-            items = torch.from_numpy(items)
-        if not isinstance(items, Tensor | Sequence) or isinstance(items, str | bytes):
-            raise TypeError(f"expected a batch of pixels, or a sequence, got one {type(items).__name__}")
-        for start in range(0, len(items), size):
-            part = items[start : start + size]
-            yield part if isinstance(part, Tensor) else pixels_of(part)
 
     def _encode(
         self, embed: Callable[[Tensor], Tensor], batches: Iterable[Tensor], normalize: bool
     ) -> Tensor:
         on_gpu = self.device.type == "cuda"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
             parts = [embed(batch).float() for batch in batches]
             parts = [normalized(z) for z in parts] if normalize else parts
-        # Joined out here: what is made in inference mode could not be saved for another model's backward.
-        return torch.cat([torch.zeros(0, self.config.out_dim, device=self.device), *parts])
+        return torch.cat([torch.zeros(0, self.config.embed_dim, device=self.device), *parts])
 
-    # -- to keep
+    # Files
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing.
 
-        If the model has a renderer that describes itself, `renderer.json` says what decides on its pixels.
+        If the model has a renderer, `renderer.json` says what decides on its pixels.
         """
-        pretrained.save(self, folder)
+        description = self.text_input.description if isinstance(self.text_input, RenderedText) else None
+        safetensors.write_folder(folder, to_dict(self.config), self.state_dict(), description)
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path, renderer: TextRenderer | None = None, *, revision: str | None = None
-    ) -> Clippo:
+    ) -> Self:
         """Read what `save_pretrained` wrote, from a folder or a repository of the Hugging Face Hub.
 
         A model has learned to read one renderer's pixels. Without a `renderer` the one that `renderer.json`
-        describes is made when strings come; if it, or `renderer`, would draw other pixels than the model was
+        describes is made when strings come. If it, or `renderer`, would draw other pixels than the model was
         trained with, a warning says what differs: fonts, versions or options. Nothing is unpickled.
 
         Args:
@@ -253,15 +271,37 @@ class Clippo(nn.Module):
             ImportError: a name on the Hub, without huggingface_hub.
             ValueError: the configuration or the weights are not those of a Clippo, or do not fit together.
         """
-        return pretrained.load(cls, source, renderer, revision)
+        folder = safetensors.find_folder(source, revision)
+        config = safetensors.read_config(folder, lambda content: from_dict(ClippoConfig, content))
+        with torch.device("meta"):
+            model = cls(config, renderer)
+        model = safetensors.read_weights(folder, model)
+        description = safetensors.read_description(folder)
+        if description is not None and isinstance(model.text_input, RenderedText):
+            model.text_input.description = description
+        return model
 
 
 def normalized(z: Tensor) -> Tensor:
+    """Divide embeddings by their norms."""
     # The published models add the epsilon to the norm instead of clamping it.
     return z / (torch.linalg.vector_norm(z.float(), dim=-1, keepdim=True) + 1e-8)
 
 
-def published_renderer(size: int) -> TextRenderer:
-    from clippo.renderer import UnifontRenderer  # which needs Skia and fonts: for strings alone
+def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInfo]:
+    """Tokens (T, D) and the sequences that they form, of tokens (B, N, D) or of packed ones."""
+    if varlen is not None:
+        return tokens, varlen
+    B, N, _ = tokens.shape
+    return tokens.flatten(0, 1), equal_lengths(B, N, tokens.device)
 
-    return UnifontRenderer(size)
+
+def batches(items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor]) -> Iterable[Tensor]:
+    """Cut a batch of pixels, or a sequence of which `prepare` makes pixels, into smaller batches."""
+    if isinstance(items, np.ndarray):
+        items = torch.from_numpy(items)
+    if not isinstance(items, Tensor | Sequence) or isinstance(items, str | bytes):
+        raise TypeError(f"expected a batch of pixels, or a sequence, got one {type(items).__name__}")
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield part if isinstance(part, Tensor) else prepare(part)

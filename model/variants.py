@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from clippo.model.big_vision import load_big_vision
-from clippo.model.clippo import Clippo, TextRenderer
-from clippo.model.tower import TowerConfig
+from clippo.model.checkpoints.big_vision import load_big_vision
+from clippo.model.clippo import Clippo, ClippoConfig
+from clippo.model.text_input import RenderedTextConfig, TextRenderer
 
-# width, depth, mlp_dim, heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
+# width, depth, mlp_dim, num_heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
 VARIANTS = {
     "mu": (32, 1, 128, 2),
     "ti": (192, 12, 768, 3),
@@ -48,29 +48,29 @@ class Published:
     results: Mapping[str, float]
 
 
-def _results(*values: float | None) -> dict[str, float]:
+def results(*values: float | None) -> dict[str, float]:
     names = ("imagenet_10_shot", "imagenet_zero_shot", "coco_image_to_text", "coco_text_to_image", "glue")
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-_I21K = "ImageNet-21k classification"
+I21K = "ImageNet-21k classification"
 PUBLISHED = {
     "clippo_b16_yfcc100m": Published(
-        "YFCC-100M", 250, "scratch", _results(38.2, 43.4, 34.7, 19.7, 58.6)
+        "YFCC-100M", 250, "scratch", results(38.2, 43.4, 34.7, 19.7, 58.6)
     ),
     "clippo_b16_yfcc100m_i21k_init": Published(
-        "YFCC-100M", 250, _I21K, _results(44.7, 47.4, 36.1, 21.3, 60.7)
+        "YFCC-100M", 250, I21K, results(44.7, 47.4, 36.1, 21.3, 60.7)
     ),
     "clippo_b16_yfcc100m_i21k_init_25c4": Published(
-        "YFCC-100M, 25 % C4", 333, _I21K, _results(43.8, 44.8, 33.3, 19.4, 69.7)
+        "YFCC-100M, 25 % C4", 333, I21K, results(43.8, 44.8, 33.3, 19.4, 69.7)
     ),
     "clippo_b16_yfcc100m_i21k_init_50c4": Published(
-        "YFCC-100M, 50 % C4", 500, _I21K, _results(41.2, 42.0, 31.4, 17.8, 75.2)
+        "YFCC-100M, 50 % C4", 500, I21K, results(41.2, 42.0, 31.4, 17.8, 75.2)
     ),
     "clippo_b16_yfcc100m_i21k_init_75c4": Published(
-        "YFCC-100M, 75 % C4", 500, _I21K, _results(34.5, 33.4, 26.6, 14.6, 77.6)
+        "YFCC-100M, 75 % C4", 500, I21K, results(34.5, 33.4, 26.6, 14.6, 77.6)
     ),
-    "clippo_b16_100c4": Published("C4", 250, "scratch", _results(None, None, None, None, 78.4)),
+    "clippo_b16_100c4": Published("C4", 250, "scratch", results(None, None, None, None, 78.4)),
 }  # fmt: skip
 
 
@@ -86,35 +86,36 @@ def create_model(
     weights: str | Path | None = None,
     renderer: TextRenderer | None = None,
     image_size: int = 224,
+    text_tokens: Literal["all", "inked"] = "all",
     **overrides: Any,
 ) -> Clippo:
-    """A CLIPPO by name: a variant, new or with given weights, or a published checkpoint.
+    """Create a CLIPPO by name: a variant, new or with given weights, or a published checkpoint.
 
     Args:
         name: one of `list_models()`.
-        weights: a `.npz` of the reference implementation, or what `Clippo.from_pretrained` takes. A published
-            checkpoint is looked for under its file name, "NAME.npz", in the folders of CLIPPO_MODEL_PATH and
-            in the current one. A variant is initialised at random.
+        weights: a `.npz` of big_vision, or what `Clippo.from_pretrained` takes. A published checkpoint is
+            looked for under its file name, "NAME.npz", in the folders of CLIPPO_MODEL_PATH and in the current
+            one. A variant is initialised at random.
         renderer: draws strings; the published one by default.
-        image_size: side of the images, px. The position embedding of a `.npz` is resampled to it.
-        overrides: other fields of `TowerConfig`, such as `out_dim` (768 by default) or `text_tokens`.
+        image_size: side of the images in px. The position embedding of a `.npz` is resampled to it.
+        text_tokens: patches of a rendered text that the tower reads; see `RenderedTextConfig`.
+        overrides: other fields of `ClippoConfig`, such as `embed_dim` (768 by default).
 
     Raises:
         ValueError: an unknown name; weights of other sizes than asked for.
-        TypeError: an override that is no field of `TowerConfig`.
+        TypeError: an override that is not a field of `ClippoConfig`.
         FileNotFoundError: the weights are not there.
     """
     if name not in list_models():
         raise ValueError(f"name must be one of {', '.join(list_models())}; got {name!r}")
-    config = named_config("clippo-b16" if name in PUBLISHED else name, image_size=image_size, **overrides)
+    fields = {"image_size": image_size, "text": RenderedTextConfig(tokens=text_tokens), **overrides}
+    config = named_config("clippo-b16" if name in PUBLISHED else name, **fields)
     if weights is None and name in PUBLISHED:
         weights = find_published(name)
     if weights is None:
         return Clippo(config, renderer)
     if str(weights).endswith(".npz"):
-        model = load_big_vision(
-            weights, renderer=renderer, image_size=image_size, text_tokens=config.text_tokens
-        )
+        model = load_big_vision(weights, renderer=renderer, image_size=image_size, text_tokens=text_tokens)
     else:
         model = Clippo.from_pretrained(weights, renderer)
     if model.config != config:
@@ -122,22 +123,23 @@ def create_model(
     return model
 
 
-def named_config(name: str, **fields: Any) -> TowerConfig:
-    """Sizes of a variant. The published embeddings have 768 channels, whatever the width.
+def named_config(name: str, **fields: Any) -> ClippoConfig:
+    """Configuration of a variant. Published embeddings have 768 features, whatever the width.
 
     Args:
-        name: of a variant, "clippo-" and its name and patch size.
-        fields: of `TowerConfig`, where they are to differ.
+        name: of a variant, "clippo-" with its size and patch size.
+        fields: of `ClippoConfig`, where they are to differ.
 
     Raises:
         ValueError: there is no such variant, or sizes do not fit.
     """
-    match = re.fullmatch(r"clippo-([a-z]+|so400m)(8|14|16|32)", name)
+    match = re.fullmatch(rf"clippo-([a-z0-9]+?)({'|'.join(map(str, PATCH_SIZES))})", name)
     if match is None or match[1] not in VARIANTS:
         raise ValueError(f"name must be one of {', '.join(list_models())}; got {name!r}")
-    width, depth, mlp_dim, heads = VARIANTS[match[1]]
-    sizes = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads}
-    return TowerConfig(**{**sizes, "patch_size": int(match[2]), "image_size": 224, "out_dim": 768, **fields})
+    width, depth, mlp_dim, num_heads = VARIANTS[match[1]]
+    sizes = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads}
+    patches = {"patch_size": int(match[2]), "image_size": 224, "embed_dim": 768}
+    return ClippoConfig(**{**sizes, **patches, **fields})
 
 
 def find_published(name: str) -> Path:

@@ -61,7 +61,7 @@ def recall_at_k(queries: Tensor, candidates: Tensor, partners: Tensor) -> dict[i
 @torch.inference_mode()
 def embed_pictures(model: Clippo, dataset: EmojiDataset, batch_size: int = 256) -> Tensor:
     """(N, D) embeddings of the plain pictures of all concepts, on the CPU."""
-    device = model.log_scale.device
+    device = model.device
     parts = torch.arange(len(dataset.concepts)).split(batch_size)
     pictures = (torch.from_numpy(dataset.draw(part.numpy())) for part in parts)
     return torch.cat([model.encode_image(part.to(device)).cpu() for part in pictures])

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from clippo.data.emoji import EmojiDataset
 from clippo.errors import UserError
 from clippo.evaluation.report import report
-from clippo.model import Clippo
-from clippo.model.packing import random_patches
+from clippo.model import Clippo, RenderedTextConfig
+from clippo.model.packing import patch_dropout
+from clippo.model.text_input import ByteTokenizer
 from clippo.renderer import RenderPool, UnifontRenderer
-from clippo.training.baselines import MODELS, ByteTokenizer
 from clippo.training.config import TrainConfig
 from clippo.training.distributed import join_processes
 from clippo.training.optimizer import learning_rate, make_optimizer
@@ -55,12 +55,12 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         except ValueError as error:
             raise UserError(f"image_size is too small to render text: {error}") from error
         # What turns batches of strings into arrays; the workers get ready while the data set is read.
-        if config.baseline == "none":
+        if isinstance(config.model.text, RenderedTextConfig):
             share = len(range(config.batch_size)[part])
             pool = RenderPool(renderer, workers=config.render_workers, batch_size=share)
             text_arrays: Callable[..., Iterator[np.ndarray]] = stack.enter_context(pool).map
         else:
-            text_arrays = partial(map, ByteTokenizer())
+            text_arrays = partial(map, ByteTokenizer(config.model.text.max_bytes))
         dataset = EmojiDataset(config.data, renderer, seed=config.seed)
         trained = int((~dataset.held_out).sum())
         if config.batch_size > trained:
@@ -69,10 +69,10 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         # -- model and optimizer
         torch.manual_seed(config.seed)
         device = processes.device
-        cls = MODELS[config.baseline]
-        model = cls(config.model, renderer if cls is Clippo else None).to(device)
+        is_rendered = isinstance(config.model.text, RenderedTextConfig)
+        model = Clippo(config.model, renderer if is_rendered else None).to(device)
         model.init_weights(residual_scale=config.residual_scale)
-        model.tower.recompute_blocks = config.recompute_blocks
+        model.tower.encoder.grad_checkpointing = config.grad_checkpointing
         optimizer = make_optimizer(model, config)
         if processes.is_first:
             folder.create(config, resume=resume)
@@ -91,14 +91,14 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         def embed(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             kept = None
             if config.patch_dropout:
-                kept = random_patches(len(images), config.model.num_patches, config.patch_dropout)
+                kept = patch_dropout(len(images), config.model.num_patches, config.patch_dropout)
             # What arrives on the CPU, such as texts whose ink is looked for, is sent to the device in here.
             with autocast:
                 return model(images, texts, kept)
 
         def loss_of(z_images: torch.Tensor, z_texts: torch.Tensor) -> torch.Tensor:
             with autocast:
-                return contrastive_loss(z_images, z_texts, model.logit_scale, group=processes.group)
+                return contrastive_loss(z_images, z_texts, model.logit_scale.exp(), group=processes.group)
 
         # -- the loop
         with tqdm(
@@ -116,12 +116,12 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 optimizer.zero_grad()
                 loss = cached_contrastive_step(embed, images, texts, loss_of, chunk_size=config.chunk_size)
                 processes.average_gradients(model.parameters())
-                gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip_norm)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, config)
                 optimizer.step()
                 with torch.no_grad():
-                    model.log_scale.clamp_(max=math.log(config.max_logit_scale))
+                    model.logit_scale.clamp_(max=math.log(config.max_logit_scale))
 
                 done = step + 1
                 bar.update()
@@ -132,7 +132,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                         "loss": loss.item(),
                         "gradient_norm": gradient_norm.item(),
                         "learning_rate": learning_rate(step, config),
-                        "logit_scale": model.logit_scale.item(),
+                        "logit_scale": model.logit_scale.exp().item(),
                         "pairs_per_s": (done - first_step) * config.batch_size / elapsed_s,
                         "waiting_for_data": waited_s / elapsed_s,
                         "elapsed_s": elapsed_s,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clippo.data.emoji import EmojiConfig
-from clippo.model import TowerConfig
+from clippo.model import ClippoConfig, RenderedTextConfig
 from clippo.training.config import TrainConfig
 
 
@@ -17,15 +17,15 @@ def emoji() -> TrainConfig:
     held-out compositions (chance 3.14 %). docs/training.md has the whole table and how it was found.
     """
     return TrainConfig(
-        model=TowerConfig(
+        model=ClippoConfig(
             width=96,
             depth=3,
             mlp_dim=384,
-            heads=3,
+            num_heads=3,
             patch_size=16,
             image_size=64,
-            out_dim=128,
-            text_tokens="inked",
+            embed_dim=128,
+            text=RenderedTextConfig(tokens="inked"),
         ),
         data=EmojiConfig(),
         batch_size=128,

@@ -13,21 +13,19 @@ one before it is removed only then.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from clippo.data.emoji import EmojiConfig, EmojiDataset
+from clippo.data.emoji import EmojiDataset
 from clippo.errors import UserError
-from clippo.model import Clippo, TowerConfig, load_big_vision
-from clippo.model.clippo import TextRenderer
-from clippo.model.pretrained import flat
+from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, load_big_vision
+from clippo.model.configs import flat, from_dict, to_dict
+from clippo.model.files import atomic_path, write_text
+from clippo.model.text_input import TextRenderer
 from clippo.renderer import UnifontRenderer
-from clippo.training.baselines import MODELS
 from clippo.training.config import TrainConfig
 
 
@@ -50,7 +48,7 @@ class RunFolder:
                 raise UserError(
                     f"{self.path} holds a run already: add --resume to go on, or choose another --out"
                 )
-            before, now = flat(asdict(self.config())), flat(asdict(config))
+            before, now = flat(to_dict(self.config())), flat(to_dict(config))
             if differing := [key for key in now if before.get(key) != now[key]]:
                 key = differing[0]
                 raise UserError(
@@ -62,7 +60,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no run; choose another --out")
-            write(self.config_file, json.dumps(asdict(config), indent=2) + "\n")
+            write_text(self.config_file, json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
 
@@ -75,12 +73,8 @@ class RunFolder:
         if not self.config_file.is_file():
             raise UserError(f"{self.path} is not the folder of a run: it has no config.json")
         try:
-            fields = json.loads(self.config_file.read_text())
-            model = TowerConfig(**fields.pop("model"))
-            data = fields.pop("data")
-            data = EmojiConfig(**data | {"languages": tuple(data["languages"])})
-            return TrainConfig(model=model, data=data, **fields)
-        except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return from_dict(TrainConfig, json.loads(self.config_file.read_text()))
+        except (ValueError, TypeError) as error:
             raise UserError(f"{self.config_file} is not the configuration of a run: {error}") from error
 
     def newest_checkpoint(self) -> Path | None:
@@ -92,14 +86,10 @@ class RunFolder:
     def save_checkpoint(self, step: int, model: Clippo, optimizer: torch.optim.Optimizer) -> None:
         """Write the state after `step` steps, then remove the checkpoints before it."""
         final = self.checkpoints / f"step-{step:06d}"
-        unfinished = self.checkpoints / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        torch.save({"step": step, "optimizer": optimizer.state_dict()}, unfinished / "state.pt")
-        for path in (*unfinished.iterdir(), unfinished):
-            flush_to_disk(path)
-        os.replace(unfinished, final)
-        flush_to_disk(self.checkpoints)
+        self.checkpoints.mkdir(exist_ok=True)
+        with atomic_path(final) as unfinished:
+            model.save_pretrained(unfinished)
+            torch.save({"step": step, "optimizer": optimizer.state_dict()}, unfinished / "state.pt")
         for path in self.checkpoints.glob("step-*"):
             if path != final:
                 shutil.rmtree(path)
@@ -116,7 +106,7 @@ class RunFolder:
         folder = self.newest_checkpoint()
         if folder is None:
             return 0
-        model.load_state_dict(load_model(folder, type(model), model.config, model.renderer).state_dict())
+        model.load_state_dict(load_model(folder, model.config, None).state_dict())
         try:
             state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
             optimizer.load_state_dict(state["optimizer"])
@@ -144,9 +134,9 @@ class RunFolder:
         checkpoint = self.newest_checkpoint()
         if checkpoint is None:
             raise UserError(f"{self.path} has no checkpoint yet")
-        cls = MODELS[config.baseline]
-        renderer = UnifontRenderer(config.model.image_size) if cls is Clippo else None
-        return load_model(checkpoint, cls, config.model, renderer).eval()
+        is_rendered = isinstance(config.model.text, RenderedTextConfig)
+        renderer = UnifontRenderer(config.model.image_size) if is_rendered else None
+        return load_model(checkpoint, config.model, renderer).eval()
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
         with self.metrics_file.open("a") as file:
@@ -157,7 +147,7 @@ class RunFolder:
         if self.metrics_file.exists():
             lines = self.metrics_file.read_text().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
-            write(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+            write_text(self.metrics_file, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def load_any(source: str) -> Clippo:
@@ -175,11 +165,9 @@ def load_any(source: str) -> Clippo:
         raise UserError(f"cannot read a model from {source}: {first_line(error)}") from error
 
 
-def load_model(
-    checkpoint: Path, cls: type[Clippo], config: TowerConfig, renderer: TextRenderer | None
-) -> Clippo:
+def load_model(checkpoint: Path, config: ClippoConfig, renderer: TextRenderer | None) -> Clippo:
     try:
-        model = cls.from_pretrained(checkpoint, renderer)
+        model = Clippo.from_pretrained(checkpoint, renderer)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot read the checkpoint {checkpoint}: {first_line(error)}") from error
     if model.config != config:
@@ -189,19 +177,3 @@ def load_model(
 
 def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a text file, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    flush_to_disk(unfinished)
-    os.replace(unfinished, path)
-
-
-def flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

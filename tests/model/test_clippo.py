@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clippo.model import Clippo, TowerConfig, create_model
-from clippo.renderer import ParagraphRenderer, UnifontRenderer
+from clippo.model import Clippo, RenderedTextConfig, create_model
+from clippo.renderer import ParagraphRenderer, UnifontRenderer, compose
 
 TEXTS = ["a cat", "Ein Hund", "一只猫"]
 
@@ -18,7 +18,7 @@ TEXTS = ["a cat", "Ein Hund", "一只猫"]
 @pytest.fixture(scope="module")
 def clippo() -> Clippo:
     torch.manual_seed(0)
-    return create_model("clippo-mu16", image_size=64, out_dim=8)
+    return create_model("clippo-mu16", image_size=64, embed_dim=8)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_text_in_images(clippo, photographs):
     questions = ["what?", "", "how many"]
     renderer = UnifontRenderer(64)
     for position in ("top", "bottom"):
-        expected = clippo.encode_image(renderer.compose(photographs, questions, position))
+        expected = clippo.encode_image(compose(photographs, questions, renderer, position))
         found = clippo.encode_image_text(
             list(map(Image.fromarray, photographs)), questions, position=position
         )
@@ -128,19 +128,10 @@ def test_on_a_gpu(clippo, photographs):
     )
 
 
-def test_the_background_decides_what_is_ink():
-    config = TowerConfig(
-        width=32,
-        depth=1,
-        mlp_dim=64,
-        heads=2,
-        patch_size=16,
-        image_size=64,
-        out_dim=8,
-        text_tokens="inked",
-    )
+def test_the_background_decides_what_is_ink(clippo):
+    config = dataclasses.replace(clippo.config, text=RenderedTextConfig(tokens="inked"))
     model = Clippo(config, UnifontRenderer(64, background=255))
-    texts = torch.from_numpy(model.renderer(["word"]))
-    assert model.patches_of(texts).sequences.max_seqlen < 4
-    model.renderer = UnifontRenderer(64)
-    assert model.patches_of(texts).sequences.max_seqlen == 16
+    texts = model.tokenize(["word"])
+    assert model.text_input.mask(texts).sum() < 4
+    model.text_input.renderer = UnifontRenderer(64)
+    assert model.text_input.mask(texts).sum() == 16

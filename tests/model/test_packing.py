@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from clippo.model import Clippo, TowerConfig
-from clippo.model.packing import inked_patches, list_patches, random_patches
+from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
+from clippo.model.packing import keep_where, patch_dropout
+from clippo.model.text_input import inked_mask
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
-SMALL = TowerConfig(width=32, depth=1, mlp_dim=64, heads=2, patch_size=16, image_size=64, out_dim=16)
+SMALL = ClippoConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=16, image_size=64, embed_dim=16)
 TEXTS = ["a", "strawberry ice cream with cream", "", "犬の写真", "x" * 400]
 
 
@@ -32,8 +33,8 @@ def texts() -> torch.Tensor:
     return torch.from_numpy(UnifontRenderer(64)(TEXTS))
 
 
-def every_patch(batch: int):
-    return list_patches(torch.ones(batch, SMALL.num_patches, dtype=torch.bool))
+def every_patch(batch: int) -> torch.Tensor:
+    return torch.ones(batch, SMALL.num_patches, dtype=torch.bool)
 
 
 @pytest.fixture(params=["reference", "triton"])
@@ -44,7 +45,7 @@ def backend(request, monkeypatch):
 
 
 def embeddings_and_gradients(clippo, *arguments):
-    weights = torch.randn(2, len(TEXTS), SMALL.out_dim, generator=torch.Generator().manual_seed(2))
+    weights = torch.randn(2, len(TEXTS), SMALL.embed_dim, generator=torch.Generator().manual_seed(2))
     z = torch.stack(clippo(*arguments))
     return z, torch.autograd.grad((z * weights).sum(), list(clippo.tower.parameters()))
 
@@ -59,7 +60,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("packed", ["both", "texts"])
 def test_with_every_patch_listed_packed_is_dense(clippo, images, texts, packed):
     everything = every_patch(len(TEXTS))
-    listed = (everything if packed == "both" else None, everything)
+    listed = (keep_where(everything) if packed == "both" else None, everything)
     ours = embeddings_and_gradients(clippo, images, texts, *listed)
     assert_same(ours, embeddings_and_gradients(clippo, images, texts))
 
@@ -67,14 +68,14 @@ def test_with_every_patch_listed_packed_is_dense(clippo, images, texts, packed):
 @pytest.mark.usefixtures("backend")
 def test_listed_patches_are_all_that_is_seen(clippo, images, texts):
     """Each text by itself, in a dense tower without its blank patches, gives the embedding of the batch."""
-    inked = Clippo(dataclasses.replace(SMALL, text_tokens="inked"))
+    inked = Clippo(dataclasses.replace(SMALL, text=RenderedTextConfig(tokens="inked")))
     inked.load_state_dict(clippo.state_dict())
     z_images, z_texts = inked(images, texts)
     torch.testing.assert_close(z_images, clippo(images, texts)[0], atol=1e-5, rtol=1e-5)
-    is_inked = inked_patches(texts, 16, 127)
+    is_inked = inked_mask(texts, 16, 127)
     for text, kept, z in zip(texts, is_inked, z_texts, strict=True):
-        tokens = clippo.tower.embed(text[None])[:, kept]
-        alone = torch.nn.functional.normalize(clippo.tower.embedding_of(tokens), dim=-1)
+        tokens = clippo.tower.patch_embed(text[None])[:, kept]
+        alone = torch.nn.functional.normalize(clippo.tower.encoder(tokens), dim=-1)
         torch.testing.assert_close(alone[0], z, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(inked.encode_text(texts), z_texts, atol=1e-5, rtol=1e-5)
     blank = texts.clone()
@@ -86,36 +87,36 @@ def test_listed_patches_are_all_that_is_seen(clippo, images, texts):
 @pytest.mark.parametrize("background", [127, 255])
 def test_ink_is_what_the_report_says(make, background):
     pixels, report = make(64, background=background).render(TEXTS)
-    found = inked_patches(torch.from_numpy(pixels), 16, background)
+    found = inked_mask(torch.from_numpy(pixels), 16, background)
     expected = report.inked.reshape(len(TEXTS), -1)
     expected[2, 0] = True  # the blank text keeps a patch, for every image has an embedding
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_ink_in_every_layout(texts):
-    expected = inked_patches(texts, 16, 127)
+    expected = inked_mask(texts, 16, 127)
     for same in (
         texts[..., None].expand(-1, -1, -1, 3),
         texts[:, None],
         texts.float() / 127.5 - 1,
     ):
-        assert torch.equal(inked_patches(same, 16, 127), expected)
+        assert torch.equal(inked_mask(same, 16, 127), expected)
 
 
 def test_dropped_patches(clippo, images, texts):
     torch.manual_seed(0)
-    kept = random_patches(50, 16, 0.75)
-    assert kept.sequences.max_seqlen == 4
-    assert kept.sequences.cu_seqlens.tolist() == list(range(0, 201, 4))
+    kept = patch_dropout(50, 16, 0.75)
+    assert kept.varlen.max_seqlen == 4
+    assert kept.varlen.cu_seqlens.tolist() == list(range(0, 201, 4))
     rows = kept.keep_indices.view(50, 4, 2)
     assert torch.equal(rows[..., 0], torch.arange(50, dtype=torch.int32)[:, None].expand(50, 4))
     assert (rows[:, 1:, 1] > rows[:, :-1, 1]).all()
     assert rows[..., 1].unique().tolist() == list(range(16))
     torch.manual_seed(0)
-    assert torch.equal(random_patches(50, 16, 0.75).keep_indices, kept.keep_indices)
-    assert random_patches(3, 16, 0.99).sequences.max_seqlen == 1
+    assert torch.equal(patch_dropout(50, 16, 0.75).keep_indices, kept.keep_indices)
+    assert patch_dropout(3, 16, 0.99).varlen.max_seqlen == 1
 
-    few = random_patches(len(images), 16, 0.5)
+    few = patch_dropout(len(images), 16, 0.5)
     z_images, z_texts = clippo(images, texts, few)
     torch.testing.assert_close(z_texts, clippo(images, texts)[1], atol=1e-5, rtol=1e-5)
     changed = images.clone()
@@ -127,7 +128,7 @@ def test_dropped_patches(clippo, images, texts):
 
 
 def test_an_empty_batch(clippo):
-    inked = Clippo(dataclasses.replace(SMALL, text_tokens="inked"))
+    inked = Clippo(dataclasses.replace(SMALL, text=RenderedTextConfig(tokens="inked")))
     for model in (clippo, inked):
         z_images, z_texts = model(
             torch.empty(0, 64, 64, 3, dtype=torch.uint8), torch.empty(0, 64, 64, dtype=torch.uint8)
@@ -139,9 +140,9 @@ def test_an_empty_batch(clippo):
 def test_recomputed_blocks_give_the_same_gradients(clippo, images, texts, packed):
     listed = (None, every_patch(len(TEXTS))) if packed else ()
     plain = embeddings_and_gradients(clippo, images, texts, *listed)
-    clippo.tower.recompute_blocks = True
+    clippo.tower.encoder.grad_checkpointing = True
     calls = []
-    hook = clippo.tower.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    hook = clippo.tower.encoder.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same(embeddings_and_gradients(clippo, images, texts, *listed), plain)
     hook.remove()
     assert len(calls) == 2
@@ -152,7 +153,7 @@ def test_recomputed_blocks_give_the_same_gradients(clippo, images, texts, packed
 def test_compiles_without_graph_breaks(clippo, images, texts, mode, training):
     arguments = [(images, texts), (images[:3], texts[1:4])]
     if mode == "inked":
-        arguments = [(i, t, None, list_patches(inked_patches(t, 16, 127))) for i, t in arguments]
+        arguments = [(i, t, None, inked_mask(t, 16, 127)) for i, t in arguments]
     compiled = torch.compile(clippo, fullgraph=True, backend="aot_eager")
     for batch in arguments:
         with torch.set_grad_enabled(training):
@@ -161,7 +162,7 @@ def test_compiles_without_graph_breaks(clippo, images, texts, mode, training):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
         if training:
             gradients = [
-                torch.autograd.grad(z[0].sum() + 2 * z[1][0, 0], clippo.tower.patch_weight)[0]
+                torch.autograd.grad(z[0].sum() + 2 * z[1][0, 0], clippo.tower.patch_embed.weight)[0]
                 for z in (ours, eager)
             ]
             torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)

@@ -2,12 +2,20 @@ import numpy as np
 import pytest
 import torch
 
-from clippo.model import PUBLISHED, Clippo, TowerConfig, create_model, list_models, save_big_vision
+from clippo.model import (
+    PUBLISHED,
+    Clippo,
+    ClippoConfig,
+    RenderedTextConfig,
+    create_model,
+    list_models,
+    save_big_vision,
+)
 from clippo.model.tower import Tower
 from clippo.model.variants import named_config
 
 
-def count(config: TowerConfig) -> int:
+def count(config: ClippoConfig) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in Clippo(config).parameters())
 
@@ -22,7 +30,7 @@ def test_every_variant_can_be_made(name):
     config = named_config(name)
     with torch.device("meta"):
         tower = Tower(config)
-    assert tower.pos_embed.shape == (1, (224 // config.patch_size) ** 2, config.width)
+    assert tower.patch_embed.pos_embed.shape == (1, (224 // config.patch_size) ** 2, config.width)
 
 
 def test_all_names_are_listed():
@@ -31,16 +39,16 @@ def test_all_names_are_listed():
 
 
 def test_overrides():
-    model = create_model("clippo-mu16", image_size=64, out_dim=8, text_tokens="inked")
-    assert model.config == TowerConfig(
+    model = create_model("clippo-mu16", image_size=64, embed_dim=8, text_tokens="inked")
+    assert model.config == ClippoConfig(
         width=32,
         depth=1,
         mlp_dim=128,
-        heads=2,
+        num_heads=2,
         patch_size=16,
         image_size=64,
-        out_dim=8,
-        text_tokens="inked",
+        embed_dim=8,
+        text=RenderedTextConfig(tokens="inked"),
     )
     assert model.encode_image(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 8)
     for name in ("vit-b16", "clippo-b7", "clippo"):
@@ -52,19 +60,19 @@ def test_overrides():
 
 def test_weights_of_every_kind(tmp_path):
     torch.manual_seed(0)
-    model = create_model("clippo-mu16", image_size=64, out_dim=8)
+    model = create_model("clippo-mu16", image_size=64, embed_dim=8)
     save_big_vision(model, tmp_path / "mu.npz")
     model.save_pretrained(tmp_path / "mu")
     for weights in (tmp_path / "mu.npz", tmp_path / "mu"):
-        loaded = create_model("clippo-mu16", weights=weights, image_size=64, out_dim=8)
-        assert torch.equal(loaded.tower.head.weight, model.tower.head.weight)
+        loaded = create_model("clippo-mu16", weights=weights, image_size=64, embed_dim=8)
+        assert torch.equal(loaded.tower.encoder.head.weight, model.tower.encoder.head.weight)
         with pytest.raises(ValueError, match="is not a clippo-ti16 of these sizes"):
-            create_model("clippo-ti16", weights=weights, image_size=64, out_dim=8)
+            create_model("clippo-ti16", weights=weights, image_size=64, embed_dim=8)
     larger = create_model(
-        "clippo-mu16", weights=tmp_path / "mu.npz", image_size=96, out_dim=8, text_tokens="inked"
+        "clippo-mu16", weights=tmp_path / "mu.npz", image_size=96, embed_dim=8, text_tokens="inked"
     )
-    assert larger.tower.pos_embed.shape == (1, 36, 32)
-    assert larger.config.text_tokens == "inked"
+    assert larger.tower.patch_embed.pos_embed.shape == (1, 36, 32)
+    assert larger.config.text.tokens == "inked"
 
 
 def test_published_files_are_looked_for(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
-"""A Clippo in the shape of an open_clip model, for code that was written for those.
+"""A Clippo with the interface of an open_clip model, for code that was written for those.
 
     model, preprocess, tokenizer = open_clip_trio(clippo)
 
-CLIP_benchmark, clip-retrieval and the like ask no more than this of a model.
+CLIP_benchmark, clip-retrieval and the like need nothing else of a model.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from clippo.model.clippo import Clippo, normalized
 
 
 class OpenClipModel(nn.Module):
-    """What open_clip's `CLIP` has: encoders whose embeddings are not normalised unless asked for.
+    """The interface of open_clip's `CLIP`: encoders whose embeddings are not normalised unless asked for.
 
     Gradients flow, as they do there; wrap calls in `torch.inference_mode()` where they are not wanted.
 
     Attributes:
-        logit_scale: the logarithm of the factor on cosine similarities.
+        logit_scale: (1,) parameter, the logarithm of the factor on cosine similarities.
     """
 
     def __init__(self, clippo: Clippo) -> None:
@@ -31,37 +31,36 @@ class OpenClipModel(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        return self.clippo.log_scale
+        return self.clippo.logit_scale
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """(B, out_dim) embeddings of what `preprocess` gave, stacked."""
+        """Embed what `preprocess` gave, stacked: (B, E)."""
         z = self.clippo.embed_images(image)
         return normalized(z) if normalize else z
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """(B, out_dim) embeddings of what the tokenizer gave."""
+        """Embed what the tokenizer gave: (B, E)."""
         z = self.clippo.embed_texts(text)
         return normalized(z) if normalize else z
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of unit length, and the factor on their products."""
-        return (*self.clippo(image, text), self.clippo.logit_scale)
+        return (*self.clippo(image, text), self.logit_scale.exp())
 
 
 def open_clip_trio(
     clippo: Clippo,
 ) -> tuple[OpenClipModel, Callable[[Any], Tensor], Callable[[str | Sequence[str]], Tensor]]:
-    """Model, preprocess and tokenizer, as open_clip's `create_model_from_pretrained` and `get_tokenizer` do.
+    """Model, preprocess and tokenizer, as of open_clip's `create_model_from_pretrained` and `get_tokenizer`.
 
-    `preprocess` turns one PIL image into a (3, S, S) float32 tensor in [-1, 1]. The "tokenizer" is the
-    model's renderer: one string, or a list, becomes a (B, S, S) uint8 tensor of pixels, which has
-    `.to(device)` and goes to `encode_text`.
+    `preprocess` turns one PIL image into a (3, S, S) float32 tensor in [-1, 1]. The tokenizer is the model's
+    renderer: one string, or a list of them, becomes a (B, S, S) uint8 tensor of pixels for `encode_text`.
     """
 
     def preprocess(image: Any) -> Tensor:
         return torch.from_numpy(clippo.preprocess_image(image)).permute(2, 0, 1) / 127.5 - 1
 
     def tokenizer(texts: str | Sequence[str]) -> Tensor:
-        return clippo.render([texts] if isinstance(texts, str) else texts)
+        return clippo.tokenize([texts] if isinstance(texts, str) else texts)
 
     return OpenClipModel(clippo), preprocess, tokenizer

@@ -7,16 +7,14 @@ import pytest
 import torch
 
 from clippo.cli import main
-from clippo.errors import UserError
-from clippo.export import export
-from clippo.model import Clippo, create_model, save_big_vision
-from clippo.training.baselines import OneTower
+from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig, create_model, save_big_vision
+from clippo.model.export import export
 
 
 @pytest.fixture(scope="module")
 def clippo():
     torch.manual_seed(0)
-    return create_model("clippo-mu16", image_size=64, out_dim=8).eval()
+    return create_model("clippo-mu16", image_size=64, embed_dim=8).eval()
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def test_onnx(clippo, pixels, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
     [z_images] = session.run(None, {"images": pixels})
     np.testing.assert_allclose(z_images, clippo.encode_image(pixels), atol=1e-5)
-    texts = clippo.render(["a cat"]).numpy()  # which the same graph reads
+    texts = clippo.tokenize(["a cat"]).numpy()  # which the same graph reads
     [z_texts] = session.run(None, {"images": np.repeat(texts[..., None], 3, axis=3)})
     np.testing.assert_allclose(z_texts, clippo.encode_text(texts), atol=1e-5)
 
@@ -50,9 +48,9 @@ def test_onnx(clippo, pixels, tmp_path):
 @pytest.mark.parametrize("ending", ["pt2", "onnx"])
 def test_texts(clippo, tmp_path, text_tokens, ending):
     """Of different lengths, a blank one among them; blank patches count where the model reads them."""
-    own = Clippo(replace(clippo.config, text_tokens=text_tokens)).eval()
+    own = Clippo(replace(clippo.config, text=RenderedTextConfig(tokens=text_tokens))).eval()
     own.load_state_dict(clippo.state_dict())
-    texts = own.render(["", "a cat", "a longer text that inks many patches"])
+    texts = own.tokenize(["", "a cat", "a longer text that inks many patches"])
     path = tmp_path / f"x.{ending}"
     if ending == "onnx":
         onnxruntime = pytest.importorskip("onnxruntime")
@@ -64,27 +62,28 @@ def test_texts(clippo, tmp_path, text_tokens, ending):
         assert export(own, path, texts=True) < 1e-5
         z = torch.export.load(path).module()(texts)
     torch.testing.assert_close(z, own.encode_text(texts), atol=1e-5, rtol=1e-5)
-    other = Clippo(replace(clippo.config, text_tokens="all" if text_tokens == "inked" else "inked")).eval()
+    others = "all" if text_tokens == "inked" else "inked"
+    other = Clippo(replace(clippo.config, text=RenderedTextConfig(tokens=others))).eval()
     other.load_state_dict(clippo.state_dict())
     assert (z - other.encode_text(texts)).abs().max() > 1e-3
 
 
 def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
-    monkeypatch.setattr("clippo.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("clippo.model.export.TOLERANCE", -1.0)
     (tmp_path / "x.pt2").write_bytes(b"of before")
-    with pytest.raises(UserError, match="the exported model differs by"):
+    with pytest.raises(ValueError, match="the exported model differs by"):
         export(clippo, tmp_path / "x.pt2")
     assert (tmp_path / "x.pt2").read_bytes() == b"of before"
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_cannot_be_exported(clippo, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"must end in \.pt2 or \.onnx, got .*x\.pth"):
+    with pytest.raises(ValueError, match=r"must end in \.pt2 or \.onnx, got .*x\.pth"):
         export(clippo, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="reads text as bytes"):
-        export(OneTower(clippo.config), tmp_path / "x.pt2", texts=True)
-    monkeypatch.setattr("clippo.export.ONNX_BYTES", 1000)
-    with pytest.raises(UserError, match="at most 2 GiB"):
+    with pytest.raises(ValueError, match="reads text as bytes"):
+        export(Clippo(replace(clippo.config, text=ByteTextConfig())), tmp_path / "x.pt2", texts=True)
+    monkeypatch.setattr("clippo.model.export.ONNX_BYTES", 1000)
+    with pytest.raises(ValueError, match="at most 2 GiB"):
         export(clippo, tmp_path / "x.onnx")
 
 
@@ -96,7 +95,7 @@ def test_command(clippo, tmp_path, capsys):
         main(["export", str(tmp_path / source), "--out", str(tmp_path / "x.pt2")])
         assert "x.pt2: 0.4 MiB, differs by at most" in capsys.readouterr().out
     main(["export", str(tmp_path / "folder"), "--texts", "--out", str(tmp_path / "texts.pt2")])
-    texts = clippo.render(["a cat"])
+    texts = clippo.tokenize(["a cat"])
     z = torch.export.load(tmp_path / "texts.pt2").module()(texts)
     torch.testing.assert_close(z, clippo.encode_text(texts), atol=1e-5, rtol=1e-5)
     (tmp_path / "x.npz").write_bytes(b"broken")

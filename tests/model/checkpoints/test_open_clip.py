@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clippo.model import create_model
-from clippo.model.open_clip import open_clip_trio
+from clippo.model.checkpoints.open_clip import open_clip_trio
 
 
 @pytest.fixture(scope="module")
 def clippo():
     torch.manual_seed(0)
-    return create_model("clippo-mu16", image_size=64, out_dim=8)
+    return create_model("clippo-mu16", image_size=64, embed_dim=8)
 
 
 @pytest.fixture

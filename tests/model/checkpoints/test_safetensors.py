@@ -1,17 +1,22 @@
 import json
+import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clippo.model import Clippo, TowerConfig, create_model
+from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, create_model
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
+
+SMALL = ClippoConfig(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=8, image_size=16, embed_dim=8)
+LARGER = replace(SMALL, patch_size=16, image_size=48)  # has room for text
 
 
 @pytest.fixture
 def clippo() -> Clippo:
-    return Clippo(TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=8, image_size=16, out_dim=8))
+    return Clippo(SMALL)
 
 
 def test_round_trip(clippo, tmp_path):
@@ -34,7 +39,7 @@ def test_what_is_missing_is_named(clippo, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth": 2}, r"tower.blocks.1.norm1.weight: expected \(16,\), found nothing"),
+        ({"depth": 2}, r"tower.encoder.blocks.1.norm1.weight: expected \(16,\), found nothing"),
         ({"width": 32}, r"expected \(32, 3, 8, 8\), found \(16, 3, 8, 8\)"),
         ({"width": "16"}, "width must be an integer"),
         ({"dropout": 0.1}, "dropout"),
@@ -56,10 +61,10 @@ def test_broken_files_are_refused(clippo, tmp_path):
     weights.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         Clippo.from_pretrained(tmp_path)
-    tensors = {name: value for name, value in clippo.state_dict().items() if name != "log_scale"}
+    tensors = {name: value for name, value in clippo.state_dict().items() if name != "logit_scale"}
     save_file(tensors, weights)
-    assert "log_scale" not in load_file(weights)
-    with pytest.raises(ValueError, match="log_scale"):
+    assert "logit_scale" not in load_file(weights)
+    with pytest.raises(ValueError, match="logit_scale"):
         Clippo.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="not the configuration"):
@@ -67,36 +72,54 @@ def test_broken_files_are_refused(clippo, tmp_path):
 
 
 def test_text_tokens_are_kept(tmp_path):
-    model = create_model("clippo-mu16", image_size=32, out_dim=8, text_tokens="inked")
+    model = create_model("clippo-mu16", image_size=32, embed_dim=8, text_tokens="inked")
     model.save_pretrained(tmp_path)
-    assert Clippo.from_pretrained(tmp_path).config.text_tokens == "inked"
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["text_tokens"]  # a file from before there was a choice
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Clippo.from_pretrained(tmp_path).config.text_tokens == "all"
+    assert Clippo.from_pretrained(tmp_path).config.text == RenderedTextConfig(tokens="inked")
+
+
+@pytest.mark.parametrize("tokens", ["all", "inked"])
+def test_folders_of_version_0_are_converted(tmp_path, tokens):
+    """They had a scalar temperature, flat names of tensors, and other names of some sizes."""
+    model = create_model("clippo-mu16", image_size=32, embed_dim=8, text_tokens=tokens)
+    model.save_pretrained(tmp_path)
+    old = {"width": 32, "depth": 1, "mlp_dim": 128, "heads": 2, "patch_size": 16, "image_size": 32}
+    old |= {"out_dim": 8, "text_tokens": tokens}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    state = {
+        re.sub(r"^tower\.(encoder\.|patch_embed\.(?=pos_embed))|(?<=patch_)embed\.", old_name, name): value
+        for name, value in model.state_dict().items()
+        if name != "logit_scale"
+    }
+    assert {"tower.patch_weight", "tower.pos_embed", "tower.blocks.0.attn.qkv.weight"} < state.keys()
+    save_file(state | {"log_scale": model.logit_scale.detach()[0]}, tmp_path / "model.safetensors")
+    loaded = Clippo.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def old_name(match: re.Match[str]) -> str:
+    return "tower." if match[1] else ""
 
 
 def test_the_renderer_is_made_again_from_its_description(tmp_path, recwarn):
     """A model reads strings with the renderer that it was saved with, nothing else being said."""
     for renderer in (UnifontRenderer(48, lower=False), ParagraphRenderer(48, ink=255, background=0)):
-        config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
-        model = Clippo(config, renderer)
+        model = Clippo(LARGER, renderer)
         model.save_pretrained(tmp_path)
         loaded = Clippo.from_pretrained(tmp_path)
-        assert loaded.background == renderer.background
+        assert loaded.text_input.background == renderer.background
         assert torch.equal(loaded.encode_text(["A Cat"]), model.encode_text(["A Cat"]))
         assert loaded.renderer.description == renderer.description
         # Passed on by a model that never drew a string.
         Clippo.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
         assert Clippo.from_pretrained(tmp_path / "again").renderer.description == renderer.description
-    Clippo(config).save_pretrained(tmp_path)
+    Clippo(LARGER).save_pretrained(tmp_path)
     assert not (tmp_path / "renderer.json").exists()
     assert not recwarn.list
 
 
 def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
-    config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
-    Clippo(config, UnifontRenderer(48)).save_pretrained(tmp_path)
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
     description = json.loads((tmp_path / "renderer.json").read_text())
     description["fonts"]["unifont.otf"] = "another"
     (tmp_path / "renderer.json").write_text(json.dumps(description))
@@ -114,8 +137,7 @@ def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
     ],
 )
 def test_a_description_that_is_none(tmp_path, change, message):
-    config = TowerConfig(width=16, depth=1, mlp_dim=32, heads=2, patch_size=16, image_size=48, out_dim=8)
-    Clippo(config, UnifontRenderer(48)).save_pretrained(tmp_path)
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
     path = tmp_path / "renderer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
@@ -131,17 +153,17 @@ def test_from_the_hub(clippo, tmp_path, monkeypatch):
     commits = {"main": "a" * 40, "v1": "b" * 40}
     repository = tmp_path / "models--someone--clippo"
     for name, commit in commits.items():
-        clippo.log_scale.data.fill_(float(name == "main"))
+        clippo.logit_scale.data.fill_(float(name == "main"))
         clippo.save_pretrained(repository / "snapshots" / commit)
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / name).write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert Clippo.from_pretrained("someone/clippo").log_scale == 1
+    assert Clippo.from_pretrained("someone/clippo").logit_scale == 1
     for revision in ("v1", "b" * 40):
-        assert Clippo.from_pretrained("someone/clippo", revision=revision).log_scale == 0
+        assert Clippo.from_pretrained("someone/clippo", revision=revision).logit_scale == 0
     with pytest.raises(
-        FileNotFoundError, match="runs/none is no folder here, and not to be had from the Hub"
+        FileNotFoundError, match="runs/none is no folder here, and cannot be fetched from the Hub"
     ):
         Clippo.from_pretrained("runs/none")
 
@@ -164,6 +186,8 @@ def test_a_folder_has_no_revision(clippo, tmp_path):
 class Renderer:
     """As much of one as a checkpoint needs."""
 
+    background = 127
+
     def __init__(self, **description):
         self.description = description
 
@@ -172,11 +196,10 @@ class Renderer:
 
 
 def test_another_renderer_is_warned_of(clippo, tmp_path, recwarn):
-    clippo.renderer = Renderer(options={"size": 16, "ink": 0}, fonts={"a.otf": "12"})
+    clippo.text_input.renderer = Renderer(options={"size": 16, "ink": 0}, fonts={"a.otf": "12"})
     clippo.save_pretrained(tmp_path)
     Clippo.from_pretrained(tmp_path)
     Clippo.from_pretrained(tmp_path, clippo.renderer)
-    Clippo.from_pretrained(tmp_path, lambda texts: None)  # says nothing about itself
     assert not recwarn.list
     other = Renderer(options={"size": 16, "ink": 9}, fonts={"b.otf": "12"})
     with pytest.warns(

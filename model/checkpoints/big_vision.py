@@ -7,7 +7,6 @@ which of its arrays is which part of which tensor of ours; both directions follo
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import tokenize
@@ -25,20 +24,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clippo.model.clippo import Clippo, TextRenderer
+from clippo.model.clippo import Clippo, ClippoConfig
+from clippo.model.files import atomic_path
+from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
 DONT_LOAD = ("^head/", "^pre_logits/", "^MAPHead_0/", "^cls$")  # what a classifier has of its own
 
 # What the ViTs of arXiv 2106.10270 (AugReg) call it, and what it is called since.
-_OLD_NAMES = (
+OLD_NAMES = (
     (re.compile(r"(encoderblock_\d+)/LayerNorm_2/"), r"\1/LayerNorm_1/"),
     (re.compile(r"/MultiHeadDotProductAttention_1/"), "/MultiHeadDotProductAttention_0/"),
     (re.compile(r"/MlpBlock_3/"), "/MlpBlock_0/"),
     (re.compile(r"^Transformer/posembed_input/pos_embedding$"), "pos_embedding"),
 )
-_BLOCK = re.compile(r"^((?:img/)?Transformer/encoderblock)_(\d+)(/.*)$")
-_POS_EMBED = "pos_embedding"
+BLOCK = re.compile(r"^((?:img/)?Transformer/encoderblock)_(\d+)(/.*)$")
+POS_EMBED = "pos_embedding"
 
 
 def load_big_vision(
@@ -58,7 +59,7 @@ def load_big_vision(
         renderer: draws strings; the published one by default.
         image_size: side of the images that the model will see, px; the file's by default. To another, the
             position embedding is resampled, bilinearly from corner to corner.
-        text_tokens: see `TowerConfig`.
+        text_tokens: see `RenderedTextConfig`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,9 +69,9 @@ def load_big_vision(
     with arrays_of(path, "a CLIPPO checkpoint", prefixes=("params/", "opt/target/", "")) as arrays:
         own = infer_config(arrays)
         check(arrays, own, entries(own))
-        config = replace(own, image_size=image_size or own.image_size, text_tokens=text_tokens)
+        sizes = replace(own, image_size=image_size or own.image_size)
         with torch.device("meta"):
-            model = Clippo(config, renderer)
+            model = Clippo(ClippoConfig(**vars(sizes), text=RenderedTextConfig(tokens=text_tokens)), renderer)
         model = model.to_empty(device="cpu")
         copy(arrays, model, entries(own))
     return model
@@ -93,9 +94,9 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
     """
     skipped = re.compile("|".join(f"(?:{pattern})" for pattern in dont_load) or "(?!)")
     with arrays_of(path, "a ViT for this model", prefixes=("params/", "opt/target/", "")) as arrays:
-        arrays.rename(_modern_name)
+        arrays.rename(modern_name)
         arrays.keep(lambda name: not skipped.search(name))
-        shape = arrays.shapes.get(_POS_EMBED, (1, 1, 1))
+        shape = arrays.shapes.get(POS_EMBED, (1, 1, 1))
         positions = shape[1] if len(shape) == 3 else 0
         has_class_token = isqrt(positions) ** 2 != positions
         own = replace(
@@ -109,7 +110,7 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
         if has_class_token:
             width = own.width
             wanted = [
-                replace(entry, shape=(1, positions, width)) if entry.theirs == _POS_EMBED else entry
+                replace(entry, shape=(1, positions, width)) if entry.theirs == POS_EMBED else entry
                 for entry in wanted
             ]
         check(arrays, own, wanted)
@@ -127,13 +128,10 @@ def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> N
         path: the file, "NAME.npz".
         scan: stack the blocks, as the reference's `scan` option expects them.
     """
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with zipfile.ZipFile(unfinished, "w") as archive:
-        for name, array in reference_arrays(model.state_dict(), model.config, scan=scan):
+    with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+        for name, array in big_vision_arrays(model.state_dict(), model.config, scan=scan):
             with archive.open(f"params/{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-    os.replace(unfinished, path)
 
 
 # -- which array is which tensor
@@ -179,7 +177,7 @@ class Entry:
 
 def entries(config: TowerConfig) -> list[Entry]:
     """All arrays of a CLIPPO checkpoint."""
-    D, H, P, M, E = config.width, config.heads, config.patch_size, config.mlp_dim, config.out_dim
+    D, H, P, M, E = config.width, config.num_heads, config.patch_size, config.mlp_dim, config.embed_dim
     found: list[Entry] = []
 
     def linear(ours: str, theirs: str, fan_in: int, fan_out: int) -> None:
@@ -204,25 +202,25 @@ def entries(config: TowerConfig) -> list[Entry]:
         found.append(Entry(f"{theirs}/out/kernel", (H, D // H, D), f"{ours}.weight", kind="kernel"))
         found.append(Entry(f"{theirs}/out/bias", (D,), f"{ours}.bias"))
 
-    found.append(Entry("t", (1,), "log_scale"))
-    found.append(Entry("img/embedding/kernel", (P, P, 3, D), "tower.patch_weight", kind="conv"))
-    found.append(Entry("img/embedding/bias", (D,), "tower.patch_bias"))
-    found.append(Entry(f"img/{_POS_EMBED}", (1, config.num_patches, D), "tower.pos_embed"))
+    found.append(Entry("t", (1,), "logit_scale"))
+    found.append(Entry("img/embedding/kernel", (P, P, 3, D), "tower.patch_embed.weight", kind="conv"))
+    found.append(Entry("img/embedding/bias", (D,), "tower.patch_embed.bias"))
+    found.append(Entry(f"img/{POS_EMBED}", (1, config.num_patches, D), "tower.patch_embed.pos_embed"))
     for i in range(config.depth):
-        ours, theirs = f"tower.blocks.{i}", f"img/Transformer/encoderblock_{i}"
+        ours, theirs = f"tower.encoder.blocks.{i}", f"img/Transformer/encoderblock_{i}"
         layer_norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0")
         projections(f"{ours}.attn.qkv", f"{theirs}/MultiHeadDotProductAttention_0", "query", "key", "value")
         out_projection(f"{ours}.attn.proj", f"{theirs}/MultiHeadDotProductAttention_0")
         layer_norm(f"{ours}.norm2", f"{theirs}/LayerNorm_1")
         mlp(f"{ours}.mlp", f"{theirs}/MlpBlock_0")
-    layer_norm("tower.norm", "img/Transformer/encoder_norm")
-    found.append(Entry("img/MAPHead_0/probe", (1, 1, D), "tower.pool.probe"))
-    projections("tower.pool.q", "img/MAPHead_0/MultiHeadDotProductAttention_0", "query")
-    projections("tower.pool.kv", "img/MAPHead_0/MultiHeadDotProductAttention_0", "key", "value")
-    out_projection("tower.pool.proj", "img/MAPHead_0/MultiHeadDotProductAttention_0")
-    layer_norm("tower.pool.norm", "img/MAPHead_0/LayerNorm_0")
-    mlp("tower.pool.mlp", "img/MAPHead_0/MlpBlock_0")
-    linear("tower.head", "img/head", D, E)
+    layer_norm("tower.encoder.norm", "img/Transformer/encoder_norm")
+    found.append(Entry("img/MAPHead_0/probe", (1, 1, D), "tower.encoder.pool.probe"))
+    projections("tower.encoder.pool.q", "img/MAPHead_0/MultiHeadDotProductAttention_0", "query")
+    projections("tower.encoder.pool.kv", "img/MAPHead_0/MultiHeadDotProductAttention_0", "key", "value")
+    out_projection("tower.encoder.pool.proj", "img/MAPHead_0/MultiHeadDotProductAttention_0")
+    layer_norm("tower.encoder.pool.norm", "img/MAPHead_0/LayerNorm_0")
+    mlp("tower.encoder.pool.mlp", "img/MAPHead_0/MlpBlock_0")
+    linear("tower.encoder.head", "img/head", D, E)
     return found
 
 
@@ -231,17 +229,17 @@ def infer_config(arrays: Arrays) -> TowerConfig:
     shapes = arrays.shapes
     try:
         patch_size = shapes["img/embedding/kernel"][0]
-        width, heads, _ = shapes["img/MAPHead_0/MultiHeadDotProductAttention_0/query/kernel"]
+        width, num_heads, _ = shapes["img/MAPHead_0/MultiHeadDotProductAttention_0/query/kernel"]
         stacked = shapes.get("img/Transformer/encoderblock/LayerNorm_1/scale")
-        blocks = sum(bool(_BLOCK.match(name)) and name.endswith("/LayerNorm_1/scale") for name in shapes)
+        blocks = sum(bool(BLOCK.match(name)) and name.endswith("/LayerNorm_1/scale") for name in shapes)
         return TowerConfig(
             width=width,
             depth=stacked[0] if stacked else blocks,
             mlp_dim=shapes["img/MAPHead_0/MlpBlock_0/Dense_0/kernel"][1],
-            heads=heads,
+            num_heads=num_heads,
             patch_size=patch_size,
-            image_size=patch_size * isqrt(shapes[f"img/{_POS_EMBED}"][1]),
-            out_dim=shapes["img/head/kernel"][1],
+            image_size=patch_size * isqrt(shapes[f"img/{POS_EMBED}"][1]),
+            embed_dim=shapes["img/head/kernel"][1],
         )
     except KeyError as error:
         raise ValueError(f"it has no array {error}") from error
@@ -283,12 +281,12 @@ def copy(arrays: Arrays, model: Clippo, wanted: Sequence[Entry]) -> None:
         for entry, array in zip(layers, parts, strict=True):
             target = entry.part_of(state[entry.ours])
             tensor = torch.from_numpy(array)
-            if entry.theirs.endswith(_POS_EMBED):
+            if entry.theirs.endswith(POS_EMBED):
                 tensor = resample_pos_embed(tensor, target.shape[1])
             target.copy_(entry.to_ours(tensor, target))
 
 
-def reference_arrays(
+def big_vision_arrays(
     state: Mapping[str, Tensor], config: TowerConfig, *, scan: bool = False
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of a checkpoint by name, from the tensors of a Clippo or from their gradients."""
@@ -310,7 +308,7 @@ def reference_arrays(
 
 def stacked_name(name: str) -> str | None:
     """`.../encoderblock_3/x` -> `.../encoderblock/x`, None for what is not in a block."""
-    match = _BLOCK.match(name)
+    match = BLOCK.match(name)
     return f"{match[1]}{match[3]}" if match else None
 
 
@@ -329,8 +327,8 @@ def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
     return resampled.flatten(2).mT.to(pos_embed.dtype)
 
 
-def _modern_name(name: str) -> str:
-    for pattern, replacement in _OLD_NAMES:
+def modern_name(name: str) -> str:
+    for pattern, replacement in OLD_NAMES:
         name = pattern.sub(replacement, name)
     return name
 

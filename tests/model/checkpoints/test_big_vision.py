@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from clippo.model import Clippo, TowerConfig, create_model, load_big_vision, load_vit, save_big_vision
-from clippo.model.big_vision import reference_arrays, resample_pos_embed
+from clippo.model import Clippo, ClippoConfig, create_model, load_big_vision, load_vit, save_big_vision
+from clippo.model.checkpoints.big_vision import big_vision_arrays, resample_pos_embed
 from clippo_kernels import contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
@@ -40,23 +40,25 @@ def test_every_stage_of_the_tower_matches(clippo, expected, monkeypatch, backend
         pytest.skip("the interpreter is used where there is no GPU")
     monkeypatch.setenv(BACKEND_VARIABLE, backend)
     tower = clippo.tower
-    tokens = tower.embed(expected["images"])
-    block = tower.blocks[0](tokens)
-    encoded = tower.encode(tokens)
-    pooled = tower.pool(encoded)
-    stem = tokens - tower.pos_embed
+    tokens = tower.patch_embed(expected["images"])
+    block = tower.encoder.blocks[0](tokens)
+    encoded = tower.encoder.forward_features(tokens)
+    pooled = tower.encoder.pool(encoded)
+    txt_tokens = tower.patch_embed(expected["texts"])
+    txt_pooled = tower.encoder.pool(tower.encoder.forward_features(txt_tokens))
+    stem = tokens - tower.patch_embed.pos_embed
     for ours, name in [
         (stem, "img_stem"),
         (tokens, "img_with_posemb"),
         (block, "img_block00"),
         (encoded, "img_encoded"),
         (pooled, "img_pre_logits"),
-        (tower.head(pooled), "img_logits"),
-        (tower.pool(tower.encode(tower.embed(expected["texts"]))), "txt_pre_logits"),
+        (tower.encoder.head(pooled), "img_logits"),
+        (txt_pooled, "txt_pre_logits"),
         (clippo.encode_image(expected["images"]), "zimg"),
         (clippo.encode_text(expected["texts"]), "ztxt"),
-        (clippo.logit_scale, "t"),
-        (clippo.log_scale, "t_param"),
+        (clippo.logit_scale.exp(), "t"),
+        (clippo.logit_scale, "t_param"),
     ]:
         theirs = expected[name].reshape(ours.shape)
         torch.testing.assert_close(
@@ -68,7 +70,7 @@ def test_loss_and_gradients_match(clippo, expected, reference_dir):
     z_images, z_texts = clippo(expected["images"], expected["texts"])
     torch.testing.assert_close(z_images, expected["zimg"], atol=1e-5, rtol=0)
     torch.testing.assert_close(z_texts, expected["ztxt"], atol=1e-5, rtol=0)
-    loss = contrastive_loss(z_images, z_texts, clippo.logit_scale)
+    loss = contrastive_loss(z_images, z_texts, clippo.logit_scale.exp())
     torch.testing.assert_close(loss, expected["loss"], atol=1e-5, rtol=0)
 
     loss.backward()
@@ -76,7 +78,7 @@ def test_loss_and_gradients_match(clippo, expected, reference_dir):
         expected = {name.removeprefix("params/"): file[name] for name in file.files}
     ours = {name: parameter.grad for name, parameter in clippo.named_parameters()}
     largest = max(np.abs(array).max() for array in expected.values())
-    gradients = dict(reference_arrays(ours, clippo.config))
+    gradients = dict(big_vision_arrays(ours, clippo.config))
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         # The bias of the keys changes no softmax: its gradient is rounding alone.
@@ -152,7 +154,7 @@ def test_round_trip(arrays, clippo, tmp_path, scan):
 
 
 def test_stacked_blocks_keep_their_order(tmp_path):
-    model = create_model("clippo-ti32", image_size=64, out_dim=8)
+    model = create_model("clippo-ti32", image_size=64, embed_dim=8)
     save_big_vision(model, tmp_path / "x.npz", scan=True)
     assert same(load_big_vision(tmp_path / "x.npz"), model)
     with np.load(tmp_path / "x.npz") as file:
@@ -176,8 +178,8 @@ def test_position_embedding_is_resampled_as_the_reference_does(reference_dir, ar
     np.savez(tmp_path / "x.npz", **arrays)
     larger = load_big_vision(tmp_path / "x.npz", image_size=96)
     assert larger.encode_image(torch.zeros(1, 96, 96, 3)).shape == (1, 32)
-    own = load_big_vision(tmp_path / "x.npz").tower.pos_embed
-    torch.testing.assert_close(larger.tower.pos_embed, resample_pos_embed(own, 36))
+    own = load_big_vision(tmp_path / "x.npz").tower.patch_embed.pos_embed
+    torch.testing.assert_close(larger.tower.patch_embed.pos_embed, resample_pos_embed(own, 36))
     with pytest.raises(ValueError, match="image_size must be a multiple of patch_size, got 100"):
         load_big_vision(tmp_path / "x.npz", image_size=100)
 
@@ -185,7 +187,7 @@ def test_position_embedding_is_resampled_as_the_reference_does(reference_dir, ar
 def old_names(model: Clippo, *, class_token: bool) -> dict[str, np.ndarray]:
     """The tower of a model as a file of AugReg's has it: its names, a class token, a head of 21,843."""
     out = {}
-    for name, array in reference_arrays(model.state_dict(), model.config):
+    for name, array in big_vision_arrays(model.state_dict(), model.config):
         if not name.startswith("img/") or "MAPHead" in name or "head/" in name:
             continue
         name = name.removeprefix("img/")
@@ -209,26 +211,26 @@ def old_names(model: Clippo, *, class_token: bool) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("class_token", [True, False])
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
 def test_starting_from_a_classifier(tmp_path, class_token, prefix):
-    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    vit = create_model("clippo-mu16", image_size=64, embed_dim=8)
     arrays = old_names(vit, class_token=class_token)
     np.savez(tmp_path / "vit.npz", **{prefix + name: array for name, array in arrays.items()})
     for size in (64, 96):
-        model = create_model("clippo-mu16", image_size=size, out_dim=8)
+        model = create_model("clippo-mu16", image_size=size, embed_dim=8)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         load_vit(model, tmp_path / "vit.npz")
         for name, value in model.state_dict().items():
-            kept = name == "log_scale" or name.startswith(("tower.pool.", "tower.head."))
+            kept = name == "logit_scale" or name.startswith(("tower.encoder.pool.", "tower.encoder.head."))
             expected = before[name] if kept else vit.state_dict()[name]
-            if name == "tower.pos_embed":
+            if name == "tower.patch_embed.pos_embed":
                 expected = resample_pos_embed(expected, (size // 16) ** 2)
             assert torch.equal(value, expected), name
 
 
 def test_a_classifier_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
-    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    vit = create_model("clippo-mu16", image_size=64, embed_dim=8)
     arrays = old_names(vit, class_token=True)
     np.savez(tmp_path / "vit.npz", **arrays)
-    other = Clippo(TowerConfig(**vars(vit.config) | {"mlp_dim": 64}))
+    other = Clippo(ClippoConfig(**vars(vit.config) | {"mlp_dim": 64}))
     before = {name: value.clone() for name, value in other.state_dict().items()}
     message = "cannot be read as a ViT for this model: 3 arrays do not fit.*MlpBlock_0/Dense_0"
     with pytest.raises(ValueError, match=message):
@@ -241,12 +243,12 @@ def test_a_classifier_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
 
 
 def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
-    vit = create_model("clippo-mu16", image_size=64, out_dim=8)
+    vit = create_model("clippo-mu16", image_size=64, embed_dim=8)
     np.savez(tmp_path / "vit.npz", **old_names(vit, class_token=True))
     content = bytearray((tmp_path / "vit.npz").read_bytes())
     content[content.rindex(b"embedding/bias.npy", 0, len(content) // 2) + 200] ^= 1
     (tmp_path / "vit.npz").write_bytes(content)
-    model = create_model("clippo-mu16", image_size=64, out_dim=8)
+    model = create_model("clippo-mu16", image_size=64, embed_dim=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"cannot be read as a ViT for this model: Bad CRC-32"):
         load_vit(model, tmp_path / "vit.npz")

@@ -1,0 +1,1 @@
+"""Formats that models are read from and written to, one module each."""

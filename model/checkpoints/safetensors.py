@@ -1,0 +1,144 @@
+"""Folders that hold a model: `config.json`, `model.safetensors` and `renderer.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clippo.model.checkpoints import version_0
+from clippo.model.checkpoints.hub import download, is_hub_name
+from clippo.model.files import atomic_path, remove, write_text
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+RENDERER_FILE = "renderer.json"  # describes the renderer whose pixels the model has learned to read
+
+Config = TypeVar("Config")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def write_folder(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    renderer: Mapping[str, Any] | None,
+) -> None:
+    """Write a model into a folder, each file whole or not at all.
+
+    Args:
+        folder: made if it is missing.
+        config: content of `config.json`.
+        state: the tensors.
+        renderer: description of the renderer, if the model has one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / WEIGHTS_FILE) as path:
+        save_file(dict(state), path)
+    write_json(folder / CONFIG_FILE, config)
+    if renderer is not None:
+        write_json(folder / RENDERER_FILE, renderer)
+    else:
+        remove(folder / RENDERER_FILE)  # of another model, which was here before
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def find_folder(source: str | Path, revision: str | None) -> Path:
+    """The folder of a source, fetched from the Hub where it is "owner/name" there.
+
+    Raises:
+        FileNotFoundError, ImportError: as of `hub.download`.
+        ValueError: a revision of a folder.
+    """
+    folder = Path(source)
+    if not folder.is_dir() and is_hub_name(str(source)):
+        return download(str(source), revision, [CONFIG_FILE, WEIGHTS_FILE, RENDERER_FILE])
+    if revision is not None:
+        raise ValueError(f"revision is for names on the Hub, and {source} is a folder")
+    return folder
+
+
+def read_config(folder: Path, make: Callable[[Any], Config]) -> Config:
+    """Read `config.json` by a function that makes a configuration of its content, and checks it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold a configuration; the message names the file.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return make(version_0.upgraded_config(json.loads(path.read_text())))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not the configuration of a Clippo: {error}") from error
+
+
+def read_weights(folder: Path, model: Model) -> Model:
+    """Read `model.safetensors` into a model without memory, that is on the meta device.
+
+    Shapes come from the header alone, so that a mismatch is found before anything large is allocated.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or its tensors are not those of the model.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            name_in_file = version_0.upgraded_names(list(file.keys()))
+            shapes = {
+                name: version_0.upgraded_shape(old, tuple(file.get_slice(old).get_shape()))
+                for name, old in name_in_file.items()
+            }
+            check_shapes(shapes, model.state_dict(), path, folder / CONFIG_FILE)
+            model = model.to_empty(device="cpu")
+            with torch.no_grad():
+                for name, parameter in model.state_dict().items():
+                    parameter.copy_(file.get_tensor(name_in_file[name]).view_as(parameter))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    return model
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, Tensor],
+    weights_path: Path,
+    config_path: Path,
+) -> None:
+    shapes = {name: tuple(value.shape) for name, value in expected.items()}
+    if differing := [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]:
+        listed = "; ".join(
+            f"{name}: expected {shapes.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            for name in differing[:3]
+        )
+        raise ValueError(
+            f"{weights_path} does not fit {config_path}: {len(differing)} tensors differ. {listed}"
+        )
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Read `renderer.json`, if it is there.
+
+    Raises:
+        ValueError: it does not describe a renderer.
+    """
+    path = folder / RENDERER_FILE
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe a renderer: {error}") from error
+    if not isinstance(description, dict) or not isinstance(description.get("options", {}), dict):
+        raise ValueError(f"{path} does not describe a renderer")
+    return description

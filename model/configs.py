@@ -1,0 +1,105 @@
+"""Configurations: frozen dataclasses, some of them chosen by name, to and from JSON.
+
+A *kind* of configuration is a dataclass that annotates `name: ClassVar[str]` and gives it no value. Its
+subclasses are the choices of that kind, and each has a name:
+
+    class LossConfig:  # the kind
+        name: ClassVar[str]
+
+    class SigmoidLossConfig(LossConfig):
+        name: ClassVar[str] = "sigmoid"
+
+A choice is found when its module lies in the package of its kind, so that a new one is a new file, or a new
+class in a file that is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def is_kind(cls: Any) -> bool:
+    """Say whether a class is a kind of configuration, whose subclasses are chosen by name."""
+    return isinstance(cls, type) and "name" in inspect.get_annotations(cls) and "name" not in vars(cls)
+
+
+def kind_of(cls: type) -> type | None:
+    """The kind that a class is a choice of, None for other classes."""
+    return next((base for base in cls.__mro__ if is_kind(base)), None)
+
+
+@cache
+def choices(kind: Any) -> dict[str, Any]:
+    """The choices of a kind by name, in the order of their names."""
+    package = sys.modules[sys.modules[kind.__module__].__package__ or kind.__module__]
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return {choice.name: choice for choice in sorted(kind.__subclasses__(), key=lambda choice: choice.name)}
+
+
+def to_dict(config: Any) -> Any:
+    """Turn a configuration into dictionaries and lists, fit for JSON; a choice's name is its "type"."""
+    if is_dataclass(config):
+        own = {field.name: to_dict(getattr(config, field.name)) for field in fields(config)}
+        cls: Any = type(config)
+        return own if kind_of(cls) is None else {"type": cls.name, **own}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, tuple | list):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def from_dict(cls: type[T], content: Any, path: str = "") -> T:
+    """Undo `to_dict` for a configuration of a class or kind.
+
+    Raises:
+        ValueError: the content is not that of such a configuration; the message names the field. Whatever
+            the configuration itself says about its values.
+    """
+    at = path.rstrip(".") or "the configuration"
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{at} must be an object, got {content!r}")
+    content = dict(content)
+    if is_kind(cls):
+        name, known = content.pop("type", None), choices(cls)  # type: ignore[arg-type]
+        if name not in known:
+            raise ValueError(f"{path}type must be one of {', '.join(known)}, got {name!r}")
+        cls = known[name]
+    hints = get_type_hints(cls)
+    own: dict[str, Field[Any]] = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    if unknown := [key for key in content if key not in own]:
+        raise ValueError(f"{at} has no field {unknown[0]}")
+    for name, field in own.items():
+        if name not in content and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{path}{name} is missing")
+    return cls(**{key: value_of(hints[key], value, f"{path}{key}.") for key, value in content.items()})
+
+
+def value_of(hint: Any, value: Any, path: str) -> Any:
+    """A value of JSON as the type of its field wants it."""
+    if is_kind(hint) or is_dataclass(hint):
+        return from_dict(hint, value, path)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if get_origin(hint) in (dict, Mapping) and isinstance(value, dict):
+        return {key: value_of(get_args(hint)[1], item, f"{path}{key}.") for key, item in value.items()}
+    return value
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"fonts": {"a": 1}}` -> `{"fonts.a": 1}`."""
+    out: dict[str, Any] = {}
+    for key, value in content.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all.
+
+Content is written beside its place, flushed to the disk and renamed; then the folder is flushed, so that the
+new name survives a power cut as well. What stood in the place before is there until the rename.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a path to write a file or a folder to, and move it to `path` when the block ends.
+
+    If the block raises, what it wrote is removed and `path` is as it was. A folder can take the place of
+    nothing or of an empty folder only.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"unfinished-{path.name}")  # keeps the ending, which names the format
+    remove(unfinished)
+    try:
+        yield unfinished
+        flush(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        remove(unfinished)
+    flush_one(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace a text file (UTF-8), whole or not at all."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or a folder with all that is in it, to the disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            flush(child)
+    flush_one(path)
+
+
+def flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,292 @@
+"""How text enters a model: as pixels of a rendered image, or as bytes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clippo.model.configs import flat
+from clippo.model.layers import PatchEmbed
+from clippo.model.packing import KeptPatches, VarlenInfo, keep_where
+from clippo.model.tower import TowerConfig
+
+BACKGROUND = 127  # grey level of the published renderer
+
+
+class TextRenderer(Protocol):
+    """What a model needs of a renderer, such as `clippo.renderer.UnifontRenderer`."""
+
+    @property
+    def background(self) -> int:
+        """Grey level of the blank image, 0 to 255."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Everything that decides on a pixel, fit for JSON."""
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Draw B strings: (B, S, S) uint8."""
+
+
+Tokenizer = Callable[[Sequence[str]], np.ndarray]  # B strings -> the (B, ...) array that a text input takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInputConfig:
+    """How text enters a model. The subclasses are the choices."""
+
+    name: ClassVar[str]
+
+    def build(self, config: TowerConfig, renderer: TextRenderer | None) -> TextInput:
+        """Make the text input of a model of these sizes."""
+        raise NotImplementedError
+
+
+class TextInput(nn.Module):
+    """Strings to an array (`tokenizer`), and the array to tokens of the tower (`forward`)."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Function from B strings to the array (B, ...) that `mask` and `forward` take. It can be pickled."""
+        raise NotImplementedError
+
+    def mask(self, texts: Tensor) -> Tensor | None:
+        """(B, N) bool, the positions of an array that become tokens; None if all do."""
+        raise NotImplementedError
+
+    def forward(
+        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+    ) -> tuple[Tensor, VarlenInfo | None]:
+        """Turn texts into tokens.
+
+        Args:
+            texts: what the tokenizer gave, (B, ...), on any device.
+            mask: what `mask` gave, on the CPU, so that a GPU need not wait for the count of its entries.
+            patch_embed: the tower's, for text that is read as pixels.
+
+        Returns:
+            Tokens (B, N, D) and None, or packed tokens (T, D) and the sequences that they form.
+        """
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Fill the parameters, if there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedTextConfig(TextInputConfig):
+    """Text is drawn, and read through the patch embedding of the tower.
+
+    Attributes:
+        tokens: the patches that the tower reads: "all", as the published models do, or "inked", those that
+            are not blank.
+
+    Raises:
+        ValueError: another value.
+    """
+
+    name: ClassVar[str] = "rendered"
+    tokens: Literal["all", "inked"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.tokens not in ("all", "inked"):
+            raise ValueError(f'text.tokens must be "all" or "inked", got {self.tokens!r}')
+
+    def build(self, config: TowerConfig, renderer: TextRenderer | None) -> RenderedText:
+        return RenderedText(self, config, renderer)
+
+
+class RenderedText(TextInput):
+    """Rendered text, read as pixels.
+
+    Args:
+        config: the patches to read.
+        sizes: of the tower.
+        renderer: draws strings as (B, S, S) uint8, S = `sizes.image_size`. By default the published renderer,
+            made when strings first come.
+    """
+
+    def __init__(
+        self, config: RenderedTextConfig, sizes: TowerConfig, renderer: TextRenderer | None = None
+    ) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.image_size, self.patch_size = sizes.image_size, sizes.patch_size
+        self._renderer = renderer
+        self._description: dict[str, Any] | None = None
+
+    @property
+    def renderer(self) -> TextRenderer:
+        """The renderer, which is made from its description at the first use."""
+        if self._renderer is None:
+            self._renderer = make_renderer(self._description, self.image_size)
+        return self._renderer
+
+    @renderer.setter
+    def renderer(self, renderer: TextRenderer) -> None:
+        self._renderer = renderer
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """Description of the renderer, None for the published one that nobody has needed yet."""
+        return self._description if self._renderer is None else self._renderer.description
+
+    @description.setter
+    def description(self, description: dict[str, Any]) -> None:
+        """Say which renderer the model was trained with; warn if the present one draws other pixels."""
+        if self._renderer is None:
+            self._description = description
+        else:
+            warn_of_another_renderer(description, self._renderer)
+
+    @property
+    def background(self) -> int:
+        """Grey level of blank patches, 0 to 255."""
+        if self._renderer is not None:
+            return self._renderer.background
+        return int((self._description or {}).get("options", {}).get("background", BACKGROUND))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.renderer
+
+    def mask(self, texts: Tensor) -> Tensor | None:
+        """(B, N) bool, the patches that are not blank; of a blank text, its first patch.
+
+        Args:
+            texts: (B, S, S), (B, S, S, C) or (B, C, S, S); uint8, or floating in [-1, 1].
+        """
+        return None if self.tokens == "all" else inked_mask(texts, self.patch_size, self.background)
+
+    def forward(
+        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+    ) -> tuple[Tensor, VarlenInfo | None]:
+        texts = texts.to(patch_embed.weight.device)
+        if mask is None:
+            return patch_embed(texts), None
+        kept: KeptPatches = keep_where(mask).to(texts.device)
+        return patch_embed(texts, kept.keep_indices), kept.varlen
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteTextConfig(TextInputConfig):
+    """Text is read as its UTF-8 bytes, through an embedding of its own.
+
+    Attributes:
+        max_bytes: bytes of a text that are read; the rest is cut. 64 are twice as many as a text of 64 px
+            shows letters.
+
+    Raises:
+        ValueError: `max_bytes` below 1.
+    """
+
+    name: ClassVar[str] = "bytes"
+    max_bytes: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError(f"text.max_bytes must be at least 1, got {self.max_bytes}")
+
+    def build(self, config: TowerConfig, renderer: TextRenderer | None) -> ByteText:
+        if renderer is not None:
+            raise ValueError("renderer must be None for a model that reads bytes")
+        return ByteText(self, config)
+
+
+NO_BYTE = -1  # fills the arrays of ByteTokenizer
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """Strings to (B, max_bytes) int16, their UTF-8 bytes, padded with -1. What is longer is cut."""
+
+    max_bytes: int
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        out = np.full((len(texts), self.max_bytes), NO_BYTE, np.int16)
+        for row, text in zip(out, texts, strict=True):
+            encoded = text.encode("utf-8", "surrogatepass")[: self.max_bytes]
+            row[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+        return out
+
+
+class ByteText(TextInput):
+    """Bytes of text, packed without padding; an empty text is the byte 0."""
+
+    def __init__(self, config: ByteTextConfig, sizes: TowerConfig) -> None:
+        super().__init__()
+        self.max_bytes = config.max_bytes
+        self.byte_embed = nn.Parameter(torch.empty(256, sizes.width))
+        self.pos_embed = nn.Parameter(torch.empty(config.max_bytes, sizes.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for table in (self.byte_embed, self.pos_embed):
+            nn.init.normal_(table, std=table.shape[1] ** -0.5)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return ByteTokenizer(self.max_bytes)
+
+    def mask(self, texts: Tensor) -> Tensor | None:
+        """(B, max_bytes) bool, the bytes; of an empty text, its first position."""
+        mask = texts != NO_BYTE
+        mask[:, 0] = True
+        return mask
+
+    def forward(
+        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+    ) -> tuple[Tensor, VarlenInfo | None]:
+        assert mask is not None
+        kept = keep_where(mask).to(self.byte_embed.device)
+        row, position = kept.keep_indices.long().unbind(1)
+        byte = texts.to(self.byte_embed.device)[row, position].long().clamp(min=0)
+        return F.embedding(byte, self.byte_embed) + F.embedding(position, self.pos_embed), kept.varlen
+
+
+def inked_mask(texts: Tensor, patch_size: int, background: int) -> Tensor:
+    """(B, N) bool, the patches that are not blank; see `RenderedText.mask`."""
+    if texts.is_floating_point():
+        texts = ((texts + 1) * 127.5).round().to(torch.uint8)
+    is_inked = texts != background
+    if texts.ndim == 4:
+        is_inked = is_inked.any(1 if texts.shape[1] in (1, 3) else 3)
+    B, height, width = is_inked.shape
+    grid = is_inked.view(B, height // patch_size, patch_size, width // patch_size, patch_size)
+    mask_BN = grid.any(4).any(2).flatten(1)
+    mask_BN[:, 0] |= ~mask_BN.any(1)
+    return mask_BN
+
+
+def make_renderer(description: dict[str, Any] | None, image_size: int) -> TextRenderer:
+    """Make the renderer of a description with the fonts of this machine, or the published one."""
+    from clippo.renderer import UnifontRenderer, from_description  # these need Skia and fonts
+
+    if description is None:
+        return UnifontRenderer(image_size)
+    renderer = from_description(description)
+    warn_of_another_renderer(description, renderer)
+    return renderer
+
+
+def warn_of_another_renderer(description: Mapping[str, Any], renderer: TextRenderer) -> None:
+    """Warn if a renderer draws other pixels than the described one, and say what differs."""
+    before, now = flat(description), flat(json.loads(json.dumps(renderer.description)))
+    differing = [
+        f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        warnings.warn(
+            f"this model was trained with text that was drawn differently: {'; '.join(differing)}",
+            stacklevel=4,
+        )
