@@ -1,0 +1,1 @@
+"""Evaluation: measures of a model, each in a file of its own."""

@@ -1,115 +1,140 @@
-"""Finding pictures by text and text by pictures."""
+"""Retrieval: finding images by text and text by images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from clippo.data.emoji import EmojiDataset
+from clippo.data.base import Example, Source, SourceConfig, Split
+from clippo.data.transform import Transform, TransformConfig
+from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
 KS = (1, 5, 10)
 
 
-@dataclass(frozen=True)
-class Recall:
-    """One row of the table.
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(EvaluatorConfig):
+    """Recall at 1, 5 and 10 of images by texts and of texts by images, by language.
 
     Attributes:
-        concepts: those of the queries, "trained" or "held out".
-        among: those of the candidates, "trained", "held out" or "all".
-        language: two-letter code of the texts.
-        direction: "text->image" or "image->text".
-        candidates: how many pictures (or texts) are ranked for a query; chance is k in so many.
-        recall: share of the queries, in percent, whose own partner is among the first k, by k.
+        queries: the examples whose text, or image, is looked for.
+        candidates: the examples among which they are looked for; must contain the queries.
     """
 
-    concepts: str
-    among: str
-    language: str
-    direction: str
-    candidates: int
-    recall: dict[int, float]
+    name: ClassVar[str] = "retrieval"
+    queries: Split = "held_out"
+    candidates: Split = "held_out"
 
-    @property
-    def chance(self) -> dict[int, float]:
-        return {k: 100 * min(1.0, k / self.candidates) for k in KS}
+    def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> Retrieval:
+        candidates = data.build(self.candidates, image_size=image_size)
+        queries = candidates
+        if self.queries != self.candidates:
+            queries = data.build(self.queries, image_size=image_size)
+        return Retrieval(queries, candidates, transform.build(image_size))
+
+
+class Retrieval(Evaluator):
+    """Recall@k in percent, by language and direction: "en/text_to_image/R@10".
+
+    A query is found at k if its own partner is among the k most similar candidates; candidates that tie with
+    the partner count as more similar, so that a constant embedding earns nothing. Of the texts of an example
+    the first in each language is used. "chance/R@10" is what random embeddings reach on average.
+
+    Args:
+        queries: examples to look for.
+        candidates: examples to look among. The queries are recognised by their keys.
+        transform: turns images into pixels.
+
+    Raises:
+        ValueError: a query is not among the candidates.
+    """
+
+    def __init__(self, queries: Source, candidates: Source, transform: Transform) -> None:
+        self.transform = transform
+        self.examples = [candidates[index] for index in range(len(candidates))]
+        position = {example.key: index for index, example in enumerate(self.examples)}
+        keys = [queries[index].key for index in range(len(queries))]
+        if missing := [key for key in keys if key not in position]:
+            raise ValueError(f"queries must be among the candidates, but {missing[0]!r} is not")
+        self.queries = np.array([position[key] for key in keys], np.int64)
+
+    def __call__(self, model: Clippo) -> Metrics:
+        images = embed_images(model, self.examples, self.transform)
+        metrics = {f"chance/R@{k}": 100 * min(1.0, k / len(self.examples)) for k in KS}
+        for language, texts in self.texts_by_language().items():
+            z_texts = model.encode_text(texts).cpu()
+            queries = torch.from_numpy(self.queries)
+            for direction, of, among in (("text_to_image", z_texts, images), ("image_to_text", images, z_texts)):
+                recall = recall_at_k(of[queries], among, queries)
+                metrics |= {f"{language}/{direction}/R@{k}": recall[k] for k in KS}
+        return metrics
+
+    def picture(self, model: Clippo) -> Image.Image:
+        """Two queries in each language, drawn at random, and the five images found for each."""
+        rng = np.random.default_rng(0)
+        texts_of = self.texts_by_language()
+        wanted = [int(index) for _ in texts_of for index in rng.choice(self.queries, 2)]
+        texts = [texts[w] for texts, pair in zip(texts_of.values(), pairs(wanted), strict=True) for w in pair]
+        _, found = find_images(model, self.examples, self.transform, texts, top=5)
+        findings = [Finding(text, f, w) for text, f, w in zip(texts, found, wanted, strict=True)]
+        return draw_sheet(model, self.examples, self.transform, findings)
+
+    def texts_by_language(self) -> dict[str, list[str]]:
+        """The first text of every candidate in each language that all of them have."""
+        found: dict[str, list[str]] = {}
+        for number, example in enumerate(self.examples):
+            for text in example.texts:
+                texts = found.setdefault(text.language or "any", [])
+                if len(texts) == number:
+                    texts.append(text.text)
+        return {language: texts for language, texts in found.items() if len(texts) == len(self.examples)}
 
 
 def recall_at_k(queries: Tensor, candidates: Tensor, partners: Tensor) -> dict[int, float]:
-    """Percent of queries whose partner is among the k most similar candidates, by k.
+    """Percent of the queries whose partner is among the k most similar candidates, by k.
 
     Args:
-        queries: (Q, D) embeddings.
-        candidates: (N, D) embeddings.
+        queries: (Q, E) embeddings.
+        candidates: (N, E) embeddings.
         partners: (Q,) index of each query's partner among the candidates.
     """
     ranks = []
     for rows in torch.arange(len(queries)).split(1024):  # the Q x N similarities need never exist at once
         similarity = queries[rows] @ candidates.T
         own = similarity.gather(1, partners[rows, None])
-        # A candidate that ties with the partner counts as before it: a constant embedding earns nothing.
-        ranks.append((similarity >= own).sum(1))
+        # Candidates that tie with the partner count as more similar, and so does what is not a number.
+        ranks.append((~(similarity < own)).sum(1))
     rank = torch.cat(ranks)
     return {k: 100 * (rank <= k).float().mean().item() for k in KS}
 
 
-@torch.inference_mode()
-def embed_pictures(model: Clippo, dataset: EmojiDataset, batch_size: int = 256) -> Tensor:
-    """(N, D) embeddings of the plain pictures of all concepts, on the CPU."""
-    device = model.device
-    parts = torch.arange(len(dataset.concepts)).split(batch_size)
-    pictures = (torch.from_numpy(dataset.draw(part.numpy())) for part in parts)
-    return torch.cat([model.encode_image(part.to(device)).cpu() for part in pictures])
+def embed_images(
+    model: Clippo, examples: Sequence[Example], transform: Transform, batch_size: int = 256
+) -> Tensor:
+    """Embed the images of examples, without random changes: (N, E), on the CPU."""
+    parts = []
+    for start in range(0, len(examples), batch_size):
+        pixels = [transform(example.image) for example in examples[start : start + batch_size]]
+        parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
+    return torch.cat(parts)
 
 
-@torch.inference_mode()
-def embed_texts(model: Clippo, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """(N, D) embeddings of strings, on the CPU."""
-    parts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    return torch.cat([model.encode_text(part).cpu() for part in parts])
+def find_images(
+    model: Clippo, examples: Sequence[Example], transform: Transform, texts: Sequence[str], top: int
+) -> tuple[list[list[float]], list[list[int]]]:
+    """The `top` images nearest to each text, best first: cosine similarities, and indices of examples."""
+    similarity = model.encode_text(texts).cpu() @ embed_images(model, examples, transform).T
+    nearest = similarity.topk(min(top, len(examples)))
+    return nearest.values.tolist(), nearest.indices.tolist()
 
 
-def evaluate_retrieval(model: Clippo, dataset: EmojiDataset) -> list[Recall]:
-    """Recall both ways, by language.
-
-    Trained concepts are ranked among the trained ones. Held-out ones are ranked among themselves, and among
-    all: there, what is trained of the same person and role in other skin tones competes.
-    """
-    pictures = embed_pictures(model, dataset)
-    held_out = torch.from_numpy(dataset.held_out)
-    members = {
-        "trained": (~held_out).nonzero().squeeze(1),
-        "held out": held_out.nonzero().squeeze(1),
-        "all": torch.arange(len(held_out)),
-    }
-    rows = []
-    for language in tqdm(dataset.config.languages, desc="retrieval", unit="language"):
-        texts = embed_texts(model, [concept.names[language] for concept in dataset.concepts])
-        for concepts, among in (("trained", "trained"), ("held out", "held out"), ("held out", "all")):
-            asked, ranked = members[concepts], members[among]
-            partners = torch.searchsorted(ranked, asked)
-            for direction, queries, candidates in (
-                ("text->image", texts, pictures),
-                ("image->text", pictures, texts),
-            ):
-                recall = recall_at_k(queries[asked], candidates[ranked], partners)
-                rows.append(Recall(concepts, among, language, direction, len(ranked), recall))
-    return rows
-
-
-def format_table(rows: Sequence[Recall]) -> str:
-    """The rows as text, each number with its chance beside it."""
-    header = f"{'concepts':<10}{'among':<15}{'language':<10}{'direction':<13}" + "".join(
-        f"{f'R@{k}':>8}{'chance':>8}" for k in KS
-    )
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        line = f"{row.concepts:<10}{f'{row.candidates} {row.among}':<15}{row.language:<10}{row.direction:<13}"
-        line += "".join(f"{row.recall[k]:>7.1f}%{row.chance[k]:>7.2f}%" for k in KS)
-        groups.setdefault((row.concepts, row.among, row.direction), []).append(line)
-    return "\n".join([header, "-" * len(header), *(line for group in groups.values() for line in group)])
+def pairs(values: Sequence[int]) -> list[Sequence[int]]:
+    return [values[start : start + 2] for start in range(0, len(values), 2)]

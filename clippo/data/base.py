@@ -1,0 +1,76 @@
+"""Sources: collections of image-text examples. A new source is one file in this package."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+Split = Literal["train", "held_out", "all"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of an example.
+
+    Attributes:
+        text: the string.
+        language: code of its language, None if it is not known.
+        weight: how often training draws it, relative to the other texts of the example.
+    """
+
+    text: str
+    language: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and the texts that describe it.
+
+    Attributes:
+        key: names the example in messages, and is unique within its source.
+        image: (H, W, 3) uint8, or (H, W, 4) with an alpha channel that is premultiplied.
+        texts: at least one. The first of a language is the one that evaluation uses.
+    """
+
+    key: str
+    image: np.ndarray
+    texts: tuple[Text, ...]
+
+
+class Source(ABC):
+    """A collection of examples, read by index. It knows nothing of batches, renderers or ranks.
+
+    It is sent to the worker processes of a loader, so it must be picklable.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(N,) how often each example comes in an epoch of training, from 0 to 1; None if always once."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(ABC):
+    """Configuration of a source. The subclasses are the choices, each in the file of its source."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, split: Split, *, image_size: int) -> Source:
+        """Open a part of the data.
+
+        Args:
+            split: the examples to train on, those that are kept out of training, or all of them.
+            image_size: side in px of the images that the model takes. A source that draws its own pictures
+                draws them at this size; other sources may ignore it.
+        """

@@ -1,0 +1,123 @@
+"""Batches for training: read, transformed and tokenised in worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clippo.data.base import Source, Text
+from clippo.data.order import Order
+from clippo.data.transform import Transform
+from clippo.model.text_input import TextInput
+from clippo.seeds import generator
+
+
+class Batch(NamedTuple):
+    """The examples of a step that belong to one process.
+
+    Attributes:
+        images: (B, S, S, 3) uint8.
+        texts: what the tokenizer of the model gave, such as (B, S, S) uint8 rendered text.
+        text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
+    """
+
+    images: Tensor
+    texts: Tensor
+    text_mask: Tensor | None
+
+
+class Batches(Dataset[Batch | Exception]):
+    """The batches of a run by step. A batch is a function of the seed and the step alone.
+
+    Args:
+        source: the examples.
+        order: says which examples are in a batch.
+        transform: turns their images into pixels.
+        text_input: turns their texts into arrays. On the CPU.
+        rows: the rows of a batch that belong to this process.
+        steps: the steps of which `load` gives the batches.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        transform: Transform,
+        text_input: TextInput,
+        *,
+        rows: slice,
+        steps: range,
+        seed: int,
+    ) -> None:
+        self.source = source
+        self.order = order
+        self.transform = transform
+        self.text_input = text_input
+        self.rows = rows
+        self.steps = steps
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> Batch | Exception:
+        try:
+            return self.read(self.steps[number])
+        except Exception as error:  # DataLoader would bury the message in a traceback of the worker
+            return error
+
+    def read(self, step: int) -> Batch:
+        indices = self.order(step)
+        positions = range(step * len(indices), (step + 1) * len(indices))
+        images, texts = [], []
+        for index, position in zip(indices[self.rows].tolist(), positions[self.rows], strict=True):
+            example = self.source[index]
+            rng = generator(self.seed, "example", position)
+            texts.append(choose(example.texts, rng))
+            images.append(self.transform(example.image, rng))
+        tokens = torch.from_numpy(self.text_input.tokenizer(texts))
+        return Batch(torch.from_numpy(np.stack(images)), tokens, self.text_input.mask(tokens))
+
+
+def choose(texts: tuple[Text, ...], rng: np.random.Generator) -> str:
+    """Draw one of the texts of an example by their weights."""
+    bounds = np.cumsum([text.weight for text in texts])
+    return texts[int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))].text
+
+
+def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
+    """Give the batches in the order of their steps.
+
+    Args:
+        batches: by step.
+        workers: processes that make them ahead; 0 makes each when it is asked for.
+        pin_memory: copy them to memory from which a GPU reads faster.
+
+    Raises:
+        Exception: what went wrong with a batch, when its turn comes.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,  # an item is a batch already
+        num_workers=workers,
+        # A fork of a process in which PyTorch has started its threads may hang.
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=prepare_worker if workers else None,
+        pin_memory=pin_memory,
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield Batch(*batch)
+
+
+def prepare_worker(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

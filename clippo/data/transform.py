@@ -1,0 +1,104 @@
+"""Transforms: the image of an example to the pixels that the tower takes, with random changes in training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from clippo.errors import UserError
+from clippo.renderer import import_skia
+
+
+class Transform(ABC):
+    """Turns images into (S, S, 3) uint8 pixels. It is sent to worker processes, so it must be picklable."""
+
+    @abstractmethod
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Transform an image.
+
+        Args:
+            image: (H, W, 3) uint8, or (H, W, 4) with premultiplied alpha.
+            rng: decides on the random changes; without it there are none, as evaluation wants it.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformConfig(ABC):
+    """Configuration of a transform. The subclasses are the choices."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, image_size: int) -> Transform:
+        """Make the transform to images of a size in px."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceConfig(TransformConfig):
+    """Place a cut-out picture on a background: scaled, turned, moved, and on random colours.
+
+    Attributes:
+        strength: from 0, every picture plain, to 1, scaled down by up to a quarter, turned by up to 8
+            degrees, and on a background that runs between two colours of any kind.
+        background: grey level of the plain background, 0 to 255; rendered text has 127.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name: ClassVar[str] = "place"
+    strength: float = 0.25
+    background: int = 127
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"transform.strength must be between 0 and 1, got {self.strength}")
+        if not 0 <= self.background <= 255:
+            raise UserError(f"transform.background must be between 0 and 255, got {self.background}")
+
+    def build(self, image_size: int) -> Place:
+        return Place(self, image_size)
+
+
+class Place(Transform):
+    """See `PlaceConfig`."""
+
+    def __init__(self, config: PlaceConfig, image_size: int) -> None:
+        self.config = config
+        self.image_size = image_size
+        diagonal = np.add.outer(np.arange(image_size), np.arange(image_size))
+        self.ramp = (diagonal / max(1, 2 * image_size - 2))[..., None]  # from 0, top left, to 1
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        skia = import_skia()
+        S, strength, background = self.image_size, self.config.strength, self.config.background
+        out = np.full((S, S, 4), 255, np.uint8)
+        out[..., :3] = background
+        if rng is not None:
+            start, end = background + strength * (rng.uniform(0, 255, (2, 3)) - background)
+            out[..., :3] = start + (end - start) * self.ramp
+        canvas = skia.Canvas(out, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
+        if rng is not None:
+            shrink, angle, x, y = rng.random(4)
+            scale = 1 - 0.25 * strength * shrink
+            canvas.translate(S * (1 - scale) * x, S * (1 - scale) * y)
+            canvas.scale(scale, scale)
+            canvas.rotate(8 * strength * (2 * angle - 1), S / 2, S / 2)
+        height, width = image.shape[:2]
+        canvas.scale(S / width, S / height)
+        sampling = skia.SamplingOptions(skia.FilterMode.kLinear, skia.MipmapMode.kLinear)
+        canvas.drawImage(skia_image(image), 0, 0, sampling)
+        return out[..., :3]
+
+
+def skia_image(image: np.ndarray) -> object:
+    """Skia's image of pixels (H, W, 3), or (H, W, 4) with premultiplied alpha."""
+    skia = import_skia()
+    if image.shape[2] == 3:
+        image = np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2)
+    return skia.Image.fromarray(
+        np.ascontiguousarray(image), skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType
+    )

@@ -1,0 +1,46 @@
+"""Evaluators: measures of a model. A new one is one file in this package."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from clippo.data.base import SourceConfig
+from clippo.data.transform import TransformConfig
+from clippo.model import Clippo
+
+Metrics = dict[str, float]  # by name; parts of a name are separated by "/", and the last says what is measured
+
+
+class Evaluator(ABC):
+    """A measure of a model."""
+
+    @abstractmethod
+    def __call__(self, model: Clippo) -> Metrics:
+        """Measure a model that is in evaluation mode. What guessing would reach is named "chance/...".
+
+        The same model gives the same metrics, whatever the state of random number generators.
+        """
+
+    def picture(self, model: Clippo) -> Image.Image | None:
+        """Draw something for people to look at, if there is anything to see."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorConfig(ABC):
+    """Configuration of an evaluator. The subclasses are the choices, each in the file of its evaluator."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> Evaluator:
+        """Make the evaluator.
+
+        Args:
+            data, transform: what a run trains on, for evaluators that take parts of the same data.
+            image_size: side in px of the images that the model takes.
+        """

@@ -1,0 +1,71 @@
+"""Suites of evaluators: run them on a model, keep and print the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from clippo.evaluation.base import Evaluator
+from clippo.model import Clippo
+from clippo.model.files import atomic_path
+from clippo.results import provenance, write_results
+
+RESULTS_FILE = "results.json"
+Row = dict[str, Any]  # with "evaluator", "metric" and "value"
+
+
+def evaluate(model: Clippo, evaluators: Mapping[str, Evaluator]) -> list[Row]:
+    """Run the evaluators by name; a row a metric."""
+    was_training = model.training
+    model.eval()
+    rows = []
+    for name, evaluator in tqdm(evaluators.items(), desc="evaluate", unit="evaluator", leave=False):
+        metrics = evaluator(model)
+        rows += [{"evaluator": name, "metric": metric, "value": value} for metric, value in metrics.items()]
+    model.train(was_training)
+    return rows
+
+
+def report(
+    folder: Path, rows: Sequence[Row], model: Clippo, evaluators: Mapping[str, Evaluator], **about: Any
+) -> list[Path]:
+    """Write `results.json`, and a picture an evaluator that has one, into a folder.
+
+    Args:
+        folder: where to write.
+        rows: what `evaluate` gave.
+        model, evaluators: as of `evaluate`.
+        about: joins the provenance of the results, such as the number of steps.
+
+    Returns:
+        The files.
+    """
+    files = [folder / RESULTS_FILE]
+    write_results(files[0], provenance(**about), rows)
+    for name, evaluator in evaluators.items():
+        picture = evaluator.picture(model)
+        if picture is not None:
+            files.append(folder / f"{name}.png")
+            with atomic_path(files[-1]) as path:
+                picture.save(path)
+    return files
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text: a block an evaluator, a line for all metrics whose names differ in their last part."""
+    lines: list[str] = []
+    for evaluator in dict.fromkeys(row["evaluator"] for row in rows):
+        own = {row["metric"]: row["value"] for row in rows if row["evaluator"] == evaluator}
+        split = {metric: metric.rpartition("/") for metric in own}
+        columns = list(dict.fromkeys(last for _, _, last in split.values()))
+        firsts = list(dict.fromkeys(first for first, _, _ in split.values()))
+        width = max(map(len, [evaluator, *firsts]))
+        lines += ["", f"{evaluator:<{width}}" + "".join(f"{column:>10}" for column in columns)]
+        for first in firsts:
+            values = (own.get(f"{first}/{column}" if first else column) for column in columns)
+            cells = "".join(f"{'':>10}" if value is None else f"{value:>10.2f}" for value in values)
+            lines.append(f"{first:<{width}}{cells}")
+    return "\n".join(lines[1:])

@@ -1,0 +1,103 @@
+"""Results of measurements: one JSON schema for evaluation, for benchmarks and for the tables of the docs.
+
+A file holds `{"provenance": {...}, "rows": [{...}, ...]}`: what was measured, where and with which versions,
+and one row a line.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose version names its build
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a file of results holds."""
+
+    provenance: dict[str, Any]
+    rows: list[Row]
+
+
+def provenance(**about: Any) -> dict[str, Any]:
+    """Device, versions, commit and date of a measurement on this machine: on its GPU, if it has one.
+
+    Args:
+        about: more about this measurement, which comes last.
+    """
+    import torch
+
+    device: dict[str, Any] = {"device": cpu_name(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        device = {
+            "device": gpu.name,
+            "multiprocessors": gpu.multi_processor_count,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda or torch.version.hip,
+        }
+    versions = {package: installed for package in PACKAGES if (installed := version_of(package))}
+    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**device, "torch": torch.__version__, **versions, "commit": commit(), "date": date, **about}
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
+
+
+def commit() -> str:
+    """Short hash of the checkout, with "-dirty" where tracked files differ from it; "unknown" outside of one."""
+    command = ["git", "describe", "--always", "--dirty=-dirty", "--exclude=*"]
+    try:
+        return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_results(path: Path, provenance: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Replace a file of results, whole or not at all. Its folder is made if it is missing."""
+    from clippo.model.files import write_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    write_text(path, f'{{\n  "provenance": {json.dumps(provenance)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+
+
+def read_results(path: Path) -> Results:
+    """Read a file of results.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold results; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text())
+        found, rows = content["provenance"], content["rows"]
+        if not isinstance(found, dict) or not all(isinstance(row, dict) for row in rows):
+            raise TypeError("provenance must be an object, and rows a list of objects")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold results: {error!r}") from error
+    return Results(found, rows)
