@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clippo.files import write_text
+
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +71,7 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """Short hash of the checkout, with "-dirty" where tracked files differ from it; "unknown" outside of one."""
+    """Short hash of the checkout, with "-dirty" where tracked files differ; "unknown" outside of one."""
     command = ["git", "describe", "--always", "--dirty=-dirty", "--exclude=*"]
     try:
         return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
@@ -79,8 +81,6 @@ def commit() -> str:
 
 def write_results(path: Path, provenance: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Replace a file of results, whole or not at all. Its folder is made if it is missing."""
-    from clippo.model.files import write_text
-
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
     write_text(path, f'{{\n  "provenance": {json.dumps(provenance)},\n  "rows": [\n{lines}\n  ]\n}}\n')

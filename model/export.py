@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from clippo.model.clippo import Clippo, normalized
-from clippo.model.files import atomic_path
+from clippo.files import atomic_path
 from clippo.model.layers import Attention, AttentionPool, Block
 from clippo.model.text_input import RenderedText
 

@@ -30,3 +30,4 @@ __all__ = [
     "import_skia",
     "sentence_pairs",
 ]
+from clippo.renderer.shim import ParagraphRendererConfig, RendererConfig, UnifontRendererConfig  # noqa

@@ -71,8 +71,8 @@ class EmojiFont:
             size: width of the picture in px.
 
         Returns:
-            (size, size, 4) uint8 premultiplied RGBA on a transparent background, or None where the font has no
-            picture of the whole sequence (it would draw none, or its parts side by side).
+            (size, size, 4) uint8 premultiplied RGBA on a transparent background, or None where the font has
+            no picture of the whole sequence (it would draw none, or its parts side by side).
         """
         skia = self.skia
         # The font's bitmaps are 136 x 128 px, at what it calls 109 px an em.

@@ -12,7 +12,8 @@ from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.model import Clippo
 
-Metrics = dict[str, float]  # by name; parts of a name are separated by "/", and the last says what is measured
+# By name. The parts of a name are separated by "/", and the last says what is measured.
+Metrics = dict[str, float]
 
 
 class Evaluator(ABC):

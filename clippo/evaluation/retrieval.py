@@ -72,7 +72,10 @@ class Retrieval(Evaluator):
         for language, texts in self.texts_by_language().items():
             z_texts = model.encode_text(texts).cpu()
             queries = torch.from_numpy(self.queries)
-            for direction, of, among in (("text_to_image", z_texts, images), ("image_to_text", images, z_texts)):
+            for direction, of, among in (
+                ("text_to_image", z_texts, images),
+                ("image_to_text", images, z_texts),
+            ):
                 recall = recall_at_k(of[queries], among, queries)
                 metrics |= {f"{language}/{direction}/R@{k}": recall[k] for k in KS}
         return metrics

@@ -33,7 +33,10 @@ class Finding:
 def draw_sheet(
     model: Clippo, examples: Sequence[Example], transform: Transform, findings: Sequence[Finding]
 ) -> Image.Image:
-    """Draw a row for each finding: the query as rendered, then the images; the wanted one in a green frame."""
+    """Draw a row for each finding: the query as rendered, then the images that were found.
+
+    The wanted image has a green frame.
+    """
     columns = 1 + max(len(finding.found) for finding in findings)
     pitch = CELL_PX + GAP_PX
     sheet = Image.new("RGB", (columns * pitch + 2 * GAP_PX, len(findings) * pitch + GAP_PX), "white")

@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from clippo.evaluation.base import Evaluator
+from clippo.files import atomic_path
 from clippo.model import Clippo
-from clippo.model.files import atomic_path
 from clippo.results import provenance, write_results
 
 RESULTS_FILE = "results.json"
@@ -55,7 +55,10 @@ def report(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text: a block an evaluator, a line for all metrics whose names differ in their last part."""
+    """Format rows as text: a block for each evaluator.
+
+    A line has all metrics whose names differ only in their last part, which is the column.
+    """
     lines: list[str] = []
     for evaluator in dict.fromkeys(row["evaluator"] for row in rows):
         own = {row["metric"]: row["value"] for row in rows if row["evaluator"] == evaluator}

@@ -1,12 +1,18 @@
-"""What a training run is made of. A recipe fills it in, the command line may change it."""
+"""Configuration of a training run. A recipe fills it in, and the command line may change it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from clippo.data.emoji import EmojiConfig
+from clippo.data.base import SourceConfig
+from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
+from clippo.evaluation.base import EvaluatorConfig
 from clippo.model import ClippoConfig
+from clippo.renderer import RendererConfig
+from clippo.training.losses import LossConfig
+from clippo.training.optimizers import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,56 +21,66 @@ class TrainConfig:
 
     Attributes:
         model: sizes of the tower, and how text enters.
-        data: the texts and how often each is drawn.
+        renderer: draws the texts, at the size of the model's images; not used by a model that reads bytes.
+        data: the examples.
+        transform: turns their images into pixels, with random changes in training.
+        loss: the contrastive loss.
+        optimizer: updates the weights.
+        evaluators: measures of the model, by name.
         batch_size: pairs in a step, over all processes.
-        chunk_size: pairs that a process embeds at a time. More of them in its part of the batch are embedded
-            twice, so that they need not fit into memory together.
+        micro_batch_size: pairs that a process embeds at a time. A larger share of the batch is embedded
+            twice, in micro-batches whose activations need not fit into memory together.
         steps: optimizer steps of the whole run.
-        learning_rate: the highest; it is reached after the warm-up and falls to zero along a cosine.
-        warmup_steps: steps over which the learning rate rises.
-        weight_decay: AdamW's, on matrices alone.
-        beta2: AdamW's decay of the mean square of the gradient.
-        patch_dropout: share of the patches of a photograph that a step leaves out, from 0 to below 1.
-        grad_checkpointing: save memory in training by computing each block's inner activations twice.
-        residual_scale: factor on the initial weights that end each residual branch; see `Tower.init_weights`.
+        learning_rate: factor on the schedule, a linear warm-up times a cosine that ends at zero.
+        warmup_steps: steps over which the warm-up rises.
         grad_clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
-        render_workers: processes that render texts ahead, for each process that trains.
+        patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
+        grad_checkpointing: save memory by computing the inner activations of each block twice.
+        residual_scale: factor on the initial weights that end each residual branch.
+        workers: processes that read and render batches ahead, for each process that trains; 0 for none.
+        eval_every: steps between two evaluations; the last step is always evaluated.
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two lines of metrics.jsonl.
-        seed: of the initialisation, the sampling and the augmentation.
+        seed: of the initialisation, the order of the data, and all random changes.
 
     Raises:
         UserError: a value that no run can have.
     """
 
     model: ClippoConfig
-    data: EmojiConfig
+    renderer: RendererConfig
+    data: SourceConfig
+    transform: TransformConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    evaluators: Mapping[str, EvaluatorConfig] = field(default_factory=dict)
     batch_size: int
+    micro_batch_size: int = 4096
     steps: int
     learning_rate: float
     warmup_steps: int
-    weight_decay: float
-    beta2: float
-    chunk_size: int = 4096
+    grad_clip_norm: float = 1.0
+    max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
     grad_checkpointing: bool = False
     residual_scale: float = 1.0
-    grad_clip_norm: float = 1.0
-    max_logit_scale: float = 100.0
-    render_workers: int = 1
+    workers: int = 1
+    eval_every: int = 1000
     checkpoint_every: int = 500
     log_every: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_size", "steps", "render_workers", "checkpoint_every", "log_every"):
+        for name in (
+            "batch_size", "micro_batch_size", "steps", "eval_every", "checkpoint_every", "log_every",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip_norm", "max_logit_scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "beta2", "residual_scale"):
+        for name in ("warmup_steps", "residual_scale", "workers", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.patch_dropout < 1:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+Rows = Tensor | tuple[Tensor, ...]
+
 
 def cached_contrastive_step(
-    embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    images: Tensor,
-    texts: Tensor,
+    embed: Callable[[Any, Any], tuple[Tensor, Tensor]],
+    images: Rows,
+    texts: Rows,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     chunk_size: int,
@@ -30,7 +33,8 @@ def cached_contrastive_step(
     Args:
         embed: gives the embeddings of a chunk of images and texts, for instance a `model.Clippo`. If it is a
             DistributedDataParallel, it averages gradients once, after the last chunk.
-        images, texts: B rows each, on one device.
+        images, texts: B rows each, on one device: a tensor, or a tuple of tensors that belong together, of
+            which `embed` gets the same rows.
         loss: gives the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
             Parameters in it, such as the scale, get their gradients as well.
         chunk_size: pairs to embed at a time.
@@ -43,9 +47,11 @@ def cached_contrastive_step(
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if len(images) != len(texts):
-        raise ValueError(f"texts must have as many rows as images, {len(images)}, got {len(texts)}")
-    chunks = list(zip(images.split(chunk_size), texts.split(chunk_size), strict=True))
+    parts = [x for rows in (images, texts) for x in (rows if isinstance(rows, tuple) else (rows,))]
+    rows, device = len(parts[0]), parts[0].device
+    if differing := [len(x) for x in parts if len(x) != rows]:
+        raise ValueError(f"texts must have as many rows as images, {rows}, got {differing[0]}")
+    chunks = list(zip(split(images, chunk_size), split(texts, chunk_size), strict=True))
     if len(chunks) == 1:
         value = loss(*embed(images, texts))
         value.backward()
@@ -54,7 +60,7 @@ def cached_contrastive_step(
     states, embedded = [], []
     with torch.no_grad():
         for chunk in chunks:
-            states.append(random_state(images.device))
+            states.append(random_state(device))
             embedded.append(embed(*chunk))
     z_images, z_texts = (torch.cat(z).requires_grad_() for z in zip(*embedded, strict=True))
     value = loss(z_images, z_texts)
@@ -64,9 +70,16 @@ def cached_contrastive_step(
     gradients = zip(z_images.grad.split(chunk_size), z_texts.grad.split(chunk_size), strict=True)
     for i, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
         is_last = i + 1 == len(chunks)
-        with from_random_state(state, images.device), synchronized_only_if(is_last, embed):
+        with from_random_state(state, device), synchronized_only_if(is_last, embed):
             torch.autograd.backward(embed(*chunk), gradient)
     return value.detach()
+
+
+def split(rows: Rows, size: int) -> list[Any]:
+    """Cut a tensor, or each of a tuple of them, into parts of `size` rows."""
+    if isinstance(rows, tuple):
+        return list(zip(*(x.split(size) for x in rows), strict=True))
+    return list(rows.split(size))
 
 
 RandomState = tuple[Tensor, Tensor | None]

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clippo.model.clippo import Clippo, ClippoConfig
-from clippo.model.files import atomic_path
+from clippo.files import atomic_path
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 

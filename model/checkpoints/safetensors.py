@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
-from clippo.model.files import atomic_path, remove, write_text
+from clippo.files import atomic_path, remove, write_text
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

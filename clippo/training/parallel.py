@@ -14,28 +14,37 @@ from clippo.errors import UserError
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among all: its rank of `count`, its device, and the group (None when it is alone)."""
+class DistributedContext:
+    """The place of this process in the run.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        device: of this process.
+        group: all processes; None if there is only one.
+    """
 
     rank: int
-    count: int
+    world_size: int
     device: torch.device
     group: dist.ProcessGroup | None
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+    def is_main_process(self) -> bool:
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def part(self, batch_size: int) -> slice:
-        """The rows of a batch that are this process's.
+    def shard(self, batch_size: int) -> slice:
+        """The rows of a batch that belong to this process.
 
         Raises:
             UserError: the batch cannot be divided evenly.
         """
-        if batch_size % self.count:
-            raise UserError(f"batch_size must be a multiple of the {self.count} processes, got {batch_size}")
-        rows = batch_size // self.count
+        if batch_size % self.world_size:
+            raise UserError(
+                f"batch_size must be a multiple of the {self.world_size} processes, got {batch_size}"
+            )
+        rows = batch_size // self.world_size
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -45,13 +54,19 @@ class Processes:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat, group=self.group)
-        flat /= self.count
+        flat /= self.world_size
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
+    def any_rank(self, flag: torch.Tensor) -> torch.Tensor:
+        """1.0 on every process if a flag, 0.0 or 1.0, is set on any of them. No host waits for a device."""
+        if self.group is not None:
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+        return flag
+
 
 @contextmanager
-def join_processes() -> Iterator[Processes]:
+def join_processes() -> Iterator[DistributedContext]:
     """Join the processes of torchrun, if it started this one; a GPU each where there are GPUs."""
     cuda = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -59,10 +74,10 @@ def join_processes() -> Iterator[Processes]:
     if cuda:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:
-        yield Processes(0, 1, device, None)
+        yield DistributedContext(0, 1, device, None)
         return
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device, dist.group.WORLD)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), device, dist.group.WORLD)
     finally:
         dist.destroy_process_group()

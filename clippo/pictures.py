@@ -1,4 +1,4 @@
-"""Rendered strings as pictures for people: a sheet of them, or a file each."""
+"""Picture files for people: sheets of rendered strings, or a file each."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clippo.errors import UserError
+
 GAP_PX = 8
 SHEET_ASPECT = 4 / 3
 
 
-def draw_sheet(columns: Sequence[np.ndarray], background: int) -> Image.Image:
-    """One picture of N strings, each drawn by one or more renderers, side by side.
+def draw_text_sheet(columns: Sequence[np.ndarray], background: int) -> Image.Image:
+    """Draw one picture of N strings, each drawn by one or more renderers, side by side.
 
     Args:
         columns: for each renderer, (N, height, width) uint8, all of one shape.
@@ -45,3 +47,15 @@ def save_each(images: np.ndarray, folder: Path) -> None:
     digits = max(4, len(str(len(images))))
     for number, image in enumerate(images, start=1):
         Image.fromarray(image).save(folder / f"{number:0{digits}}.png")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture file; its ending names the format.
+
+    Raises:
+        UserError: the file cannot be written, or its ending is unknown.
+    """
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write the picture {path}: {error}") from error

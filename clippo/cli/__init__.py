@@ -1,0 +1,56 @@
+"""The `clippo` program. A verb is a module of this package with a function `main(arguments)`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clippo.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; what a user can put right ends it with one line and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not given or given[0] in ("-h", "--help"):
+            print(overview())
+        elif given[0] in verbs():
+            importlib.import_module(f"clippo.cli.{given[0]}").main(given[1:])
+        else:
+            raise UserError(f"the verb must be one of {', '.join(verbs())}; got {given[0]!r}")
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UserError, ImportError, OSError) as error:
+        if isinstance(error, ImportError) and not is_for_users(error):
+            raise
+        print(f"clippo: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("clippo: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def is_for_users(error: ImportError) -> bool:
+    """Say whether an import failed because of something that the user can install."""
+    from clippo.renderer import SystemLibraryError
+
+    return isinstance(error, SystemLibraryError)
+
+
+def verbs() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def overview() -> str:
+    """The verbs, and the first line of what each does, read without importing them."""
+    lines = ["usage: clippo VERB ... (clippo VERB --help tells about one)", ""]
+    for verb in verbs():
+        source = Path(__path__[0], f"{verb}.py").read_text(encoding="utf-8")
+        summary = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        lines.append(f"  {verb:<10}{summary}")
+    return "\n".join(lines)

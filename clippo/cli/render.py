@@ -1,0 +1,83 @@
+"""Draw text as a model reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from clippo.errors import UserError
+from clippo.renderer import ParagraphRenderer, Renderer, UnifontRenderer
+from clippo.renderer.paragraph import UNIFONT
+
+
+def render(
+    texts: tuple[str, ...] = (),
+    /,
+    *,
+    out: Path,
+    file: Path | None = None,
+    renderer: tuple[Literal["unifont", "paragraph"], ...] = ("unifont",),
+    size: int = 224,
+    fonts: tuple[str, ...] = UNIFONT,
+    font_size: int = 16,
+    overflow: Literal["clip", "shrink", "error"] = "clip",
+) -> None:
+    """Draw text exactly as a CLIPPO tower reads it, and say what could not be drawn.
+
+    `unifont` is the published renderer, `paragraph` shapes text as a word processor does. Of several texts,
+    or with both renderers, a picture becomes a sheet; a name without an ending, a folder of pictures:
+
+        clippo render "a photo of a cat" --out cat.png
+        clippo render "写真の猫" "صورة قطة" --renderer paragraph --size 96 --out two.png
+        clippo render --file captions.txt --renderer unifont paragraph --out sheet.png
+        clippo render --file captions.txt --out folder
+
+    Args:
+        texts: What to draw, in any script.
+        out: Picture file to write; its ending names the format. Without an ending, a folder.
+        file: Draw the lines of this UTF-8 file, after the texts.
+        renderer: Who draws; both, to compare them.
+        size: Height and width of an image in px.
+        fonts: Font files of `paragraph`, by name or path; each character is set in the first that has it.
+        font_size: Of `paragraph`, in px; lines stay 16 px apart.
+        overflow: What `paragraph` does with text that does not fit.
+    """
+    from PIL import Image
+
+    from clippo.pictures import draw_text_sheet, save_each, save_picture
+
+    lines = list(texts)
+    if file is not None:
+        try:
+            lines += file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 text: {error}") from error
+    if not lines:
+        raise UserError("there is nothing to draw: give texts, or a --file of them")
+    columns = []
+    try:
+        for name in renderer:
+            draw: Renderer = (
+                UnifontRenderer(size)
+                if name == "unifont"
+                else ParagraphRenderer(size, fonts=fonts, font_size=font_size, overflow=overflow)
+            )
+            pixels, report = draw.render(lines, patch_size=1)
+            print(f"{name}: {report}")
+            columns.append(pixels)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not out.suffix:
+        if len(columns) > 1:
+            raise UserError(f"--out {out} is a folder, which holds the pictures of one renderer only")
+        save_each(columns[0], out)
+    elif len(lines) == len(columns) == 1:
+        save_picture(Image.fromarray(columns[0][0]), out)
+    else:
+        save_picture(draw_text_sheet(columns, draw.background), out)
+
+
+def main(arguments: list[str]) -> None:
+    tyro.cli(render, prog="clippo render", args=arguments)

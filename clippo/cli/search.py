@@ -1,0 +1,49 @@
+"""Find images of a run's data by text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from clippo.errors import UserError
+from clippo.pictures import save_picture
+
+
+def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> None:
+    """Find images of a run's data by text, with the model that was trained on them.
+
+    Lists the most similar images, best first, each with its cosine similarity:
+
+        clippo search runs/emoji "strawberry"
+        clippo search runs/emoji "Hund" --top 5 --out dogs.png
+
+    Args:
+        run: Folder of a run of `clippo train`.
+        query: What to look for, in a language of the run.
+        top: How many images to list.
+        out: Draw the query, as the model reads it, and what was found, into this picture file.
+    """
+    from clippo.evaluation.retrieval import find_images
+    from clippo.evaluation.sheet import Finding, draw_sheet
+    from clippo.training.run_folder import RunFolder
+
+    if not query.strip():
+        raise UserError("the query is empty")
+    if top < 1:
+        raise UserError(f"--top must be at least 1, got {top}")
+    folder = RunFolder(run)
+    config = folder.config()
+    model = folder.load_model()
+    image_size = model.config.image_size
+    source, transform = config.data.build("all", image_size=image_size), config.transform.build(image_size)
+    examples = [source[index] for index in range(len(source))]
+    [scores], [found] = find_images(model, examples, transform, [query], top)
+    for score, index in zip(scores, found, strict=True):
+        print(f"{score:6.3f}  {examples[index].key}  {examples[index].texts[0].text}")
+    if out is not None:
+        save_picture(draw_sheet(model, examples, transform, [Finding(query, found)]), out)
+
+
+def main(arguments: list[str]) -> None:
+    tyro.cli(search, prog="clippo search", args=arguments)

@@ -1,0 +1,123 @@
+"""Train a model by a recipe, then measure it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from clippo.errors import UserError
+from clippo.model.configs import choices, kind_of
+from clippo.recipes import find_recipe, recipe_names
+from clippo.training.config import TrainConfig
+
+USAGE = """usage: clippo train RECIPE [--out FOLDER] [--resume] [--field value ...]
+
+Train a model by a recipe, then measure it. Under torchrun every process takes its share of each batch.
+
+    clippo train emoji --out runs/mine --seed 1
+    clippo train emoji --model.width 192 --model.mlp-dim 768 --out runs/wide
+    clippo train emoji --renderer paragraph --renderer.font-size 14 --out runs/shaped
+    clippo train emoji --loss sigmoid --out runs/sigmoid
+    clippo train emoji --model.text bytes --model.num-towers 2 --out runs/two-towers
+    torchrun --nproc-per-node 8 -m clippo train emoji --batch-size 2048
+
+The folder then holds config.json, metrics.jsonl, the newest checkpoint (safetensors weights and the state to
+resume from), results.json and pictures. `clippo train RECIPE --help` lists all fields of a recipe. Parts that
+are chosen by name come before their own fields:
+"""
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        if arguments[:1] not in (["-h"], ["--help"]):
+            raise UserError(f"clippo train needs a recipe: {', '.join(recipe_names())}")
+        print(USAGE + "\n" + described_choices(find_recipe(recipe_names()[0])()) + described_recipes())
+        return
+    name, *rest = arguments
+    recipe, rest = choose(find_recipe(name)(), rest)
+
+    def train(
+        *,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
+        out: Path = Path("runs") / name,
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ) -> None:
+        """Train by a recipe.
+
+        Args:
+            config: the run.
+            out: folder of the run.
+            resume: continue the run in that folder, or start it if there is none yet.
+        """
+        from clippo.training.trainer import train
+
+        train(config, out, resume=resume)
+
+    tyro.cli(train, prog=f"clippo train {name}", description=inspect.getdoc(find_recipe(name)), args=rest)
+
+
+def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Apply the arguments that choose a part by its name, such as `--loss sigmoid`.
+
+    Returns:
+        The configuration with these parts, each with its default fields, and the other arguments.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    rest: list[str] = []
+    given = [part for argument in arguments for part in halves(argument)]
+    while given:
+        argument = given.pop(0)
+        path = argument.removeprefix("--").replace("-", "_").split(".")
+        part = part_at(config, path) if argument.startswith("--") else None
+        kind = None if part is None else kind_of(type(part))
+        if kind is None:
+            rest.append(argument)
+            continue
+        known = choices(kind)
+        name = given.pop(0) if given else ""
+        if name not in known:
+            raise UserError(f"{argument} must be one of {', '.join(known)}; got {name!r}")
+        config = replaced(config, path, known[name]())
+    return config, rest
+
+
+def halves(argument: str) -> list[str]:
+    """`--a=b` -> `--a`, `b`."""
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def part_at(config: Any, path: list[str]) -> Any:
+    """The part of a configuration at a path of fields, None if there is none."""
+    for name in path:
+        config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+    return config
+
+
+def replaced(config: Any, path: list[str], part: Any) -> Any:
+    """A configuration with another part at a path of fields."""
+    name, *rest = path
+    new = replaced(part_at(config, [name]), rest, part) if rest else part
+    return {**config, name: new} if isinstance(config, Mapping) else replace(config, **{name: new})
+
+
+def described_choices(config: TrainConfig) -> str:
+    """A line for each part that is chosen by name."""
+    lines = []
+    for path in ("data", "transform", "model.text", "renderer", "loss", "optimizer"):
+        kind = kind_of(type(part_at(config, path.split("."))))
+        assert kind is not None
+        lines.append(f"    --{path:<14}{', '.join(choices(kind))}\n")
+    return "".join(lines)
+
+
+def described_recipes() -> str:
+    """A line for each recipe."""
+    summaries = {name: (find_recipe(name).__doc__ or "").partition("\n")[0] for name in recipe_names()}
+    return "\nRecipes:\n\n" + "\n".join(f"    {name:<16}{text}" for name, text in summaries.items())

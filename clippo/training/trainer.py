@@ -1,0 +1,193 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from clippo.data.loader import Batches, load
+from clippo.data.order import Order
+from clippo.errors import UserError
+from clippo.evaluation import suite
+from clippo.model import Clippo, RenderedTextConfig
+from clippo.model.packing import patch_dropout
+from clippo.seeds import torch_seed
+from clippo.training.config import TrainConfig
+from clippo.training.parallel import join_processes
+from clippo.training.run_folder import RunFolder
+from clippo.training.schedules import warmup_cosine
+from clippo_kernels import cached_contrastive_step
+
+
+def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:
+    """Train a Clippo and leave checkpoints, metrics and results in a folder.
+
+    Every batch, and all that is random in a step, follows from the seed and the step alone. A run that was
+    cut off and resumed ends with the same weights as one that was not, bit for bit on a CPU.
+
+    Args:
+        config: the run.
+        out: its folder; see `clippo.training.run_folder`.
+        resume: continue from the newest checkpoint in `out`, where there is one.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        UserError: see `RunFolder.create`; images too small for text; a batch that does not divide among the
+            processes, or is larger than an epoch; a loss or a gradient that is not finite.
+    """
+    folder = RunFolder(out)
+    with ExitStack() as stack:
+        # Data
+        context = stack.enter_context(join_processes())
+        device = context.device
+        rows = context.shard(config.batch_size)
+        image_size = config.model.image_size
+        source = config.data.build("train", image_size=image_size)
+        order = Order(len(source), config.batch_size, seed=config.seed, weights=source.weights)
+        evaluators = {
+            name: evaluator.build(config.data, config.transform, image_size)
+            for name, evaluator in config.evaluators.items()
+        }
+
+        # Model, loss and optimizer
+        torch.manual_seed(torch_seed(config.seed, "weights"))
+        renderer = None
+        if isinstance(config.model.text, RenderedTextConfig):
+            try:
+                renderer = config.renderer.build(image_size)
+            except ValueError as error:
+                raise UserError(f"image_size is too small to render text: {error}") from error
+        model = Clippo(config.model, renderer)
+        model.init_weights(residual_scale=config.residual_scale)
+        model.tower.encoder.grad_checkpointing = config.grad_checkpointing
+        text_input = copy.deepcopy(model.text_input)  # the workers' own, which stays on the CPU
+        loss_module = config.loss.build()
+        model.to(device)
+        loss_module.to(device)
+        parameters = [*model.named_parameters(), *loss_module.named_parameters()]
+        optimizer = config.optimizer.build(parameters)
+        if context.is_main_process:
+            folder.create(config, resume=resume)
+        first_step = folder.load_checkpoint(model, loss_module, optimizer)
+        if context.is_main_process:
+            folder.drop_metrics_after(first_step)
+            count = sum(parameter.numel() for _, parameter in parameters)
+            print(f"{folder.path}: {count / 1e6:.2f} M parameters, {len(source):,} examples")
+        batches = load(
+            Batches(
+                source, order, config.transform.build(image_size), text_input,
+                rows=rows, steps=range(first_step, config.steps), seed=config.seed,
+            ),
+            workers=config.workers, pin_memory=device.type == "cuda",
+        )  # fmt: skip
+
+        # bfloat16 on a CPU costs more in casts than it saves in products at widths trained there.
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+        def embed(images: Tensor, texts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            kept = None
+            if config.patch_dropout:
+                kept = patch_dropout(len(images), config.model.num_patches, config.patch_dropout)
+            with autocast:
+                return model(images, texts[0], kept, texts[1] if len(texts) > 1 else None)
+
+        def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
+            with autocast:
+                return loss_module(z_images, z_texts, model.logit_scale.exp(), context.group)
+
+        # Steps
+        bar = tqdm(
+            total=config.steps, initial=first_step, unit="step", mininterval=1,
+            disable=not context.is_main_process,
+        )  # fmt: skip
+        stack.enter_context(bar)
+        start, data_s = time.perf_counter(), 0.0
+        not_finite = torch.zeros((), device=device)  # 1 from the first step on that was not
+        for step in range(first_step, config.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            data_s += time.perf_counter() - asked
+
+            torch.manual_seed(torch_seed(config.seed, "step", step, context.rank))
+            optimizer.zero_grad()
+            texts = (batch.texts,) if batch.text_mask is None else (batch.texts, batch.text_mask)
+            value = cached_contrastive_step(
+                embed, batch.images, texts, loss, chunk_size=config.micro_batch_size
+            )
+            context.average_gradients(parameter for _, parameter in parameters)
+            grad_norm = torch.nn.utils.clip_grad_norm_(
+                (parameter for _, parameter in parameters), config.grad_clip_norm
+            )
+            # Looked at on the device: a step that is not finite changes nothing, and no host waits for it.
+            step_is_bad = (~(value.isfinite() & grad_norm.isfinite())).float().to(device)
+            not_finite = torch.maximum(not_finite, context.any_rank(step_is_bad))
+            optimizer.found_inf = not_finite  # type: ignore[attr-defined]
+            learning_rate = warmup_cosine(
+                step, steps=config.steps, warmup_steps=config.warmup_steps, peak=config.learning_rate
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(config.max_logit_scale))
+            bar.update()
+
+            done = step + 1
+            is_last = done == config.steps
+            is_log_step = is_last or done % config.log_every == 0
+            is_checkpoint_step = is_last or done % config.checkpoint_every == 0
+            is_eval_step = done % config.eval_every == 0 and not is_last and bool(evaluators)
+
+            # The host learns here whether the steps so far were finite, before anything is kept.
+            if (is_log_step or is_checkpoint_step or is_eval_step) and not_finite.item():
+                raise UserError(
+                    f"the loss or its gradient is not finite at step {done} or a little before (loss "
+                    f"{value.item()}, norm of the gradient {grad_norm.item()}); the weights were not updated "
+                    "since. Try a lower --learning-rate"
+                )
+            if not context.is_main_process:
+                continue
+            if is_log_step:
+                elapsed_s, steps = time.perf_counter() - start, done - first_step
+                metrics = {
+                    "step": done,
+                    "loss": value.item(),
+                    "grad_norm": grad_norm.item(),
+                    "learning_rate": learning_rate,
+                    "logit_scale": model.logit_scale.exp().item(),
+                    "pairs_per_s": steps * config.batch_size / elapsed_s,
+                    "step_time": elapsed_s / steps,
+                    "data_time": data_s / steps,
+                    "elapsed_s": elapsed_s,
+                }
+                folder.append_metrics(metrics)
+                bar.set_postfix_str(
+                    f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
+                    f"data {data_s / elapsed_s:.0%} of the time"
+                )
+            if is_checkpoint_step:
+                folder.save_checkpoint(done, model, loss_module, optimizer)
+            if is_eval_step:
+                paused = time.perf_counter()
+                folder.append_evaluation(done, suite.evaluate(model, evaluators))
+                start += time.perf_counter() - paused  # evaluation is not part of the speed
+
+        # Results
+        bar.close()
+        if context.is_main_process and evaluators:
+            results = suite.evaluate(model, evaluators)
+            folder.append_evaluation(config.steps, results)
+            files = suite.report(
+                folder.path, results, model, evaluators, run=folder.path.name, step=config.steps
+            )
+            print(f"\n{suite.table(results)}\n\nwritten to {', '.join(map(str, files))}")
+    return model.eval()
