@@ -7,6 +7,7 @@ function of the seed and the path alone: it does not matter in which order, proc
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,6 +15,21 @@ import numpy as np
 def generator(seed: int, *path: int | str) -> np.random.Generator:
     """NumPy's generator for a path below a seed."""
     return np.random.default_rng(sequence(seed, path))
+
+
+def generators(seed: int, *path: int | str, count: int) -> Iterator[np.random.Generator]:
+    """Generators for `count` paths below a seed, one after the other.
+
+    It is one object that is seeded anew: that takes a tenth of the time that making another does. So each
+    must have been used before the next one comes.
+    """
+    words = sequence(seed, path).generate_state(4 * count, np.uint64).reshape(count, 2, 2).tolist()
+    bits = np.random.PCG64(0)
+    rng = np.random.Generator(bits)
+    for (high, low), (inc_high, inc_low) in words:
+        state = {"state": high << 64 | low, "inc": (inc_high << 64 | inc_low) | 1}
+        bits.state = {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0}
+        yield rng
 
 
 def torch_seed(seed: int, *path: int | str) -> int:

@@ -185,19 +185,20 @@ class EmojiSource(Source):
         held_out = is_held_out(emojis)
         kept = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(emojis), bool)}[split]
         self.emojis = [emojis[index] for index in np.flatnonzero(kept)]
+        self.texts = [self.texts_of(one) for one in self.emojis]
         self.pictures = pictures[kept]  # (N, S, S, 4) uint8, premultiplied RGBA
 
     def __len__(self) -> int:
         return len(self.emojis)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.emojis[index].sequence, self.pictures[index], self.texts(self.emojis[index]))
+        return Example(self.emojis[index].sequence, self.pictures[index], self.texts[index])
 
     @property
     def weights(self) -> np.ndarray:
         return np.array([self.config.skin_tone_weight if one.skin_tones else 1.0 for one in self.emojis])
 
-    def texts(self, one: Emoji) -> tuple[Text, ...]:
+    def texts_of(self, one: Emoji) -> tuple[Text, ...]:
         """The names by language, then the English aliases."""
         others = len(self.config.languages) - 1
         english = self.config.english_share if others else 1.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from bisect import bisect
 from collections.abc import Iterator
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from clippo.data.base import Source, Text
 from clippo.data.order import Order
 from clippo.data.transform import Transform
 from clippo.model.text_input import TextInput
-from clippo.seeds import generator
+from clippo.seeds import generators
 
 
 class Batch(NamedTuple):
@@ -75,11 +77,10 @@ class Batches(Dataset[Batch | Exception]):
 
     def read(self, step: int) -> Batch:
         indices = self.order(step)
-        positions = range(step * len(indices), (step + 1) * len(indices))
+        rngs = generators(self.seed, "examples", step, count=len(indices))
         images, texts = [], []
-        for index, position in zip(indices[self.rows].tolist(), positions[self.rows], strict=True):
+        for index, rng in islice(zip(indices.tolist(), rngs, strict=True), self.rows.start, self.rows.stop):
             example = self.source[index]
-            rng = generator(self.seed, "example", position)
             texts.append(choose(example.texts, rng))
             images.append(self.transform(example.image, rng))
         tokens = torch.from_numpy(self.text_input.tokenizer(texts))
@@ -88,8 +89,8 @@ class Batches(Dataset[Batch | Exception]):
 
 def choose(texts: tuple[Text, ...], rng: np.random.Generator) -> str:
     """Draw one of the texts of an example by their weights."""
-    bounds = np.cumsum([text.weight for text in texts])
-    return texts[int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))].text
+    bounds = list(accumulate(text.weight for text in texts))
+    return texts[bisect(bounds, rng.random() * bounds[-1], hi=len(bounds) - 1)].text
 
 
 def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterator[Batch]:

@@ -10,6 +10,9 @@ import numpy as np
 
 from clippo.errors import UserError
 from clippo.renderer import import_skia
+from clippo.seeds import generator
+
+GRADIENT_BYTES = 16 * 2**20  # of the backgrounds of `Place`
 
 
 class Transform(ABC):
@@ -69,29 +72,48 @@ class Place(Transform):
     def __init__(self, config: PlaceConfig, image_size: int) -> None:
         self.config = config
         self.image_size = image_size
-        diagonal = np.add.outer(np.arange(image_size), np.arange(image_size))
-        self.ramp = (diagonal / max(1, 2 * image_size - 2))[..., None]  # from 0, top left, to 1
+        self.plain = np.full((image_size, image_size, 4), 255, np.uint8)
+        self.plain[..., :3] = config.background
+        # Made ahead, because a gradient takes longer to make than the picture takes to draw.
+        count = max(16, GRADIENT_BYTES // self.plain.nbytes)
+        self.gradients = color_gradients(
+            count, image_size, config.background, config.strength, generator(0, "gradients")
+        )
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         skia = import_skia()
-        S, strength, background = self.image_size, self.config.strength, self.config.background
-        out = np.full((S, S, 4), 255, np.uint8)
-        out[..., :3] = background
-        if rng is not None:
-            start, end = background + strength * (rng.uniform(0, 255, (2, 3)) - background)
-            out[..., :3] = start + (end - start) * self.ramp
-        canvas = skia.Canvas(out, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
-        if rng is not None:
-            shrink, angle, x, y = rng.random(4)
+        S, strength = self.image_size, self.config.strength
+        if rng is None:
+            out = self.plain.copy()
+            canvas = skia.Canvas(out, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
+        else:
+            shrink, angle, x, y, which = rng.random(5).tolist()
+            out = self.gradients[int(which * len(self.gradients))].copy()
+            canvas = skia.Canvas(out, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
             scale = 1 - 0.25 * strength * shrink
             canvas.translate(S * (1 - scale) * x, S * (1 - scale) * y)
             canvas.scale(scale, scale)
             canvas.rotate(8 * strength * (2 * angle - 1), S / 2, S / 2)
         height, width = image.shape[:2]
         canvas.scale(S / width, S / height)
+        # Skia draws twice as fast with mipmaps as without, also where they do not serve.
         sampling = skia.SamplingOptions(skia.FilterMode.kLinear, skia.MipmapMode.kLinear)
         canvas.drawImage(skia_image(image), 0, 0, sampling)
         return out[..., :3]
+
+
+def color_gradients(
+    count: int, size: int, background: int, strength: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(count, size, size, 4) uint8 opaque RGBA, each from one random colour, top left, to another.
+
+    `strength` 0 leaves the grey `background`, 1 takes any colours.
+    """
+    ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] / max(1, 2 * size - 2)
+    start, end = background + strength * (rng.uniform(0, 255, (2, count, 1, 1, 3)) - background)
+    out = np.full((count, size, size, 4), 255, np.uint8)
+    out[..., :3] = start + (end - start) * ramp
+    return out
 
 
 def skia_image(image: np.ndarray) -> object:
