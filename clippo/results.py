@@ -1,0 +1,115 @@
+"""Results of measurements: one JSON schema for evaluation, for benchmarks and for the tables of the docs.
+
+A file holds `{"provenance": {...}, "rows": [{...}, ...]}`: what was measured, where and with which versions,
+and one row a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose version names its build
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a file of results holds."""
+
+    provenance: dict[str, Any]
+    rows: list[Row]
+
+
+def provenance(**about: Any) -> dict[str, Any]:
+    """Device, versions, commit and date of a measurement on this machine: on its GPU, if it has one.
+
+    Args:
+        about: more about this measurement, which comes last.
+    """
+    import torch
+
+    device: dict[str, Any] = {"device": cpu_name(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        device = {
+            "device": gpu.name,
+            "multiprocessors": gpu.multi_processor_count,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda or torch.version.hip,
+        }
+    versions = {package: installed for package in PACKAGES if (installed := version_of(package))}
+    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**device, "torch": torch.__version__, **versions, "commit": commit(), "date": date, **about}
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
+
+
+def commit() -> str:
+    """Short hash of the checkout, with "-dirty" where tracked files differ; "unknown" outside of one."""
+    # The folder is named because git would else look upwards, and report the repository of somebody's project
+    # whose virtual environment this package is installed in.
+    command = ["git", f"--git-dir={ROOT / '.git'}", "describe", "--always", "--dirty=-dirty", "--exclude=*"]
+    try:
+        return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_results(path: Path, provenance: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Replace a file of results, whole or not at all. Its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(f'{{\n  "provenance": {json.dumps(provenance)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_results(path: Path) -> Results:
+    """Read a file of results.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold results; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold results: it is not JSON ({error})") from error
+    match content:
+        case {"provenance": dict(found), "rows": list(rows)} if all(isinstance(row, dict) for row in rows):
+            return Results(found, rows)
+    raise ValueError(
+        f'{path} does not hold results: expected {{"provenance": {{...}}, "rows": [{{...}}, ...]}}, '
+        f"but it begins with {json.dumps(content)[:60]}"
+    )
