@@ -11,69 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
-import subprocess
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+from clippo.results import ROOT, Row, provenance, write_results
 
 OURS = (
     "clippo"  # benchmarks of this name are ours, and of names that begin with it, other ways through our ops
 )
-PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose version names its build
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-
-Row = dict[str, Any]
-
-
-def provenance() -> dict[str, Any]:
-    """Device, versions, commit and date of a run on this machine: on its GPU, if it has one."""
-    if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(0)
-        device = {
-            "device": gpu.name,
-            "multiprocessors": gpu.multi_processor_count,
-            "memory_gib": round(gpu.total_memory / 2**30, 1),
-            "cuda": torch.version.cuda or torch.version.hip,
-        }
-    else:
-        device = {"device": cpu_name(), "threads": torch.get_num_threads()}
-    return device | {
-        "torch": torch.__version__,
-        **{package: installed for package in PACKAGES if (installed := version_of(package))},
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
-
-
-def commit() -> str:
-    """Short hash, with a + where tracked files differ from it; "unknown" outside of a git checkout."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def rows_of(benchmarks: list[Row]) -> list[Row]:
@@ -124,9 +72,7 @@ def write(out: Path, found: dict[str, Any], rows: list[Row], about: str = "") ->
     """Write OUT/<device>/<date>-<commit>.json, a row a line; `about` joins the name."""
     device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
     path = out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    path.write_text(f'{{\n  "provenance": {json.dumps(found)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    write_results(path, found, rows)
     return path
 
 

@@ -72,7 +72,9 @@ def cpu_name() -> str:
 
 def commit() -> str:
     """Short hash of the checkout, with "-dirty" where tracked files differ; "unknown" outside of one."""
-    command = ["git", "describe", "--always", "--dirty=-dirty", "--exclude=*"]
+    # The folder is named because git would else look upwards, and report the repository of somebody's project
+    # whose virtual environment this package is installed in.
+    command = ["git", f"--git-dir={ROOT / '.git'}", "describe", "--always", "--dirty=-dirty", "--exclude=*"]
     try:
         return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).strip()
     except (OSError, subprocess.CalledProcessError):
@@ -94,10 +96,13 @@ def read_results(path: Path) -> Results:
         ValueError: it does not hold results; the message names the file.
     """
     try:
-        content = json.loads(path.read_text())
-        found, rows = content["provenance"], content["rows"]
-        if not isinstance(found, dict) or not all(isinstance(row, dict) for row in rows):
-            raise TypeError("provenance must be an object, and rows a list of objects")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold results: {error!r}") from error
-    return Results(found, rows)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold results: it is not JSON ({error})") from error
+    match content:
+        case {"provenance": dict(found), "rows": list(rows)} if all(isinstance(row, dict) for row in rows):
+            return Results(found, rows)
+    raise ValueError(
+        f'{path} does not hold results: expected {{"provenance": {{...}}, "rows": [{{...}}, ...]}}, '
+        f"but it begins with {json.dumps(content)[:60]}"
+    )

@@ -1,0 +1,267 @@
+"""Writes the measured tables of README.md and docs/*.md from the files in bench/results.
+
+    python -m clippo.bench.tables            rewrite the pages
+    python -m clippo.bench.tables --check    change nothing, and fail where a page differs from the results
+
+In a page, a table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is a key of TABLES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clippo.bench import compare_training
+from clippo.results import ROOT, Row, read_results
+
+# The files in bench/results that the tables show. To show new results, name their file here.
+RENDERERS = "amd-epyc/2026-11-24-865f5c1.json"
+STEPS = "amd-epyc/2026-11-25-0f0e138.json"
+RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
+CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
+EMOJI = "amd-epyc/emoji.json"
+
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+CONTESTANTS = {
+    "UnifontRenderer": "`UnifontRenderer`",
+    "ParagraphRenderer": "`ParagraphRenderer`",
+    "drawSimpleText": "Skia, `drawSimpleText` a line, unshaped",
+    "Pillow": "Pillow, same font",
+    "Pillow raqm": "Pillow, raqm",
+}
+LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
+DIRECTIONS = {"text_to_image": "text->image", "image_to_text": "image->text"}
+KS = (1, 5, 10)
+# What the evaluators of the emoji recipe measure; the number is that of the candidates.
+EVALUATORS = {
+    "trained": "Trained concepts among the {:,} trained ones",
+    "held_out": "Held-out compositions among the {:,} held-out ones",
+    "held_out_among_all": "Held-out compositions among all {:,} concepts",
+}
+
+
+def thousands_per_second(rows: Sequence[Row]) -> str:
+    """Thousand strings per second that renderers draw of text that is new to them."""
+
+    def thousands(rate: int) -> str:
+        return f"{rate / 1e3:.0f}" if rate >= 10_000 else f"{rate / 1e3:.1f}"
+
+    rates = by_group_and_name(rows, "strings_per_s")
+    kinds = kinds_of_text(rows, "unseen")
+    lines = [
+        [label, *(thousands(rates[f"{kind}, unseen", name]) for kind in kinds)]
+        for name, label in CONTESTANTS.items()
+    ]
+    return markdown(["thousand strings/s", *kinds], lines)
+
+
+def strings_per_second(rows: Sequence[Row]) -> str:
+    """Strings per second that renderers draw of text that is new to them, or that they draw again."""
+    rates = by_group_and_name(rows, "strings_per_s")
+    kinds = kinds_of_text(rows, "unseen")
+    lines = []
+    for name, label in CONTESTANTS.items():
+        lines.append([label, *(f"{rates[f'{kind}, unseen', name]:,}" for kind in kinds)])
+        if (f"{kinds[0]}, repeated", name) in rates:  # peers remember nothing, so they draw new text alone
+            lines.append([f"{label}, repeated", *(f"{rates[f'{kind}, repeated', name]:,}" for kind in kinds)])
+    return markdown(["strings/s", *kinds], lines)
+
+
+def strings_per_second_of_pools(rows: Sequence[Row]) -> str:
+    """Strings per second that come out of pools of one and of two processes."""
+    rates = by_group_and_name(rows, "strings_per_s")
+    kinds = kinds_of_text(rows, "processes")
+    lines = []
+    for name in ("UnifontRenderer", "ParagraphRenderer"):
+        one = [rates[f"{kind}, processes", f"{name}, 1 worker"] for kind in kinds]
+        two = [rates[f"{kind}, processes", f"{name}, 2 workers"] for kind in kinds]
+        lines.append([f"`{name}`, 1 worker", *(f"{rate:,}" for rate in one)])
+        lines.append(["2 workers", *(f"{b:,} ({b / a:.2f}x)" for a, b in zip(one, two, strict=True))])
+    return markdown(["strings/s", *kinds], lines)
+
+
+def kinds_of_text(rows: Sequence[Row], suffix: str) -> list[str]:
+    """The kinds of text that groups of this suffix measure, in the order of the file."""
+    groups = dict.fromkeys(row["group"] for row in rows)
+    return [group.removesuffix(f", {suffix}") for group in groups if group.endswith(f", {suffix}")]
+
+
+def training_steps(rows: Sequence[Row]) -> str:
+    """Pairs per second of optimizer steps, by the patches that are read and the size of the canvas."""
+    rates = by_group_and_name(rows, "pairs_per_s")
+    canvases = ["64 px", "96 px", "128 px", "160 px"]
+    lines = []
+    for label, suffix in (("", ""), ("half of each photograph, ", ", half of each photograph")):
+        groups = [f"training step, {canvas}{suffix}" for canvas in canvases]
+        every = [rates[group, "all"] for group in groups]
+        inked = [rates[group, "inked"] for group in groups]
+        lines.append([f"{label}all", *map(str, every)])
+        lines.append([f"{label}inked", *(f"{b} ({b / a:.2f}x)" for a, b in zip(every, inked, strict=True))])
+    return markdown(["pairs/s", *canvases], lines)
+
+
+def recipe_by_text_tokens(rows: Sequence[Row]) -> str:
+    """The recipe with all patches of a text, and with those that hold ink."""
+    return compare_training.table([row for row in rows if row["name"] not in ("1T", "two towers")])
+
+
+def short_runs_at_96_px(rows: Sequence[Row]) -> str:
+    """Short runs on the larger canvas, with all patches of a text, and with those that hold ink."""
+    return compare_training.table([row for row in rows if not row["name"].startswith("64 px")])
+
+
+def emoji_recalls(rows: Sequence[Row]) -> str:
+    """R@1 and R@10 of images by text: a line a language, means over the seeds, and chance."""
+    header, chances = ["language"], ["*chance*"]
+    lines = {language: [name] for language, name in LANGUAGES.items()}
+    labels = ["trained, among {:,}: R@1", "held out, among {:,}: R@1", "held out, among all {:,}: R@1"]
+    for evaluator, label in zip(EVALUATORS, labels, strict=True):
+        values = emoji_values(rows, evaluator)
+        candidates, chance = chance_of(values)
+        header += [label.format(candidates), "R@10"]
+        chances += [f"*{chance[k]:.2f}*" for k in (1, 10)]
+        for language, line in lines.items():
+            line += [f"{statistics.mean(values[f'{language}/text_to_image/R@{k}']):.1f}" for k in (1, 10)]
+    return markdown(header, [*lines.values(), chances])
+
+
+def emoji_recalls_of_seeds(rows: Sequence[Row], evaluator: str) -> str:
+    """All recalls of an evaluator below a caption: a line a language, mean (least-most) of the seeds."""
+    values = emoji_values(rows, evaluator)
+    candidates, chance = chance_of(values)
+    chances = ", ".join(f"R@{k} {chance[k]:.2f}" for k in KS)
+    caption = f"**{EVALUATORS[evaluator].format(candidates)}** (chance: {chances} %)"
+    header = [f"{label} R@1" if k == 1 else f"R@{k}" for label in DIRECTIONS.values() for k in KS]
+    lines = [
+        [name, *(spread(values[f"{language}/{direction}/R@{k}"]) for direction in DIRECTIONS for k in KS)]
+        for language, name in LANGUAGES.items()
+    ]
+    return f"{caption}\n\n{markdown(['language', *header], lines)}"
+
+
+def emoji_values(rows: Sequence[Row], evaluator: str) -> dict[str, list[float]]:
+    """Percent of each seed by metric, of the models that the emoji recipe trained."""
+    return {
+        row["metric"]: row["values"]
+        for row in rows
+        if (row["recipe"], row["evaluator"]) == ("emoji", evaluator)
+    }
+
+
+def chance_of(values: dict[str, list[float]]) -> tuple[int, dict[int, float]]:
+    """How many candidates there were, and what recall guessing among them reaches, in percent by k."""
+    first = values["chance/R@1"][0]
+    return round(100 / first), {k: k * first for k in KS}
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def by_group_and_name(rows: Sequence[Row], figure: str) -> dict[tuple[str, str], Any]:
+    return {(row["group"], row["name"]): row[figure] for row in rows if figure in row}
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is a label and whose other columns are figures."""
+    rule = "|---|" + "--:|" * (len(header) - 1)
+    header_line, *body = (f"| {' | '.join(cells)} |" for cells in (header, *lines))
+    return "\n".join([header_line, rule, *body])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the pages: the file in bench/results that it shows, and what makes Markdown of its rows."""
+
+    file: str
+    make: Callable[[Sequence[Row]], str]
+
+
+TABLES = {
+    "thousands_per_second": Table(RENDERERS, thousands_per_second),
+    "strings_per_second": Table(RENDERERS, strings_per_second),
+    "strings_per_second_of_pools": Table(RENDERERS, strings_per_second_of_pools),
+    "training_steps": Table(STEPS, training_steps),
+    "recipe_by_text_tokens": Table(RECIPE, recipe_by_text_tokens),
+    "recipe_and_baselines": Table(RECIPE, compare_training.table),
+    "short_runs_at_96_px": Table(CANVAS, short_runs_at_96_px),
+    "emoji_recalls": Table(EMOJI, emoji_recalls),
+    **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},
+}
+
+
+def rewrite(text: str, page: Path) -> tuple[str, list[str]]:
+    """Renew the tables in the text of a page, and list the names of those that were out of date.
+
+    Args:
+        page: the file that the text is of, below ROOT. Links lead from its folder to the results.
+
+    Raises:
+        ValueError: a mark has no partner, or names no table.
+    """
+    outdated = []
+
+    def renew(place: re.Match[str]) -> str:
+        begin, name, old, end = place.groups()
+        if name not in TABLES:
+            raise ValueError(f"{page}: expected one of the tables {', '.join(TABLES)}, got {name!r}")
+        new = f"\n{block(TABLES[name], page)}\n\n"
+        if new != old:
+            outdated.append(name)
+        return begin + new + end
+
+    places = PLACE.findall(text)
+    begins, ends = text.count("<!-- table:"), text.count("<!-- end -->")
+    if not begins == ends == len(places):
+        raise ValueError(
+            f'{page}: expected pairs of "<!-- table: NAME -->" and "<!-- end -->" on lines of their own, '
+            f"got {begins} of the first and {ends} of the second, {len(places)} of them in pairs"
+        )
+    return PLACE.sub(renew, text), outdated
+
+
+def block(table: Table, page: Path) -> str:
+    """Markdown of a table, and below it where it was measured, with a link to the results."""
+    path = ROOT / "bench" / "results" / table.file
+    results = read_results(path)
+    link = Path(os.path.relpath(path, page.parent)).as_posix()
+    device, date = results.provenance["device"], results.provenance["date"][:10]
+    source = f"({device}, {date}: [figures and versions]({link}))"
+    return f"{table.make(results.rows)}\n\n{source}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m clippo.bench.tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 where a page differs"
+    )
+    arguments = parser.parse_args()
+    differs = False
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text, outdated = rewrite(page.read_text(encoding="utf-8"), page)
+        if not outdated:
+            continue
+        differs = True
+        print(f"{page.relative_to(ROOT)}: {', '.join(outdated)}")
+        if not arguments.check:
+            page.write_text(text, encoding="utf-8")
+    if arguments.check and differs:
+        print("These tables differ from bench/results; `python -m clippo.bench.tables` rewrites them.")
+    return int(arguments.check and differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The tables of README.md and docs are the results in bench/results."""
+
+import shutil
+
+import pytest
+
+from clippo.bench import tables
+from clippo.bench.tables import TABLES, emoji_recalls, emoji_recalls_of_seeds, rewrite
+from clippo.results import ROOT, write_results
+
+LANGUAGES = ("en", "de", "es", "fr", "zh")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A copy of the pages and of the results."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("img"))
+    shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["tables", *arguments])
+    return tables.main()
+
+
+def emoji_rows(candidates: dict[str, int]) -> list[dict]:
+    """Recalls that tell by their digits which language, k, seed, evaluator and direction they are of."""
+    rows = []
+    for digit, (evaluator, count) in enumerate(candidates.items()):
+        values = {"chance/R@1": [100 / count] * 3}
+        for number, language in enumerate(LANGUAGES):
+            for k in (1, 5, 10):
+                recalls = [10 * number + k + seed + digit / 10 for seed in (2, 0, 1)]
+                values[f"{language}/text_to_image/R@{k}"] = recalls
+                values[f"{language}/image_to_text/R@{k}"] = [recall + 0.5 for recall in recalls]
+        about = {"recipe": "emoji", "seeds": [0, 1, 2], "evaluator": evaluator}
+        rows += [about | {"metric": metric, "values": numbers} for metric, numbers in values.items()]
+        rows.append(about | {"recipe": "another", "metric": "en/text_to_image/R@1", "values": [99.0]})
+    return rows
+
+
+EMOJI_ROWS = emoji_rows({"trained": 3158, "held_out": 318, "held_out_among_all": 3476})
+
+
+def test_the_pages_show_the_results(monkeypatch, capsys):
+    assert run(monkeypatch, "--check") == 0, capsys.readouterr().out
+
+
+def test_an_edited_number_fails_the_check_and_is_put_right(checkout, monkeypatch, capsys):
+    page = checkout / "docs" / "rendering.md"
+    right = page.read_text()
+    assert right.count("122,270") == 1
+    page.write_text(right.replace("122,270", "122,271"))
+    assert run(monkeypatch, "--check") == 1
+    assert "docs/rendering.md: strings_per_second\n" in capsys.readouterr().out
+    assert "122,271" in page.read_text()
+    assert run(monkeypatch) == 0
+    assert page.read_text() == right
+    assert run(monkeypatch, "--check") == 0
+
+
+def test_new_results_need_a_new_name_alone(checkout, monkeypatch, capsys):
+    write_results(
+        checkout / "bench" / "results" / "new.json",
+        {"device": "a new machine", "date": "2027-01-02T03:04:05Z"},
+        [
+            {"group": f"training step, {canvas} px{half}", "name": name, "pairs_per_s": rate}
+            for canvas in (64, 96, 128, 160)
+            for half in ("", ", half of each photograph")
+            for name, rate in (("all", 100), ("inked", 250))
+        ],
+    )
+    monkeypatch.setitem(TABLES, "training_steps", tables.Table("new.json", tables.training_steps))
+    assert run(monkeypatch, "--check") == 1
+    assert capsys.readouterr().out.startswith("docs/model.md: training_steps\n")
+    assert run(monkeypatch) == 0
+    text = (checkout / "docs" / "model.md").read_text()
+    assert "| inked | 250 (2.50x) | 250 (2.50x) | 250 (2.50x) | 250 (2.50x) |" in text
+    assert "(a new machine, 2027-01-02: [figures and versions](../bench/results/new.json))" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: cats -->\n<!-- end -->\n", "expected one of the tables .*, got 'cats'"),
+        ("<!-- table: training_steps -->\n", "got 1 of the first and 0 of the second"),
+        ("<!-- end -->\n", "got 0 of the first and 1 of the second"),
+        (
+            "<!-- table: training_steps --> <!-- end -->\n",
+            "got 1 of the first and 1 of the second, 0 of them",
+        ),
+        (
+            "<!-- table: training_steps -->\n<!-- table: training_steps -->\n<!-- end -->\n<!-- end -->\n",
+            "got 2 of the first and 2 of the second, 1 of them in pairs",
+        ),
+    ],
+)
+def test_marks_that_do_not_fit_are_named_with_their_page(text, message):
+    with pytest.raises(ValueError, match=f"README.md: .*{message}"):
+        rewrite(text, ROOT / "README.md")
+
+
+def test_recalls_of_the_emoji_recipe():
+    assert emoji_recalls(EMOJI_ROWS).splitlines() == [
+        "| language | trained, among 3,158: R@1 | R@10 | held out, among 318: R@1 | R@10"
+        " | held out, among all 3,476: R@1 | R@10 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        "| English | 2.0 | 11.0 | 2.1 | 11.1 | 2.2 | 11.2 |",
+        "| German | 12.0 | 21.0 | 12.1 | 21.1 | 12.2 | 21.2 |",
+        "| Spanish | 22.0 | 31.0 | 22.1 | 31.1 | 22.2 | 31.2 |",
+        "| French | 32.0 | 41.0 | 32.1 | 41.1 | 32.2 | 41.2 |",
+        "| Chinese | 42.0 | 51.0 | 42.1 | 51.1 | 42.2 | 51.2 |",
+        "| *chance* | *0.03* | *0.32* | *0.31* | *3.14* | *0.03* | *0.29* |",
+    ]
+
+
+def test_recalls_of_the_seeds_of_the_emoji_recipe():
+    lines = emoji_recalls_of_seeds(EMOJI_ROWS, "held_out").splitlines()
+    assert lines[0] == (
+        "**Held-out compositions among the 318 held-out ones** (chance: R@1 0.31, R@5 1.57, R@10 3.14 %)"
+    )
+    assert lines[2:5] == [
+        "| language | text->image R@1 | R@5 | R@10 | image->text R@1 | R@5 | R@10 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        "| English | 2.1 (1.1-3.1) | 6.1 (5.1-7.1) | 11.1 (10.1-12.1)"
+        " | 2.6 (1.6-3.6) | 6.6 (5.6-7.6) | 11.6 (10.6-12.6) |",
+    ]
+    assert len(lines) == 4 + len(LANGUAGES)
+
+
+def test_tables_of_the_emoji_recipe_can_be_placed(checkout):
+    results = checkout / "bench" / "results" / tables.EMOJI
+    write_results(results, {"device": "AMD EPYC", "date": "2027-01-02T03:04:05Z"}, EMOJI_ROWS)
+    names = ["emoji_recalls", "emoji_trained", "emoji_held_out", "emoji_held_out_among_all"]
+    text = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names)
+    written, outdated = rewrite(text, checkout / "docs" / "training.md")
+    assert outdated == names
+    assert f"[figures and versions](../bench/results/{tables.EMOJI})" in written
+    assert "**Trained concepts among the 3,158 trained ones**" in written
+    assert "**Held-out compositions among all 3,476 concepts**" in written
+    assert rewrite(written, checkout / "docs" / "training.md") == (written, [])
