@@ -2,23 +2,33 @@ import numpy as np
 import pytest
 import torch
 
-from clippo.evaluation.pictures import Finding, draw_sheet, find_pictures, sample_findings
+from clippo.data.emoji import EmojiConfig
+from clippo.data.transform import PlaceConfig
 from clippo.evaluation.retrieval import (
-    Recall,
-    embed_pictures,
-    embed_texts,
-    evaluate_retrieval,
-    format_table,
+    Retrieval,
+    RetrievalConfig,
+    embed_images,
+    find_images,
     recall_at_k,
 )
-from clippo.model import Clippo, TowerConfig
+from clippo.evaluation.sheet import Finding, draw_sheet
+from clippo.model import Clippo, ClippoConfig
+from clippo.renderer import UnifontRenderer
+
+DATA = EmojiConfig(languages=("en", "de"))
+PLACE = PlaceConfig()
+SIZES = ClippoConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=16, image_size=64, embed_dim=32)
 
 
 @pytest.fixture(scope="module")
-def untrained(dataset) -> Clippo:
+def untrained() -> Clippo:
     torch.manual_seed(0)
-    config = TowerConfig(width=32, depth=1, mlp_dim=64, heads=2, patch_size=16, image_size=64, out_dim=32)
-    return Clippo(config, dataset.renderer).eval()
+    return Clippo(SIZES, UnifontRenderer(64)).eval()
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Retrieval:
+    return RetrievalConfig(queries="held_out", candidates="all").build(DATA, PLACE, 64)
 
 
 def test_recall_matches_the_reference(reference_dir):
@@ -55,69 +65,72 @@ def test_a_constant_embedding_earns_nothing():
     assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50)) == {1: 0, 5: 0, 10: 0}
 
 
-def test_evaluation_covers_every_language_split_and_direction(untrained, dataset):
-    rows = evaluate_retrieval(untrained, dataset)
-    sizes = {
-        "trained": (~dataset.held_out).sum(),
-        "held out": dataset.held_out.sum(),
-        "all": len(dataset.concepts),
-    }
-    assert len(rows) == 3 * 2 * len(dataset.config.languages)
-    assert {(row.concepts, row.among) for row in rows} == {
-        ("trained", "trained"),
-        ("held out", "held out"),
-        ("held out", "all"),
-    }
-    for row in rows:
-        assert row.candidates == sizes[row.among]
-        assert row.chance[10] == pytest.approx(1000 / row.candidates)
-        assert row.recall[1] <= row.recall[5] <= row.recall[10] < 10  # untrained
+@pytest.mark.parametrize("where", ["queries", "candidates", "one query"])
+def test_what_is_not_a_number_is_not_found(where):
+    queries, candidates = torch.eye(8)[:4], -torch.eye(8)
+    if where == "candidates":
+        candidates = torch.full((50, 8), torch.nan)
+    else:
+        queries[: 4 if where == "queries" else 1] = torch.nan
+    recall = recall_at_k(queries, candidates, torch.arange(4))
+    assert recall[1] == recall[5] == 0
 
 
-def test_evaluation_finds_the_right_partners(untrained, dataset, monkeypatch):
-    """A model that knows all is right about everything, whichever candidates it chooses among."""
-    known = torch.eye(len(dataset.concepts))
-    monkeypatch.setattr("clippo.evaluation.retrieval.embed_pictures", lambda *_: known)
-    monkeypatch.setattr("clippo.evaluation.retrieval.embed_texts", lambda *_: known)
-    assert all(row.recall[1] == 100 for row in evaluate_retrieval(untrained, dataset))
+def test_every_language_and_direction_is_measured(untrained, evaluator):
+    metrics = evaluator(untrained)
+    assert metrics["chance/R@10"] == pytest.approx(1000 / len(evaluator.examples))
+    for language in ("en", "de"):
+        for direction in ("text_to_image", "image_to_text"):
+            recall = [metrics[f"{language}/{direction}/R@{k}"] for k in (1, 5, 10)]
+            assert recall == sorted(recall)
+            assert recall[-1] < 10  # untrained
+    assert len(metrics) == 3 + 2 * 2 * 3
+    assert evaluator(untrained) == metrics
 
 
-def test_table_shows_each_number_beside_its_chance():
-    row = Recall("held out", "all", "de", "text->image", 200, {1: 12.34, 5: 40.0, 10: 61.0})
-    header, _, line = format_table([row]).splitlines()
-    assert header.split() == "concepts among language direction R@1 chance R@5 chance R@10 chance".split()
-    assert line.split() == "held out 200 all de text->image 12.3% 0.50% 40.0% 2.50% 61.0% 5.00%".split()
+def test_queries_are_found_among_the_candidates_by_their_keys(untrained, evaluator, monkeypatch):
+    """A model that knows all is right about everything."""
+    held_out = {example.key for example in DATA.build("held_out", image_size=64)}
+    assert {evaluator.examples[index].key for index in evaluator.queries} == held_out
+    known = torch.eye(len(evaluator.examples))
+    monkeypatch.setattr("clippo.evaluation.retrieval.embed_images", lambda *_: known)
+    monkeypatch.setattr(untrained, "encode_text", lambda texts: known)
+    metrics = evaluator(untrained)
+    assert all(value == 100 for name, value in metrics.items() if not name.startswith("chance"))
+    train = DATA.build("train", image_size=64)
+    with pytest.raises(ValueError, match="queries must be among the candidates, but '.*' is not"):
+        Retrieval(DATA.build("held_out", image_size=64), train, PLACE.build(64))
 
 
-def test_batches_do_not_change_embeddings(untrained, dataset):
-    texts = [concept.names["en"] for concept in dataset.concepts[:50]]
-    torch.testing.assert_close(embed_texts(untrained, texts, 7), embed_texts(untrained, texts, 50))
-    pictures = embed_pictures(untrained, dataset)
-    assert pictures.shape == (len(dataset.concepts), 32)
-    some = untrained.encode_image(torch.from_numpy(dataset.draw([5, 700])))
-    torch.testing.assert_close(pictures[[5, 700]], some)
+def test_batches_do_not_change_embeddings(untrained, evaluator):
+    examples, transform = evaluator.examples[:50], PLACE.build(64)
+    images = embed_images(untrained, examples, transform)
+    assert images.shape == (50, 32)
+    torch.testing.assert_close(embed_images(untrained, examples, transform, batch_size=7), images)
+    pixels = torch.from_numpy(np.stack([transform(examples[i].image) for i in (5, 40)]))
+    torch.testing.assert_close(images[[5, 40]], untrained.encode_image(pixels))
 
 
-def test_findings_are_the_nearest_pictures(untrained, dataset):
-    scores, found = find_pictures(untrained, dataset, ["dog face", "狗脸"], top=3)
-    similarity = embed_texts(untrained, ["dog face", "狗脸"]) @ embed_pictures(untrained, dataset).T
+def test_the_nearest_images_are_found(untrained, evaluator):
+    examples, transform = evaluator.examples[:300], PLACE.build(64)
+    scores, found = find_images(untrained, examples, transform, ["dog face", "狗脸"], top=3)
+    images = embed_images(untrained, examples, transform)
+    similarity = untrained.encode_text(["dog face", "狗脸"]) @ images.T
     assert found == similarity.topk(3).indices.tolist()
     assert scores == similarity.topk(3).values.tolist()
 
 
-def test_sampled_findings_alternate_between_trained_and_held_out(untrained, dataset):
-    findings = sample_findings(untrained, dataset)
-    assert [bool(dataset.held_out[f.wanted]) for f in findings] == [False, True] * 3
-    for finding, language in zip(findings, ["en", "en", "de", "de", "zh", "zh"], strict=True):
-        assert finding.text == dataset.concepts[finding.wanted].names[language]
-        assert len(finding.found) == 5
-
-
-def test_sheet_frames_what_was_wanted(dataset):
-    sheet = np.asarray(draw_sheet(dataset, [Finding("dog", [0, 1, 2], wanted=1), Finding("cat", [3])]))
+def test_sheet_frames_what_was_wanted(untrained, evaluator):
+    findings = [Finding("dog", [0, 1, 2], wanted=1), Finding("cat", [3])]
+    sheet = np.asarray(draw_sheet(untrained, evaluator.examples, PLACE.build(64), findings))
     green = (sheet == (46, 160, 67)).all(-1)
     assert green.sum() == pytest.approx(4 * 3 * 99, rel=0.02)
     columns = np.flatnonzero(green.any(0))
     pitch = 96 + 8
     assert 2 * pitch < columns.min() < columns.max() < 3 * pitch + 16
     assert not green[pitch + 8 :].any()
+
+
+def test_picture_has_two_queries_in_each_language(untrained, evaluator):
+    picture = evaluator.picture(untrained)
+    assert picture.size == (6 * 104 + 16, 4 * 104 + 8)

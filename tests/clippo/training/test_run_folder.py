@@ -5,10 +5,11 @@ import os
 import pytest
 import torch
 
+from clippo import files
 from clippo.errors import UserError
 from clippo.model import Clippo
 from clippo.training import run_folder
-from clippo.training.optimizer import make_optimizer
+from clippo.training.losses import SoftmaxLoss
 from clippo.training.run_folder import RunFolder
 
 
@@ -22,14 +23,14 @@ def folder(tmp_path, tiny_config) -> RunFolder:
 @pytest.fixture
 def trainee(tiny_config):
     model = Clippo(tiny_config.model)
-    optimizer = make_optimizer(model, tiny_config)
+    optimizer = tiny_config.optimizer.build(model.named_parameters())
     sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
     return model, optimizer
 
 
 def test_a_run_is_not_overwritten(folder, tiny_config):
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="holds a run already: add --resume to continue it"):
         folder.create(tiny_config, resume=False)
     folder.create(tiny_config, resume=True)
 
@@ -62,7 +63,7 @@ def test_what_is_no_run_is_said(tmp_path, folder):
     with pytest.raises(UserError, match="is not the folder of a run: it has no config.json"):
         RunFolder(tmp_path).config()
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        folder.load()
+        folder.load_model()
     config = json.loads(folder.config_file.read_text())
     for broken in ("{", "[]", "{}", json.dumps(config | {"extra": 1}), json.dumps(config | {"steps": 0})):
         folder.config_file.write_text(broken)
@@ -72,13 +73,13 @@ def test_what_is_no_run_is_said(tmp_path, folder):
 
 def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_config, trainee):
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, optimizer)
-    folder.save_checkpoint(20, model, optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
+    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
     fresh = Clippo(tiny_config.model)
-    fresh_optimizer = make_optimizer(fresh, tiny_config)
-    assert folder.load_checkpoint(fresh, fresh_optimizer) == 20
+    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    assert folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer) == 20
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
     theirs, ours = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
     assert theirs.keys() == ours.keys()
@@ -92,7 +93,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
 ):
     """The disk fills up at any of the steps of writing."""
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
     steps = iter(range(100))
 
     def failing(function):
@@ -105,15 +106,18 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
 
     monkeypatch.setattr(model, "save_pretrained", failing(model.save_pretrained))
     monkeypatch.setattr(run_folder.torch, "save", failing(torch.save))
-    monkeypatch.setattr(run_folder, "flush_to_disk", failing(run_folder.flush_to_disk))
-    monkeypatch.setattr(run_folder.os, "replace", failing(os.replace))
+    monkeypatch.setattr(files, "flush_one", failing(files.flush_one))
+    monkeypatch.setattr(files.os, "replace", failing(os.replace))
     with pytest.raises(OSError, match="No space left"):
-        folder.save_checkpoint(20, model, optimizer)
+        folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
     monkeypatch.undo()
     assert folder.newest_checkpoint() == folder.checkpoints / "step-000010"
     fresh = Clippo(tiny_config.model)
-    assert folder.load_checkpoint(fresh, make_optimizer(fresh, tiny_config)) == 10
-    folder.save_checkpoint(20, model, optimizer)
+    assert (
+        folder.load_checkpoint(fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters()))
+        == 10
+    )
+    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
 
@@ -128,15 +132,15 @@ def test_metrics_after_the_checkpoint_are_dropped(folder):
 
 
 def test_a_checkpoint_of_another_tower_is_refused(folder, tiny_config, trainee):
-    folder.save_checkpoint(10, *trainee)
+    folder.save_checkpoint(10, trainee[0], SoftmaxLoss(), trainee[1])
     other = Clippo(dataclasses.replace(tiny_config.model, depth=2))
     with pytest.raises(UserError, match="step-000010 is of another configuration: .*depth=1.*depth=2"):
-        folder.load_checkpoint(other, make_optimizer(other, tiny_config))
+        folder.load_checkpoint(other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters()))
 
 
 def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
     state_file = folder.checkpoints / "step-000010" / "state.pt"
 
     class Bomb:
@@ -145,5 +149,5 @@ def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
 
     torch.save({"step": 10, "optimizer": Bomb()}, state_file)
     with pytest.raises(UserError, match="cannot read .*state.pt: Weights only load failed"):
-        folder.load_checkpoint(Clippo(tiny_config.model), optimizer)
+        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer)
     assert not (folder.path / "exploded").exists()

@@ -1,0 +1,94 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from clippo.data.base import Example, Source, Text
+from clippo.data.loader import Batches, choose, load
+from clippo.data.order import Order
+from clippo.data.transform import PlaceConfig
+from clippo.model import ByteTextConfig, Clippo, ClippoConfig, RenderedTextConfig
+from clippo.renderer import UnifontRenderer
+
+TEXTS = (Text("one", "en", 0.5), Text("eins", "de", 0.3), Text("never", "en", 0.0), Text("un", "fr", 0.2))
+
+
+class Squares(Source):
+    """Squares of as many grey levels as there are examples."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Example:
+        if index == 13:
+            raise OSError("the file of 13 is broken")
+        return Example(f"square {index}", np.full((32, 32, 3), index, np.uint8), TEXTS)
+
+
+UNBROKEN = np.where(np.arange(40) == 13, 0.0, 1.0)  # weights
+SIZES = ClippoConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=16, image_size=32, embed_dim=8)
+
+
+def batches_of(*, steps=range(4), rows=slice(0, 8), seed=0, text=None, weights=UNBROKEN):
+    config = replace(SIZES, text=text or RenderedTextConfig(tokens="inked"))
+    text_input = Clippo(config, None if isinstance(text, ByteTextConfig) else UnifontRenderer(32)).text_input
+    order = Order(40, 8, seed=seed, weights=weights)
+    transform = PlaceConfig(strength=0.5).build(32)
+    return Batches(Squares(), order, transform, text_input, rows=rows, steps=steps, seed=seed)
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_batches_have_images_texts_and_the_tokens_of_the_texts():
+    [batch] = load(batches_of(steps=range(1)), workers=0)
+    assert batch.images.shape == (8, 32, 32, 3)
+    assert batch.texts.shape == (8, 32, 32)
+    assert batch.images.dtype == batch.texts.dtype == torch.uint8
+    assert batch.text_mask.shape == (8, 4)
+    assert 0 < batch.text_mask.float().mean() < 1
+    [batch] = load(batches_of(steps=range(1), text=ByteTextConfig(max_bytes=6)), workers=0)
+    assert batch.texts.shape == batch.text_mask.shape == (8, 6)
+    [batch] = load(batches_of(steps=range(1), text=RenderedTextConfig(tokens="all")), workers=0)
+    assert batch.text_mask is None
+
+
+def test_a_batch_follows_from_the_seed_and_the_step():
+    whole = list(load(batches_of(), workers=0))
+    late = list(load(batches_of(steps=range(2, 4)), workers=0))
+    assert all(same(a, b) for a, b in zip(whole[2:], late, strict=True))
+    assert not same(whole[0], whole[1])
+    assert not same(whole[0], next(iter(load(batches_of(seed=1), workers=0))))
+
+
+def test_processes_share_a_batch_by_rows():
+    whole = next(iter(load(batches_of(), workers=0)))
+    parts = [next(iter(load(batches_of(rows=slice(i, i + 2)), workers=0))) for i in range(0, 8, 2)]
+    for name in ("images", "texts", "text_mask"):
+        together = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(together, getattr(whole, name))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_same_batches(workers):
+    expected = list(load(batches_of(), workers=0))
+    found = list(load(batches_of(), workers=workers))
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_comes_in_its_turn_with_its_own_message(workers):
+    batches = load(batches_of(weights=None, steps=range(5)), workers=workers)
+    with pytest.raises(OSError, match="^the file of 13 is broken$"):
+        list(batches)
+
+
+def test_texts_are_drawn_by_their_weights():
+    rng = np.random.default_rng(0)
+    shares = Counter(choose(TEXTS, rng) for _ in range(4000))
+    assert shares["never"] == 0
+    for text in TEXTS:
+        assert shares[text.text] / 4000 == pytest.approx(text.weight, abs=0.03)

@@ -1,0 +1,307 @@
+import dataclasses
+import inspect
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+
+from clippo.data.order import Order
+from clippo.errors import UserError
+from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
+from clippo.model.configs import to_dict
+from clippo.renderer import ParagraphRenderer, ParagraphRendererConfig
+from clippo.results import read_results
+from clippo.training import trainer
+from clippo.training.losses import SigmoidLossConfig
+from clippo.training.optimizers import AdamWConfig
+from clippo.training.parallel import DistributedContext
+from clippo.training.run_folder import RunFolder
+from clippo.training.schedules import warmup_cosine
+from clippo.training.trainer import train
+
+
+def losses(folder) -> dict[int, float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
+
+
+def state(folder) -> dict[str, torch.Tensor]:
+    return Clippo.from_pretrained(RunFolder(folder).newest_checkpoint()).state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_falls(finished, tiny_config):
+    by_step = losses(finished)
+    assert list(by_step) == [5, 10, 15, 20]
+    assert by_step[20] < by_step[5] - 0.3
+
+
+@pytest.mark.slow
+def test_one_batch_over_and_over_is_learned(tiny_config, tmp_path, monkeypatch):
+    """Well below the loss of a tower that says the same of everything."""
+    batch = Order.__call__
+    monkeypatch.setattr(Order, "__call__", lambda self, step: batch(self, 0))
+    config = dataclasses.replace(tiny_config, steps=120, learning_rate=2e-3)
+    train(config, tmp_path / "run")
+    assert losses(tmp_path / "run")[120] < 0.5 * math.log(config.batch_size)
+
+
+def test_the_folder_holds_what_it_says(finished, tiny_config):
+    assert RunFolder(finished).config() == tiny_config
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "evaluations.jsonl",
+        "held_out.png",
+        "metrics.jsonl",
+        "results.json",
+    ]
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-000020"]
+    metrics = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert metrics["pairs_per_s"] > 0
+    assert 0 < metrics["data_time"] < metrics["step_time"]
+    evaluations = [json.loads(line) for line in (finished / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in evaluations] == [10, 20]
+    results = read_results(finished / "results.json")
+    assert results.provenance["step"] == 20
+    assert {f"held_out/{row['metric']}": row["value"] for row in results.rows} == {
+        name: value for name, value in evaluations[-1].items() if name != "step"
+    }
+
+
+class PulledPlugError(Exception):
+    pass
+
+
+def train_until(step: int, config, folder) -> None:
+    """Cut a run off."""
+    batch = Order.__call__
+
+    def cut(self, number):
+        if number == step:
+            raise PulledPlugError
+        return batch(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Order, "__call__", cut)
+        with pytest.raises(PulledPlugError):
+            train(config, folder)
+
+
+@pytest.mark.parametrize("cut_at", [7, 13])
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_path, cut_at):
+    train_until(cut_at, tiny_config, tmp_path / "run")
+    train(tiny_config, tmp_path / "run", resume=True)
+    assert same(state(tmp_path / "run"), state(finished))
+    assert losses(tmp_path / "run") == losses(finished)
+
+
+@pytest.mark.slow
+def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path):
+    """Also in chunks, which are embedded twice, with blocks computed twice, and after a resumption."""
+    config = dataclasses.replace(
+        tiny_config,
+        model=dataclasses.replace(tiny_config.model, text=RenderedTextConfig(tokens="inked")),
+        steps=6,
+        checkpoint_every=2,
+        micro_batch_size=5,
+        patch_dropout=0.5,
+    )
+    train(config, tmp_path / "whole")
+    whole = state(tmp_path / "whole")
+    train_until(5, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), whole)
+    train(dataclasses.replace(config, grad_checkpointing=True), tmp_path / "recomputed")
+    for name, value in state(tmp_path / "recomputed").items():
+        torch.testing.assert_close(value, whole[name], atol=1e-5, rtol=1e-4)
+    train(dataclasses.replace(config, patch_dropout=0.0), tmp_path / "all")
+    assert not same(state(tmp_path / "all"), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_dropout": 1.0}, "patch_dropout must be from 0 to below 1"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"workers": -1}, "workers must not be negative, got -1"),
+        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+    ],
+)
+def test_impossible_settings(tiny_config, change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(tiny_config, **change)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tiny_config):
+    before = state(finished)
+    train(tiny_config, finished, resume=True)
+    assert same(state(finished), before)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(finished, tiny_config, tmp_path):
+    """Through torchrun and the command line, in a folder that holds a stranger's model.py."""
+    (tmp_path / "model.py").write_text("raise SystemExit('a stranger was imported')")
+    flags = [
+        flag
+        for key, value in flat_flags(to_dict(tiny_config))
+        for flag in (f"--{key.replace('_', '-')}", *value)
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*torchrun, "-m", "clippo", "train", "emoji", "--out", "run", "--resume", *flags]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    one, two = state(finished), state(tmp_path / "run")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-3, rtol=0, msg=name)
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_chunks_train_as_a_whole_batch_does(finished, tiny_config, tmp_path):
+    assert tiny_config.batch_size % 5
+    train(dataclasses.replace(tiny_config, micro_batch_size=5), tmp_path / "run")
+    one, other = state(finished), state(tmp_path / "run")
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], atol=2e-3, rtol=0, msg=name)
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
+
+
+def flat_flags(fields, prefix=""):
+    """The fields of a configuration as arguments, the names of its parts before their fields."""
+    if "type" in fields:
+        yield prefix.removesuffix("."), [fields["type"]]
+    for key, value in fields.items():
+        if key in ("type", "evaluators") or value is None:
+            continue
+        if isinstance(value, dict):
+            yield from flat_flags(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            yield prefix + ("" if value else "no-") + key, []
+        else:
+            yield prefix + key, [str(v) for v in (value if isinstance(value, list) else [value])]
+
+
+def test_a_batch_must_divide_among_the_processes():
+    assert DistributedContext(1, 4, torch.device("cpu"), None).shard(32) == slice(8, 16)
+    with pytest.raises(UserError, match="batch_size must be a multiple of the 4 processes, got 30"):
+        DistributedContext(1, 4, torch.device("cpu"), None).shard(30)
+
+
+def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
+    """Also where a checkpoint is due before the loss is looked at for the log."""
+    config = dataclasses.replace(tiny_config, steps=12, checkpoint_every=2, log_every=7, evaluators={})
+    schedule = trainer.warmup_cosine
+    diverging = lambda step, **kwargs: 1e30 if step == 4 else schedule(step, **kwargs)  # noqa: E731
+    monkeypatch.setattr(trainer, "warmup_cosine", diverging)
+    with pytest.raises(UserError, match="the loss or its gradient is not finite at step 6.*--learning-rate"):
+        train(config, tmp_path / "run")
+    checkpoint = RunFolder(tmp_path / "run").newest_checkpoint()
+    assert checkpoint.name == "step-000004"
+    assert all(value.isfinite().all() for value in state(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkeypatch, what):
+    config = dataclasses.replace(tiny_config, steps=6, checkpoint_every=6, log_every=6, evaluators={})
+    step_of, models = trainer.cached_contrastive_step, []
+
+    def spoiled(embed, *args, **kwargs):
+        value = step_of(embed, *args, **kwargs)
+        model = inspect.getclosurevars(embed).nonlocals["model"]
+        models.append((model, [p.detach().clone() for p in model.parameters()]))
+        if len(models) >= 3:
+            if what == "loss":
+                return value * torch.nan
+            model.tower.encoder.head.weight.grad[0, 0] = torch.inf
+        return value
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", spoiled)
+    with pytest.raises(UserError, match="not finite"):
+        train(config, tmp_path / "run")
+    model, before = models[2]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert RunFolder(tmp_path / "run").newest_checkpoint() is None
+
+
+@pytest.mark.parametrize("num_towers", [1, 2])
+def test_models_that_read_bytes_train_and_resume(tiny_config, tmp_path, num_towers):
+    text = {"text": ByteTextConfig(max_bytes=20), "num_towers": num_towers}
+    config = dataclasses.replace(
+        tiny_config, model=dataclasses.replace(tiny_config.model, **text), evaluators={}
+    )
+    model = train(config, tmp_path / "run")
+    loaded = RunFolder(tmp_path / "run").load_model()
+    assert loaded.config == config.model
+    assert torch.equal(loaded.encode_text(["hund"]), model.encode_text(["hund"]))
+    train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_the_sigmoid_loss_trains_its_bias_and_resumes(tiny_config, tmp_path):
+    config = dataclasses.replace(tiny_config, loss=SigmoidLossConfig(), evaluators={})
+    train(config, tmp_path / "whole")
+    assert losses(tmp_path / "whole")[20] < losses(tmp_path / "whole")[5]
+    file = RunFolder(tmp_path / "whole").newest_checkpoint() / "state.pt"
+    bias = torch.load(file, weights_only=True)["loss"]["logit_bias"]
+    assert bias != -10
+    train_until(13, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    file = RunFolder(tmp_path / "cut").newest_checkpoint() / "state.pt"
+    assert torch.equal(torch.load(file, weights_only=True)["loss"]["logit_bias"], bias)
+
+
+def test_another_renderer_can_be_trained_with(tiny_config, tmp_path):
+    renderer = ParagraphRendererConfig(font_size=12)
+    config = dataclasses.replace(tiny_config, renderer=renderer, steps=2, evaluators={})
+    train(config, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").config() == config
+    model = RunFolder(tmp_path / "run").load_model()
+    assert type(model.renderer) is ParagraphRenderer
+    assert model.renderer.font_size == 12
+
+
+@pytest.mark.slow
+def test_workers_train_as_the_process_itself_does(finished, tiny_config, tmp_path):
+    train(dataclasses.replace(tiny_config, workers=1, evaluators={}), tmp_path / "run")
+    assert same(state(tmp_path / "run"), state(finished))
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    rates = [warmup_cosine(step, steps=1000, warmup_steps=100, peak=1.0) for step in range(1000)]
+    assert 0 < rates[0] < 0.02
+    assert max(rates) == pytest.approx(0.97, abs=0.03)
+    assert 90 <= rates.index(max(rates)) <= 100
+    assert rates[-1] < 1e-4
+    assert all(a > b for a, b in pairwise(rates[100:]))
+
+
+def test_only_matrices_decay(tiny_config):
+    model = Clippo(tiny_config.model)
+    decayed, free = tiny_config.optimizer.build(model.named_parameters()).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed_names = {names[id(p)] for p in decayed["params"]}
+    free_names = {names[id(p)] for p in free["params"]}
+    assert decayed_names | free_names == set(names.values())
+    encoder = "tower.encoder"
+    matrices = {f"{encoder}.blocks.0.attn.qkv.weight", f"{encoder}.head.weight", "tower.patch_embed.weight"}
+    assert matrices <= decayed_names
+    others = {"logit_scale", "tower.patch_embed.pos_embed", f"{encoder}.pool.probe", f"{encoder}.norm.weight"}
+    assert others <= free_names
+    assert decayed["weight_decay"] == 0.05
+    assert free["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("weight_decay", -1.0), ("beta2", 1.0), ("beta1", -0.1)])
+def test_impossible_optimizers(field, value):
+    with pytest.raises(UserError, match=rf"optimizer\.{field} must .*, got {value}"):
+        AdamWConfig(**{field: value})
