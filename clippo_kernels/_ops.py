@@ -38,6 +38,15 @@ def refuse_second_derivative(name: str) -> None:
         raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in `dtype`, without an operator where it has that dtype.
+
+    For results of an autograd function: torch.compile in torch 2.11 gives a function whose forward ends in a
+    `.to` that does nothing gradients of 0.
+    """
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype of products with `x`: that of autocast where it is on, which leaves float64 alone."""
     device_type = x.device.type

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._ops import refuse_second_derivative, register
+from .._ops import cast, refuse_second_derivative, register
 from ..dispatch import Implementations, select
 from . import reference, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
@@ -59,7 +59,7 @@ class ContrastiveLoss(torch.autograd.Function):
         loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
         ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
-        return sum_over_ranks(loss, group).to(scale.dtype)
+        return cast(sum_over_ranks(loss, group), scale.dtype)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,7 +92,7 @@ class SigmoidLoss(torch.autograd.Function):
         dbias = accurate_sum(row_dlogits)
         ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, bias, unit, dbias, *positives[1:])
-        return sum_over_ranks(accurate_sum(row_loss) * unit, group).to(row_loss.dtype)
+        return cast(sum_over_ranks(accurate_sum(row_loss) * unit, group), row_loss.dtype)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
+from clippo_kernels._ops import cast
 from clippo_kernels.contrastive import reference
 from clippo_kernels.contrastive.positives import Positives, by_label, with_shares
 from clippo_kernels.contrastive.problem import Problem
@@ -344,6 +345,14 @@ def test_compiles_whole(loss, explicit, labelled):
     torch.testing.assert_close(compiled(*inputs[:2], 3.0, -1.0), loss(*inputs[:2], 3.0, -1.0))
 
 
+@both_losses
+def test_compiled_float64_has_its_gradients(loss, explicit):
+    # The result has the dtype of its sums: a cast that does nothing would cost the gradients, see `cast`.
+    inputs = [*embeddings(9, 4), *scalars(torch.float64)]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(loss_and_gradients(compiled, inputs), loss_and_gradients(loss, inputs))
+
+
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("positives", ["pairs", "offset", "labels"])
@@ -436,6 +445,22 @@ def test_memory_around_the_kernels(monkeypatch, loss, explicit, B, D, dtype):
             problem = Problem(image, text, number, number, number, None, None, Positives())
         launch.backward(problem, dtype, dtype)
     assert 2 * image.nbytes < memory.peak < 512 * 2**20
+
+
+def test_products_without_memory_need_no_mixed_precision(monkeypatch):
+    """torch.addmm with an out_dtype raises for meta tensors in torch 2.11."""
+    from clippo_kernels.contrastive import launch
+
+    monkeypatch.delattr(torch, "addmm")
+    total = torch.empty(4, 6, device="meta")
+    a, b = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 5), (5, 6)))
+    launch.add_product(total, a, b)
+
+
+def test_a_result_that_has_its_dtype_is_not_cast():
+    x = torch.zeros(3)
+    assert cast(x, torch.float32) is x
+    assert cast(x, torch.float64).dtype == torch.float64
 
 
 IMAGE = torch.zeros(4, 3)
