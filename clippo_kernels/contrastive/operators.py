@@ -168,35 +168,35 @@ def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
     return getattr(ring, name)(local, named_group(ring_of), *arguments)
 
 
-def _contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def run_contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *positives, ring_of = rest
     return run("contrastive_forward", ring_of, image, text, scale, Positives(*positives))
 
 
-def _sigmoid_forward(
+def run_sigmoid_forward(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     *positives, ring_of = rest
     return run("sigmoid_forward", ring_of, image, text, scale, bias, Positives(*positives))
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *loss, offset, image_ids, text_ids, image_share, text_share, ring_of, image_dtype, text_dtype = arguments
     positives = Positives(offset, image_ids, text_ids, image_share, text_share)
     return run("backward", ring_of, Problem._make([*loss, positives]), image_dtype, text_dtype)
 
 
-def _fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, ring_of = rest
     texts = text.shape[0] * (world_size(named_group(ring_of)) if ring_of else 1)
     return tuple(image.new_empty(n, dtype=wide_dtype(image)) for n in (image.shape[0], texts, image.shape[0]))
 
 
-def _fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return tuple(image.new_empty(image.shape[0], dtype=accumulation_dtype(image.dtype)) for _ in range(2))
 
 
-def _fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, image_dtype, text_dtype = rest
     dimage = image.new_empty(image.shape, dtype=image_dtype)
     return dimage, text.new_empty(text.shape, dtype=text_dtype), torch.empty_like(scale)
@@ -206,21 +206,21 @@ register(
     "contrastive_forward",
     f"(Tensor image, Tensor text, Tensor scale, {POSITIVES}, str ring)"
     " -> (Tensor row_lse, Tensor column_lse, Tensor positive)",
-    _contrastive_forward,
-    _fake_contrastive_forward,
+    run_contrastive_forward,
+    fake_contrastive_forward,
 )
 register(
     "sigmoid_forward",
     f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str ring)"
     " -> (Tensor row_loss, Tensor row_dlogits)",
-    _sigmoid_forward,
-    _fake_sigmoid_forward,
+    run_sigmoid_forward,
+    fake_sigmoid_forward,
 )
 register(
     "contrastive_backward",
     "(Tensor image, Tensor text, Tensor scale, Tensor? bias, Tensor factor, Tensor? row_shift,"
     f" Tensor? column_shift, {POSITIVES}, str ring, ScalarType image_dtype, ScalarType text_dtype)"
     " -> (Tensor dimage, Tensor dtext, Tensor dscale)",
-    _backward,
-    _fake_backward,
+    run_backward,
+    fake_backward,
 )
