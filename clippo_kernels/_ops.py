@@ -32,8 +32,8 @@ def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
 
 def refuse_second_derivative(name: str) -> None:
     """Called by a backward that is a kernel of its own and has no derivative."""
-    # A backward pass has gradients enabled only where its result is to be differentiated again. The result
-    # would come without a graph, and a term of it be lost without a word. (torch.compile refuses by itself.)
+    # Grad mode is on in a backward only for create_graph=True. The result would come without a graph, and the
+    # second-order term would be dropped silently. (torch.compile refuses by itself.)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
 

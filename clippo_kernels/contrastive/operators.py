@@ -1,7 +1,7 @@
 """The losses as registered operators, and the autograd functions around them.
 
 An operator sees R images, and either all B texts or, where `ring` names a process group, the texts of this
-rank, which then travel around (see `ring`). The autograd functions add what the ranks have in common.
+rank, which are then exchanged (see `ring`). The autograd functions add what the ranks have in common.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .._ops import cast, refuse_second_derivative, register
 from ..dispatch import Implementations, select
 from . import reference, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
-from .positives import Positives, by_label, with_shares
+from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 from .reference import accumulation_dtype, wide_dtype
 
 OPS = torch.ops.clippo_kernels
 
-# Beyond so many bytes of gathered texts and their gradients, texts travel around the ranks instead.
+# Beyond so many bytes of gathered texts and their gradients, texts are exchanged in a ring instead.
 GATHERED_BYTES = 2 * 2**30
 
 
@@ -41,8 +41,8 @@ class ContrastiveLoss(torch.autograd.Function):
         own_images, own_texts = own_rows(image, group), own_rows(text, group)
         positives, weights = positives_of_all(image_labels, text_labels, group), None
         if image_labels is not None:
-            positives, weights = with_shares(positives, scale.dtype)
-        positives = positives.of(own_images, slice(0, None))
+            positives, weights = with_soft_targets(positives, scale.dtype)
+        positives = positives.block(own_images, slice(0, None))
         row_lse, column_lse, positive = OPS.contrastive_forward(image, texts, scale, *positives, ring_of)
         column_lse = lse_over_ranks(column_lse, group)
 
@@ -86,7 +86,7 @@ class SigmoidLoss(torch.autograd.Function):
     ) -> Tensor:
         texts, ring_of = texts_to_meet(text, group)
         positives = positives_of_all(image_labels, text_labels, group)
-        positives = positives.of(own_rows(image, group), slice(0, None))
+        positives = positives.block(own_rows(image, group), slice(0, None))
         row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
         unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
         dbias = accurate_sum(row_dlogits)
@@ -104,8 +104,8 @@ class SigmoidLoss(torch.autograd.Function):
 
 
 def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of this rank's images, of its texts, and of the scale by its images."""
-    # Gathered texts get this rank's part of their gradient; those that travelled come home with all of it.
+    """Gradients w.r.t. this rank's images and texts, and this rank's part of that w.r.t. the scale."""
+    # The gradient of gathered texts is this rank's part of a sum over ranks; that of a ring is complete.
     is_partial = ctx.group is not None and not ctx.ring_of
     text_dtype = accumulation_dtype(texts.dtype) if is_partial else texts.dtype
     dimage, dtext, dscale = OPS.contrastive_backward(
@@ -119,7 +119,7 @@ def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[T
 def positives_of_all(
     image_labels: Tensor | None, text_labels: Tensor | None, group: dist.ProcessGroup | None
 ) -> Positives:
-    """Those of the images and texts of all ranks."""
+    """The positive pairs among the images and texts of all ranks."""
     if image_labels is None or text_labels is None:
         return Positives()
     return by_label(gather_rows(image_labels, group), gather_rows(text_labels, group))
@@ -147,11 +147,11 @@ def accurate_sum(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 # Operators. Triton is imported by `launch`, when the first one runs.
 
-POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_share, Tensor? text_share"
+POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_target, Tensor? text_target"
 
 
 def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
-    """Here with all texts, or around the ranks of a group."""
+    """Run the function `name` of an implementation with all texts, or in the ring of the group `ring_of`."""
     image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
 
     def kernels(*arguments: Any) -> tuple[Tensor, ...]:
@@ -181,8 +181,10 @@ def run_sigmoid_forward(
 
 
 def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *loss, offset, image_ids, text_ids, image_share, text_share, ring_of, image_dtype, text_dtype = arguments
-    positives = Positives(offset, image_ids, text_ids, image_share, text_share)
+    *loss, offset, image_ids, text_ids, image_target, text_target, ring_of, image_dtype, text_dtype = (
+        arguments
+    )
+    positives = Positives(offset, image_ids, text_ids, image_target, text_target)
     return run("backward", ring_of, Problem._make([*loss, positives]), image_dtype, text_dtype)
 
 

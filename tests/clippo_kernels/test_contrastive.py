@@ -12,7 +12,7 @@ from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels._ops import cast
 from clippo_kernels.contrastive import reference
-from clippo_kernels.contrastive.positives import Positives, by_label, with_shares
+from clippo_kernels.contrastive.positives import Positives, by_label, with_soft_targets
 from clippo_kernels.contrastive.problem import Problem
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
@@ -94,7 +94,7 @@ def block(monkeypatch):
     return set_size
 
 
-# (1, 3): a softmax of one. (130, 300): more channels than a row of the in-kernel backward takes.
+# (1, 3): a softmax of one. (130, 300): more features than a row of the in-kernel backward takes.
 SIZES = [
     *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (5, 4096, 1024)),
     *((130, 64, 1024), (130, 300, 64), (150, 130, 1024)),
@@ -121,7 +121,7 @@ def test_matches_explicit(
     assert ours[0].shape == ()
     for x, y, z, t in zip(ours[1:3], plain[1:3], oracle[1:3], inputs[:2], strict=True):
         assert x.dtype == t.dtype
-        # Where softmaxes cancel, the gradient is rounding, of numbers as large as a share of a pair.
+        # Where softmaxes cancel, the gradient is rounding, of numbers as large as the target of a pair.
         floor = 20 * torch.finfo(dtype).eps / B
         if z.abs().max() > floor:
             assert_as_accurate(x, y, z)
@@ -187,7 +187,7 @@ def test_large_logits_do_not_overflow(loss, explicit, D, norm):
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fitted_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
+def test_a_confident_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
     """Softmaxes near 1: what is left of them beside the pair is the gradient."""
     image = F.normalize(torch.randn(40, 64), dim=-1).to(dtype).requires_grad_()
     inputs = [image, image.detach().clone().requires_grad_(), torch.tensor(20.0, requires_grad=True)]
@@ -360,8 +360,8 @@ def test_operators_are_registered_well(dtype, positives):
     image, text = (t.detach() for t in embeddings(9, 4, dtype))
     own = slice(3, 8) if positives != "pairs" else slice(0, 9)
     if positives == "labels":
-        pairs, _ = with_shares(by_label(*some_labels(9)), torch.float32)
-        pairs = pairs.of(own, slice(0, 9))
+        pairs, _ = with_soft_targets(by_label(*some_labels(9)), torch.float32)
+        pairs = pairs.block(own, slice(0, 9))
     else:
         pairs = Positives(own.start)
     scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
@@ -501,7 +501,7 @@ FOUR = torch.arange(4)
         (
             {"text_embeddings": IMAGE[:, :2], "labels": (FOUR, FOUR)},
             ValueError,
-            r"text_embeddings must have rows of 3 channels like image_embeddings, got \(4, 2\)",
+            r"text_embeddings must have rows of 3 features like image_embeddings, got \(4, 2\)",
         ),
         (
             {"image_embeddings": IMAGE[:0], "text_embeddings": IMAGE[:0]},
