@@ -32,6 +32,7 @@ LENGTHS = (196, 197, 256, 50, 576, 1024)
 HEADS = {"B": (12, 64), "L": (16, 64), "H": (16, 80), "L-128": (8, 128)}  # heads and channels of ViT widths
 PASSES = ("both", "forward", "backward")
 ATTENTIONS = attentions(DEVICE)
+COMPILED = {"flex"}  # see conftest.py
 CAPTIONS = 4096 if ON_GPU else 64
 
 
@@ -103,10 +104,9 @@ def varlen(lengths: np.ndarray) -> Batch:
 
 
 def flash_attn_varlen(lengths: np.ndarray) -> Batch:
-    from flash_attn import flash_attn_varlen_qkvpacked_func
-
+    attend = pytest.importorskip("flash_attn").flash_attn_varlen_qkvpacked_func
     cu_seqlens, longest = offsets(lengths), int(lengths.max())
-    return (int(lengths.sum()),), lambda qkv: flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, longest)
+    return (int(lengths.sum()),), lambda qkv: attend(qkv, cu_seqlens, longest)
 
 
 def padded(lengths: np.ndarray) -> Batch:
@@ -132,7 +132,7 @@ def all_patches(lengths: np.ndarray) -> Batch:
 
 
 VARLEN = {"clippo": varlen, "sdpa-padded": padded, "clippo-all-patches": all_patches}
-if "flash-attn" in ATTENTIONS:
+if ON_GPU:
     VARLEN["flash-attn"] = flash_attn_varlen
 
 

@@ -29,6 +29,7 @@ SHAPES = [(B, 768) for B in BATCHES] + [
 ]
 PASSES = ("both", "forward")
 LOSSES = losses(DEVICE)
+COMPILED = {"explicit-compiled"}  # see conftest.py
 
 
 def memory_bytes() -> int:

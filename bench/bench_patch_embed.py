@@ -69,6 +69,7 @@ EMBEDS: dict[str, Embed] = {
     "conv-compiled": lambda *args: compiled(conv)(*args),
     "unfold-compiled": lambda *args: compiled(unfold)(*args),
 }
+COMPILED = {"conv-compiled", "unfold-compiled"}  # see conftest.py
 
 
 def parameters(S: int, P: int) -> list[Tensor]:

@@ -3,12 +3,16 @@
 A benchmark is marked `timed_on_device` and calls `measure`. On a GPU the op is recorded into a CUDA graph as
 often as fills a few milliseconds, and the replays are timed with events: the time is the device's, and a
 median over replays of runs back to back. On a CPU every run is timed by itself.
+
+A finished benchmark is appended at once to the file that CLIPPO_BENCH_ROWS names, where it is set: a process
+that dies or is killed loses no more than the benchmark in progress.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +24,9 @@ from typing import Any
 import pytest
 import torch
 
+from clippo.bench.report import Row, row_of
+
+ROWS_VARIABLE = "CLIPPO_BENCH_ROWS"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # As many rounds as this, or as take so long; 3 at least.
 ROUNDS, ROUNDS_SECONDS = (20, 3.0) if DEVICE.type == "cuda" else (7, 20.0)
@@ -59,8 +66,32 @@ def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, d
     """Benchmark the function that `make` returns, and add what the time means to its `extra_info`.
 
     `make` prepares the inputs. On a GPU it is called on the stream that the function is recorded on, because
-    a backward runs on the stream of its forward.
+    a backward runs on the stream of its forward. A run that does not fit into memory is a skipped benchmark.
     """
+    try:
+        time_and_describe(benchmark, make, work, dtype)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+    else:
+        append_row(row_of(benchmark.name, benchmark.group, benchmark.extra_info, benchmark.stats))
+        return
+    # Only here, where the traceback is gone, do the tensors of the failed run go.
+    gc.collect()
+    torch.cuda.empty_cache()
+    pytest.skip(f"out of memory: {reason}")
+
+
+def append_row(row: Row) -> None:
+    """Append a row to the file named by CLIPPO_BENCH_ROWS, as one line of JSON."""
+    if path := os.environ.get(ROWS_VARIABLE):
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def time_and_describe(
+    benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, dtype: torch.dtype
+) -> None:
+    """Time the function that `make` returns, and describe the result in the benchmark's `extra_info`."""
     run = Recording(make) if DEVICE.type == "cuda" else WallClock(make())
 
     def advance() -> None:

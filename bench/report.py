@@ -1,8 +1,8 @@
-"""What is kept of a run of benchmarks: figures, their provenance, and a table of ratios to peers.
+"""Results of a run of benchmarks: rows of numbers, their provenance, and a table of ratios to peers.
 
-    pytest bench/bench_patch_embed.py --benchmark-json=figures.json
-    python -m clippo.bench.report figures.json              writes bench/results/<device>/...json
-    python -m clippo.bench.report figures.json --out DIR    writes DIR/<device>/...json
+    pytest bench/bench_patch_embed.py --benchmark-json=benchmarks.json
+    python -m clippo.bench.report benchmarks.json              writes bench/results/<device>/...json
+    python -m clippo.bench.report benchmarks.json --out DIR    writes DIR/<device>/...json
 
 `python -m clippo.bench.gpu` does all of it on a GPU.
 """
@@ -13,48 +13,70 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clippo.results import ROOT, Row, provenance, write_results
 
-OURS = (
-    "clippo"  # benchmarks of this name are ours, and of names that begin with it, other ways through our ops
-)
+# The contestant that is this project. Names that begin with it are variants of it, and never count as peers.
+OURS = "clippo"
 RESULTS = ROOT / "bench" / "results"
 
 
 def rows_of(benchmarks: list[Row]) -> list[Row]:
-    """What `harness.measure` left in pytest-benchmark's JSON, rounded to what it means."""
+    """The rows of pytest-benchmark's JSON, of the benchmarks that say what their times mean."""
     return [
-        {
-            "group": b["group"],
-            **{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in b["extra_info"].items()},
-            "rounds": b["stats"]["rounds"],
-            "spread": float(f"{b['stats']['iqr'] / b['stats']['median']:.2g}"),
-        }
+        row_of(b["name"], b["group"], b["extra_info"], b["stats"])
         for b in benchmarks
         if "median_us" in b["extra_info"]
     ]
 
 
-def table(rows: list[Row]) -> str:
-    """As Markdown, a line a group: our time, the best peer's, their ratio, our share of the roofline."""
-    lines = ["| | clippo, us | best peer, us | | peer / clippo | roofline |", "|---|--:|--:|---|--:|--:|"]
+def row_of(name: str, group: str, extra_info: Row, stats: Any) -> Row:
+    """The row of one benchmark, with its numbers rounded to their significant digits."""
+    return {
+        "test": name.partition("[")[0],
+        "group": group,
+        **{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in extra_info.items()},
+        "rounds": stats["rounds"],
+        "spread": float(f"{stats['iqr'] / stats['median']:.2g}"),
+    }
+
+
+def count_not_run(rows: list[Row]) -> list[Row]:
+    """How many cases of each contestant did not run, for each reason."""
+    counts = Counter((row["test"], row["name"], row["not_run"]) for row in rows)
+    return [
+        {"test": test, "name": name, "not_run": reason, "cases": cases}
+        for (test, name, reason), cases in counts.items()
+    ]
+
+
+def table(rows: list[Row], not_run: Iterable[Row] = ()) -> str:
+    """As Markdown, a line a group: our time, the best peer's, their ratio, our share of the roofline, and the
+    peers without a time. Peers are those that any group of the same test has, and those in `not_run`.
+    """
+    lines = [
+        "| | clippo, us | best peer, us | | peer / clippo | roofline | did not run |",
+        "|---|--:|--:|---|--:|--:|---|",
+    ]
+    contestants = {(row["test"], row["name"]): None for row in (*rows, *not_run)}
     for group in dict.fromkeys(row["group"] for row in rows):
-        ours = [r for r in rows if r["group"] == group and r["name"] == OURS]
-        peers = [r for r in rows if r["group"] == group and not r["name"].startswith(OURS)]
-        if not ours or "share_of_roofline" not in ours[0]:
+        timed = {row["name"]: row for row in rows if row["group"] == group}
+        if "share_of_roofline" not in timed.get(OURS, {}):
             continue
-        time, share = ours[0]["median_us"], f"{ours[0]['share_of_roofline']:.0%}"
-        if peers:
-            best = min(peers, key=lambda r: r["median_us"])
-            ratio = f"{best['median_us'] / time:.2f}x"
-            lines.append(
-                f"| {group} | {time:.1f} | {best['median_us']:.1f} | {best['name']} | {ratio} | {share} |"
-            )
-        else:
-            lines.append(f"| {group} | {time:.1f} | | none ran | | {share} |")
+        ours = timed[OURS]
+        time, share = ours["median_us"], f"{ours['share_of_roofline']:.0%}"
+        peers = [name for test, name in contestants if test == ours["test"] and not name.startswith(OURS)]
+        missing = ", ".join(name for name in peers if name not in timed)
+        ran = [timed[name] for name in peers if name in timed]
+        columns = ["", "none ran", ""]
+        if ran:
+            best = min(ran, key=lambda row: row["median_us"])
+            columns = [f"{best['median_us']:.1f}", best["name"], f"{best['median_us'] / time:.2f}x"]
+        lines.append(f"| {' | '.join([group, f'{time:.1f}', *columns, share, missing])} |")
     return "\n".join(lines)
 
 
@@ -68,11 +90,13 @@ def rates_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(out: Path, found: dict[str, Any], rows: list[Row], about: str = "") -> Path:
+def write(
+    out: Path, found: dict[str, Any], rows: list[Row], about: str = "", not_run: Sequence[Row] = ()
+) -> Path:
     """Write OUT/<device>/<date>-<commit>.json, a row a line; `about` joins the name."""
     device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
     path = out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
-    write_results(path, found, rows)
+    write_results(path, found, rows, **({"not_run": not_run} if not_run else {}))
     return path
 
 
@@ -82,10 +106,10 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("figures", type=Path, help="what pytest-benchmark wrote")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")
+    parser.add_argument("benchmarks", type=Path, help="the JSON that pytest-benchmark wrote")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    rows = rows_of(json.loads(arguments.figures.read_text())["benchmarks"])
+    rows = rows_of(json.loads(arguments.benchmarks.read_text())["benchmarks"])
     if rates := [row for row in rows if "strings_per_s" in row]:
         print(rates_table(rates))
     if len(rates) < len(rows):

@@ -1,19 +1,24 @@
 """Measures the launch table of an op on this GPU.
 
     python -m clippo.bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
-    python -m clippo.bench.tune patch_embed --out FILE  writes elsewhere
+    python -m clippo.bench.tune patch_embed --out FILE  writes FILE; where it exists, its rows are the start
+    python -m clippo.bench.tune attention --kernel short_forward    one kernel
+    python -m clippo.bench.tune attention --budget 500              starts no row after so many seconds
 
 Each row of the table keeps its sizes. Its candidates are compiled ahead of time, on all cores; those that
 spill, do not fit or miss the tensor cores are dropped, and what is left is timed at the row's largest sizes.
-The fastest replaces the row, marked as measured, with its time and the device.
+The fastest replaces the row, marked as measured, with its time and the device. The table is written after
+each row, so that a run that is killed loses the row in progress.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -87,6 +92,8 @@ def main() -> int:
     )
     ops = sorted({name.split(".")[0] for name in CANDIDATES})
     parser.add_argument("op", choices=ops, help="whose kernels to tune")
+    parser.add_argument("--kernel", metavar="NAME", help="tune this kernel of the op alone")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no row after this time")
     parser.add_argument("--out", type=Path, help="the file to write")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -94,17 +101,37 @@ def main() -> int:
         return 0
 
     name = tuning.architecture(torch.device(DEVICE))
+    kernels = [kernel for kernel in tuning.table(name) if kernel.startswith(f"{arguments.op}.")]
+    if arguments.kernel is not None:
+        chosen = f"{arguments.op}.{arguments.kernel}"
+        if chosen not in kernels:
+            names = ", ".join(kernel.partition(".")[2] for kernel in kernels)
+            parser.error(f"--kernel must be a kernel of {arguments.op} ({names}), got {arguments.kernel}")
+        kernels = [chosen]
+    deadline = float("inf") if arguments.budget is None else time.monotonic() + arguments.budget
+    path = arguments.out or tuning.FOLDER / f"{name}.json"
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        is_complete = tune(pool, name, kernels, path, deadline)
+    print(f"written to {path}" if is_complete else f"the time is over; what was measured is in {path}")
+    return 0
+
+
+def tune(pool: ProcessPoolExecutor, name: str, kernels: list[str], path: Path, deadline: float) -> bool:
+    """Measure the rows of some kernels and write the table after each; returns whether all were reached."""
     found = provenance()
     device = ", ".join(f"{found[key]}" for key in ("device", "torch", "triton"))
-    tuned = {}
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for kernel, rows in dict(tuning.table(name)).items():
-            mine = kernel.startswith(f"{arguments.op}.")
-            tuned[kernel] = [fastest(pool, name, kernel, row, device) for row in rows] if mine else rows
-    path = arguments.out or tuning.FOLDER / f"{name}.json"
-    path.write_text(tuning.dumps(tuned))
-    print(f"written to {path}")
-    return 0
+    table = json.loads(path.read_text()) if path.exists() else dict(tuning.table(name))
+    for kernel in kernels:
+        rows = table[kernel] = list(table[kernel])
+        for i, row in enumerate(rows):
+            if time.monotonic() > deadline:
+                return False
+            rows[i] = fastest(pool, name, kernel, row, device)
+            # Replaced in one step: a process that is killed here, or reads the file now, finds a whole table.
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(tuning.dumps(table))
+            unfinished.replace(path)
+    return True
 
 
 def candidates(kernel: str, row: Row) -> list[Row]:
@@ -115,9 +142,13 @@ def candidates(kernel: str, row: Row) -> list[Row]:
 
 
 def fastest(pool: ProcessPoolExecutor, name: str, kernel: str, row: Row, device: str) -> Row:
+    """The candidate of the least time, or the row as it is where no candidate passes."""
     rows = candidates(kernel, row)
-    reports = pool.map(compile_row, itertools.repeat(name), itertools.repeat(kernel), rows)
+    reports = list(pool.map(compile_row, itertools.repeat(name), itertools.repeat(kernel), rows))
     passing = [r for r, report in zip(rows, reports, strict=True) if not report.problems]
+    if not passing:
+        print(f"{kernel} {row['at_most']}: stays as it is, because {reports[0].problems[0]}", flush=True)
+        return row
     timed = [(seconds(name, kernel, r), r) for r in passing]
     best_s, best = min(timed, key=lambda pair: pair[0])
     print(f"{kernel} {row['at_most']}: {best['launch']}, {best_s * 1e6:.1f} us, of {len(timed)}", flush=True)

@@ -49,10 +49,35 @@ def provenance(**about: Any) -> dict[str, Any]:
             "multiprocessors": gpu.multi_processor_count,
             "memory_gib": round(gpu.total_memory / 2**30, 1),
             "cuda": torch.version.cuda or torch.version.hip,
+            **driver_and_clocks(str(gpu.uuid)),
         }
     versions = {package: installed for package in PACKAGES if (installed := version_of(package))}
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {**device, "torch": torch.__version__, **versions, "commit": commit(), "date": date, **about}
+
+
+# What nvidia-smi calls them, and the keys of a provenance: MHz, W and degrees Celsius.
+SMI_QUERIES = {
+    "driver_version": "driver",
+    "clocks.sm": "sm_clock_mhz",
+    "clocks.max.sm": "max_sm_clock_mhz",
+    "clocks.mem": "memory_clock_mhz",
+    "power.draw": "power_w",
+    "power.limit": "power_limit_w",
+    "temperature.gpu": "temperature_c",
+}
+
+
+def driver_and_clocks(uuid: str) -> dict[str, str]:
+    """Driver version, clocks, power and temperature of a GPU now; empty where nvidia-smi does not tell."""
+    query = [f"--query-gpu={','.join(SMI_QUERIES)}", "--format=csv,noheader,nounits", f"--id=GPU-{uuid}"]
+    try:
+        answer = subprocess.check_output(
+            ["nvidia-smi", *query], text=True, stderr=subprocess.DEVNULL, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(SMI_QUERIES.values(), answer.strip().split(", "), strict=False))
 
 
 def version_of(package: str) -> str | None:
@@ -81,11 +106,23 @@ def commit() -> str:
         return "unknown"
 
 
-def write_results(path: Path, provenance: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Replace a file of results, whole or not at all. Its folder is made if it is missing."""
+def write_results(
+    path: Path, provenance: Mapping[str, Any], rows: Sequence[Row], **more: Sequence[Row]
+) -> None:
+    """Replace a file of results, whole or not at all. Its folder is made if it is missing.
+
+    Args:
+        path: the file.
+        provenance: what `provenance` gave.
+        rows: the results.
+        more: further lists of rows by name, such as of what could not be measured.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    write_text(path, f'{{\n  "provenance": {json.dumps(provenance)},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    parts = [f'  "provenance": {json.dumps(provenance)}']
+    for name, listed in {"rows": rows, **more}.items():
+        lines = ",\n".join(f"    {json.dumps(row)}" for row in listed)
+        parts.append(f'  "{name}": [\n{lines}\n  ]')
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read_results(path: Path) -> Results:

@@ -34,7 +34,7 @@ def check_same_kind(name: str, tensor: torch.Tensor, other_name: str, other: tor
 
 
 # The version of each tensor when its values were checked, and what for.
-_checked_values = WeakIdKeyDictionary()
+checked_values = WeakIdKeyDictionary()
 
 
 def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..., None]) -> None:
@@ -44,9 +44,10 @@ def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..
     """
     if torch.compiler.is_compiling() or isinstance(values, FakeTensor):
         return
-    # Inference tensors do not count their versions.
+    # An inference tensor does not count its versions, so that it is checked once whatever becomes of it: a
+    # check at every call would wait for the device in every layer.
     version = None if values.is_inference() else values._version
     checked = (check, version, *limits)
-    if version is None or _checked_values.get(values) != checked:
+    if checked_values.get(values) != checked:
         check(values, *limits)
-        _checked_values[values] = checked
+        checked_values[values] = checked

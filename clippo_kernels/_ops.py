@@ -32,10 +32,19 @@ def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
 
 def refuse_second_derivative(name: str) -> None:
     """Called by a backward that is a kernel of its own and has no derivative."""
-    # A backward pass has gradients enabled only where its result is to be differentiated again. The result
-    # would come without a graph, and a term of it be lost without a word. (torch.compile refuses by itself.)
+    # Grad mode is on in a backward only for create_graph=True. The result would come without a graph, and the
+    # second-order term would be dropped silently. (torch.compile refuses by itself.)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in `dtype`, without an operator where it has that dtype.
+
+    For results of an autograd function: torch.compile in torch 2.11 gives a function whose forward ends in a
+    `.to` that does nothing gradients of 0.
+    """
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -35,7 +35,7 @@ def cast(x, dtype: tl.constexpr):
     return x.to(dtype)
 
 
-# What is put here is called in place of every launch: see `aot` and `bench.tune`.
+# If set, called instead of launching a kernel, by `aot` and `bench.tune`.
 on_launch: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
 
 
@@ -49,7 +49,7 @@ def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
         kernel[(programs,)](*args, **options)
 
 
-def multiprocessors(device: torch.device) -> int:
+def num_sms(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 

@@ -35,9 +35,9 @@ class Architecture:
 
     target: tuple[str, int | str, int]  # backend, architecture, threads of a warp
     shared_per_block: int
-    shared_per_multiprocessor: int
-    registers_per_multiprocessor: int  # 32 bit
-    warps_per_multiprocessor: int
+    shared_per_sm: int
+    registers_per_sm: int  # 32 bit
+    warps_per_sm: int
     instruction: str  # what a matrix product compiles to, as a pattern
     tensor_memory_columns: int = 0
 
@@ -66,7 +66,7 @@ class Report:
     registers: int = 0
     spill_bytes: int = 0
     shared_bytes: int = 0
-    programs_per_multiprocessor: int = 0
+    programs_per_sm: int = 0
     tensor_core_instructions: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -174,10 +174,10 @@ def inspect_kernel(report: Report, compiled: Any, row: dict[str, Any]) -> None:
         report.registers, report.spill_bytes = amdgcn_resources(assembly)
         shared = max(1, report.shared_bytes)
     registers = -(-report.registers // 8) * 8 * threads  # handed out in eights
-    report.programs_per_multiprocessor = min(
-        architecture.registers_per_multiprocessor // max(1, registers),
-        architecture.shared_per_multiprocessor // shared,
-        architecture.warps_per_multiprocessor // compiled.metadata.num_warps,
+    report.programs_per_sm = min(
+        architecture.registers_per_sm // max(1, registers),
+        architecture.shared_per_sm // shared,
+        architecture.warps_per_sm // compiled.metadata.num_warps,
     )
 
     report.problems = problems_of(
@@ -276,7 +276,7 @@ def line(report: Report) -> str:
         report.registers,
         report.spill_bytes,
         report.shared_bytes,
-        report.programs_per_multiprocessor,
+        report.programs_per_sm,
         report.tensor_core_instructions,
     )
     return "\n".join([row, *(f"    FAILED: {problem}" for problem in report.problems)])

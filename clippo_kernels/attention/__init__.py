@@ -16,6 +16,14 @@ from .._ops import to_autocast_dtype
 from ..dispatch import select
 from . import operators, reference
 
+__all__ = [
+    "attention_pool",
+    "attention_pool_varlen",
+    "flash_attention",
+    "flash_attention_qkvpacked",
+    "flash_attention_varlen",
+]
+
 MAX_HEAD_DIM = 128
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import tuning
-from .._triton import cdiv, launch, multiprocessors, with_unit_last_stride
+from .._triton import cdiv, launch, num_sms, with_unit_last_stride
 from . import kernels
 
 LOG2_E = 1.4426950408889634
@@ -46,7 +46,7 @@ def forward(
     scale_log2 = scale * LOG2_E
     if options := short_options("short_forward", q, D, Nk, varlen):
         # Where there are heads enough to fill the device, a program reads the keys of its own only once.
-        rows = Nq if 2 * multiprocessors(q.device) <= B * H else options["BLOCK_M"]
+        rows = Nq if 2 * num_sms(q.device) <= B * H else options["BLOCK_M"]
         blocks = cdiv(Nq, rows)
         programs = B * H * blocks
         launch(kernels.short_forward, programs, *operands, blocks, rows, scale_log2, **constants, **options)

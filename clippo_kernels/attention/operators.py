@@ -81,23 +81,23 @@ class AttentionPool(torch.autograd.Function):
 # Operators. Triton is imported by `launch`, when the first one runs.
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def run_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     from . import launch
 
     return launch.forward(q, k, v, scale)
 
 
-def _backward(
+def run_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     from . import launch
 
-    gradients = _new_like(q), _new_like(k), _new_like(v)
+    gradients = new_like(q), new_like(k), new_like(v)
     launch.backward(dout, q, k, v, out, lse, scale, gradients)
     return gradients
 
 
-def _packed_forward(
+def run_packed_forward(
     qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     from . import launch
@@ -106,7 +106,7 @@ def _packed_forward(
     return launch.forward(q, k, v, scale, cu_seqlens, max_seqlen)
 
 
-def _packed_backward(
+def run_packed_backward(
     dout: Tensor,
     qkv: Tensor,
     out: Tensor,
@@ -118,99 +118,99 @@ def _packed_backward(
     from . import launch
 
     q, k, v = qkv.unbind(-3)
-    dqkv = _new_like(qkv)
+    dqkv = new_like(qkv)
     dq, dk, dv = dqkv.unbind(-3)
     launch.backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens, max_seqlen)
     return dqkv
 
 
-def _pool_forward(q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def run_pool_forward(q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     from . import launch
 
     k, v = kv.unbind(-3)
     return launch.pool_forward(q, k, v, scale, cu_seqlens)
 
 
-def _pool_backward(
+def run_pool_backward(
     dout: Tensor, q: Tensor, kv: Tensor, out: Tensor, lse: Tensor, cu_seqlens: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     from . import launch
 
     k, v = kv.unbind(-3)
-    dq, dkv = _new_like(q), _new_like(kv)
+    dq, dkv = new_like(q), new_like(kv)
     dk, dv = dkv.unbind(-3)
     launch.pool_backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens)
     return dq, dkv
 
 
-def _new_like(x: Tensor) -> Tensor:
+def new_like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)  # contiguous, whatever the strides of x
 
 
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     B, N, H, _ = q.shape
-    return _new_like(q), q.new_empty((B, H, N), dtype=torch.float32)
+    return new_like(q), q.new_empty((B, H, N), dtype=torch.float32)
 
 
-def _fake_packed_forward(
+def fake_packed_forward(
     qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     *batch, rows, _, H, D = qkv.shape
     return qkv.new_empty((*batch, rows, H, D)), qkv.new_empty((*batch, H, rows), dtype=torch.float32)
 
 
-def _fake_pool_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _new_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+def fake_pool_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return new_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
-def _fake_backward(dout: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return tuple(_new_like(x) for x in args[:3])
+def fake_backward(dout: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return tuple(new_like(x) for x in args[:3])
 
 
-def _fake_packed_backward(dout: Tensor, qkv: Tensor, *_: Any) -> Tensor:
-    return _new_like(qkv)
+def fake_packed_backward(dout: Tensor, qkv: Tensor, *_: Any) -> Tensor:
+    return new_like(qkv)
 
 
-def _fake_pool_backward(dout: Tensor, q: Tensor, kv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _new_like(q), _new_like(kv)
+def fake_pool_backward(dout: Tensor, q: Tensor, kv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return new_like(q), new_like(kv)
 
 
 register(
     "attention_forward",
     "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor out, Tensor lse)",
-    _forward,
-    _fake_forward,
+    run_forward,
+    fake_forward,
 )
 register(
     "attention_backward",
     "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale)"
     " -> (Tensor dq, Tensor dk, Tensor dv)",
-    _backward,
-    _fake_backward,
+    run_backward,
+    fake_backward,
 )
 register(
     "attention_packed_forward",
     "(Tensor qkv, Tensor? cu_seqlens, SymInt max_seqlen, float scale) -> (Tensor out, Tensor lse)",
-    _packed_forward,
-    _fake_packed_forward,
+    run_packed_forward,
+    fake_packed_forward,
 )
 register(
     "attention_packed_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? cu_seqlens, SymInt max_seqlen, float scale)"
     " -> Tensor dqkv",
-    _packed_backward,
-    _fake_packed_backward,
+    run_packed_backward,
+    fake_packed_backward,
 )
 register(
     "attention_pool_forward",
     "(Tensor q, Tensor kv, Tensor? cu_seqlens, float scale) -> (Tensor out, Tensor lse)",
-    _pool_forward,
-    _fake_pool_forward,
+    run_pool_forward,
+    fake_pool_forward,
 )
 register(
     "attention_pool_backward",
     "(Tensor dout, Tensor q, Tensor kv, Tensor out, Tensor lse, Tensor? cu_seqlens, float scale)"
     " -> (Tensor dq, Tensor dkv)",
-    _pool_backward,
-    _fake_pool_backward,
+    run_pool_backward,
+    fake_pool_backward,
 )

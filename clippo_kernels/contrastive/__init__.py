@@ -44,10 +44,10 @@ def contrastive_loss(
     the others and has no loss of its own; where that is all of them, the loss is NaN.
 
     With `group`, every rank passes its own rows, as many as the other ranks, and gets the loss of the global
-    batch. The gradients a rank gets are W times its share, so that averaging parameter gradients over the
+    batch. The gradients a rank gets are W times its part, so that averaging parameter gradients over the
     ranks, as DistributedDataParallel does, gives the gradient of a single process that holds the whole batch.
-    Each rank's images meet the texts of all ranks. Those are gathered once, or, where they and their
-    gradients would take over 2 GiB, travel from rank to rank.
+    Each rank multiplies its images with the texts of all ranks, which are gathered once, or exchanged in a
+    ring where they and their gradients would take over 2 GiB.
 
     Args:
         image_embeddings, text_embeddings: (B, D), floating, usually of unit length.
@@ -109,8 +109,8 @@ def check(
         check_alone(image, text, labels, scalars)
     except (TypeError, ValueError) as e:
         error = e
-    # What one rank alone would refuse is compared first: had it raised by itself, the others would wait for
-    # it in the next collective. Reading the answer back is no part of a traced graph.
+    # The ranks exchange what they would raise before any does: if only one raised, the others would hang in
+    # the next collective. Not under torch.compile, because it takes a read on the host.
     if group is not None and not torch.compiler.is_compiling():
         if error is None:
             check_alike(", ".join(describe(x) for x in (image, text, *(labels or ()))), group)
@@ -139,7 +139,7 @@ def check_alone(
         )
     if text.shape[1] != image.shape[1]:
         raise ValueError(
-            f"text_embeddings must have rows of {image.shape[1]} channels like image_embeddings, "
+            f"text_embeddings must have rows of {image.shape[1]} features like image_embeddings, "
             f"got {tuple(text.shape)}"
         )
     for name, value in scalars.items():
@@ -170,7 +170,7 @@ def describe(x: object) -> str:
     return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
-# Bytes of what a rank says of its arguments to the others.
+# Fixed length in bytes of the message by which a rank describes its arguments to the others.
 MESSAGE = 256
 
 

@@ -25,19 +25,19 @@ def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is None:
         return x
     gather = torch.ops._c10d_functional.all_gather_into_tensor
-    return _wait(gather(x.contiguous(), world_size(group), group.group_name))
+    return wait(gather(x.contiguous(), world_size(group), group.group_name))
 
 
 def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    return x if group is None else _all_reduce(x, "sum", group)
+    return x if group is None else all_reduce(x, "sum", group)
 
 
 def lse_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Elementwise log-sum-exp of a tensor of every rank."""
     if group is None:
         return x
-    highest = _all_reduce(x, "max", group)
-    return highest + _all_reduce((x - highest).exp(), "sum", group).log()
+    highest = all_reduce(x, "max", group)
+    return highest + all_reduce((x - highest).exp(), "sum", group).log()
 
 
 def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -45,12 +45,12 @@ def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is None:
         return x
     scatter = torch.ops._c10d_functional.reduce_scatter_tensor
-    return _wait(scatter(x.contiguous(), "sum", world_size(group), group.group_name))
+    return wait(scatter(x.contiguous(), "sum", world_size(group), group.group_name))
 
 
-def _all_reduce(x: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
-    return _wait(torch.ops._c10d_functional.all_reduce(x, operation, group.group_name))
+def all_reduce(x: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
+    return wait(torch.ops._c10d_functional.all_reduce(x, operation, group.group_name))
 
 
-def _wait(x: Tensor) -> Tensor:
+def wait(x: Tensor) -> Tensor:
     return torch.ops._c10d_functional.wait_tensor(x)

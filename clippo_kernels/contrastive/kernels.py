@@ -1,26 +1,26 @@
 """Contrastive losses in Triton: tiles of the logits, made, reduced and dropped.
 
-R images and B texts of D channels, 2-byte embeddings; a unit is 2 R B D FLOP, the product of all with all:
+R images and B texts of D features, 2-byte embeddings; a GEMM pass is 2 R B D FLOP, all images by all texts:
 
-    forward               1 unit   reads (R + B) D embeddings, writes R + B numbers
-    backward, by chunks   3 units  the same, and writes (R + B) D gradients: one unit here, two in cuBLAS
-    backward, in kernel   4 units  the same: the logits are made once for each of the two gradients
+    forward               1 pass    reads (R + B) D embeddings, writes R + B numbers
+    backward, by chunks   3 passes  the same, and writes (R + B) D gradients: one pass here, two in cuBLAS
+    backward, in kernel   4 passes  the same: the logits are made once for each of the two gradients
 
-The least is 1 + 3 units. At R = B = 32768, D = 768 a unit is 1.65 TFLOP, or 1.7 ms of an H100 by its data
+The least is 1 + 3 passes. At R = B = 32768, D = 768 a pass is 1.65 TFLOP, or 1.7 ms of an H100 by its data
 sheet (989 TFLOP/s) and 2.7 ms at 600 TFLOP/s. The bytes, 0.2 GB, take 0.06 ms, and the two exponentials of a
-logit 0.55 ms for each pass over the tiles (3.9 T/s). So what counts is units, and tensor cores that do not
-wait.
+logit 0.55 ms each time the logits are made (3.9 T/s). So what counts is GEMM passes, and tensor cores that
+do not wait.
 
 `forward` makes each tile once and reduces it both ways, to the highest logit and the sum of exponentials of
 each of its rows and of each of its columns; `combine` merges those of many tiles in a fixed order. There are
 no atomics. The launches go over a bounded number of rows at a time, so that the parts take bounded memory.
 
-The backward needs the gradient of the loss by the logits in two products. Where D is large, a chunk of it is
-stored in the dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. Where D is small, moving a tile of
-it costs more than making it again: `gradient` keeps it in registers, once for images and once for texts.
+The backward needs the gradient w.r.t. the logits in two products. Where D is large, a chunk of it is stored
+in the dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. Where D is small, moving a tile of it
+costs more than making it again: `gradient` keeps it in registers, once for images and once for texts.
 
 Logits are in units of log2 inside: an exponential is then one multiply-add and one `exp2`. The multiply-add
-is an explicit one, the same in both directions. Where a pair is fitted and its softmax nearly 1, its logit is
+is an explicit one, the same in both directions. For a confident pair, whose softmax is nearly 1, its logit is
 nearly the log-sum-exp, and the gradient is in digits that a rounded product, or a log-sum-exp in one float32,
 does not have. A `row` is an image and a `column` a text, but for `gradient`, where x and y are either.
 """
@@ -90,11 +90,11 @@ def may_have_positives(
 
 
 @triton.jit
-def load_share(shares, index):
-    if shares is None:
+def load_target(targets, index):
+    if targets is None:
         return tl.full(index.shape, 1.0, tl.float32)
     else:
-        return tl.load(shares + index)
+        return tl.load(targets + index)
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def halves(tile, ROWS: tl.constexpr, HALF: tl.constexpr):
 @triton.jit
 def reduce_in_pieces(
     acc, scale, row_highest, column_highest, column_total, rows, first_row, first_column, R, B,
-    image_ids, text_ids, image_share, text_share, offset,
+    image_ids, text_ids, image_target, text_target, offset,
     BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     """Store what each column has; returns, of each row, the sum of exponentials, positives and their rest.
@@ -118,17 +118,17 @@ def reduce_in_pieces(
         left, right = halves(acc, BLOCK_R, HALF)
         left_total, left_positive, left_rest = reduce_in_pieces(
             left, scale, row_highest, column_highest, column_total, rows, first_row, first_column, R, B,
-            image_ids, text_ids, image_share, text_share, offset, BLOCK_R, HALF, PIECE,
+            image_ids, text_ids, image_target, text_target, offset, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
         right_total, right_positive, right_rest = reduce_in_pieces(
             right, scale, row_highest, column_highest, column_total, rows, first_row, first_column + HALF,
-            R, B, image_ids, text_ids, image_share, text_share, offset, BLOCK_R, HALF, PIECE,
+            R, B, image_ids, text_ids, image_target, text_target, offset, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
         return left_total + right_total, left_positive + right_positive, left_rest + right_rest
     else:
         columns = first_column + tl.arange(0, WIDTH)
         columns_read = tl.minimum(columns, B - 1)
-        # Rows and columns beyond the last are the last once more: they change no maximum, but sums.
+        # Rows and columns beyond the last repeat the last: harmless for a maximum, masked out of sums.
         highest = tl.max(acc, 0) * scale
         p = tl.exp2(tl.fma(acc, scale, -highest[None, :]))
         total = tl.sum(tl.where((rows < R)[:, None], p, 0.0), 0)
@@ -141,19 +141,20 @@ def reduce_in_pieces(
             rows_read = tl.minimum(rows, R - 1)
             is_positive = positive_pairs(rows_read, columns_read, image_ids, text_ids, offset)
             is_positive = is_positive & (columns < B)[None, :]
-            shares = (
-                load_share(image_share, rows_read)[:, None] + load_share(text_share, columns_read)[None, :]
+            targets = (
+                load_target(image_target, rows_read)[:, None]
+                + load_target(text_target, columns_read)[None, :]
             )
             logits = acc * scale
-            positive = tl.sum(tl.where(is_positive, logits * shares, 0.0), 1)
-            rest = tl.sum(tl.where(is_positive, tl.fma(acc, scale, -logits) * shares, 0.0), 1)
+            positive = tl.sum(tl.where(is_positive, logits * targets, 0.0), 1)
+            rest = tl.sum(tl.where(is_positive, tl.fma(acc, scale, -logits) * targets, 0.0), 1)
         p = tl.exp2(tl.fma(acc, scale, -row_highest[:, None]))
         return tl.sum(tl.where((columns < B)[None, :], p, 0.0), 1), positive, rest
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    image, text, scale, image_ids, text_ids, image_share, text_share,
+    image, text, scale, image_ids, text_ids, image_target, text_target,
     row_partials,  # (4, blocks_b, R) float32: highest logit, sum of exponentials, positives, their rest
     column_highest, column_total,  # (blocks_r, B) float32
     image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
@@ -176,7 +177,7 @@ def forward(
     total, positive, rest = reduce_in_pieces(
         acc, scale_log2, highest, column_highest + column_start, column_total + column_start,
         rows, block_r * BLOCK_R, block_b * BLOCK_B, R, B,
-        image_ids, text_ids, image_share, text_share, offset, BLOCK_R, BLOCK_B, PIECE,
+        image_ids, text_ids, image_target, text_target, offset, BLOCK_R, BLOCK_B, PIECE,
     )  # fmt: skip
     plane = blocks_b.to(tl.int64) * R
     pointers = row_partials + block_b.to(tl.int64) * R + rows
@@ -234,7 +235,7 @@ def sum_in_pieces(
     acc, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
     BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """Sums over rows of the loss and of its derivative by the logit, PIECE columns at a time."""
+    """Sums over rows of the loss and of its derivative w.r.t. the logit, PIECE columns at a time."""
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
         left, right = halves(acc, BLOCK_R, HALF)
@@ -267,7 +268,7 @@ def sigmoid_forward(
     D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """A program is a tile: the sums over its rows of the loss and of its derivative by the logit."""
+    """A program is a tile: the sums over its rows of the loss and of its derivative w.r.t. the logit."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
     rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
@@ -284,10 +285,10 @@ def sigmoid_forward(
 
 @triton.jit
 def dlogits_tile(
-    acc, scale, bias, rows, columns, row_ids, column_ids, row_share, column_share,
+    acc, scale, bias, rows, columns, row_ids, column_ids, row_target, column_target,
     row_shift, column_shift, offset, POSITIVES: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the loss by the logits, of a tile of products without positive pairs unless POSITIVES."""
+    """Gradient w.r.t. the logits of a tile of products, which has no positive pairs unless POSITIVES."""
     if bias is not None:
         logits = acc * tl.load(scale) + tl.load(bias)
         if POSITIVES:
@@ -300,8 +301,8 @@ def dlogits_tile(
         if POSITIVES:
             # From each alone: softmaxes near 1 would round away what is left of their sum near 2.
             is_positive = positive_pairs(rows, columns, row_ids, column_ids, offset)
-            by_row -= tl.where(is_positive, load_share(row_share, rows)[:, None], 0.0)
-            by_column -= tl.where(is_positive, load_share(column_share, columns)[None, :], 0.0)
+            by_row -= tl.where(is_positive, load_target(row_target, rows)[:, None], 0.0)
+            by_column -= tl.where(is_positive, load_target(column_target, columns)[None, :], 0.0)
         d = by_row + by_column
     return d
 
@@ -322,7 +323,7 @@ def softmaxes(acc, scale, rows, columns, row_shift, column_shift):
 @triton.jit
 def store_dlogits_in_pieces(
     acc, scale, bias, rows, first_row, first_column, R, B,
-    image_ids, text_ids, image_share, text_share, row_shift, column_shift, offset, out,
+    image_ids, text_ids, image_target, text_target, row_shift, column_shift, offset, out,
     GAIN: tl.constexpr, BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     """PIECE columns at a time, as in the forward."""
@@ -331,13 +332,13 @@ def store_dlogits_in_pieces(
         left, right = halves(acc, BLOCK_R, HALF)
         store_dlogits_in_pieces(
             left, scale, bias, rows, first_row, first_column, R, B,
-            image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+            image_ids, text_ids, image_target, text_target, row_shift, column_shift,
             offset, out,
             GAIN, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
         store_dlogits_in_pieces(
             right, scale, bias, rows, first_row, first_column + HALF, R, B,
-            image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+            image_ids, text_ids, image_target, text_target, row_shift, column_shift,
             offset, out,
             GAIN, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
@@ -346,12 +347,12 @@ def store_dlogits_in_pieces(
         rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
         if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
             d = dlogits_tile(
-                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_share, text_share,
+                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_target, text_target,
                 row_shift, column_shift, offset, True,
             )  # fmt: skip
         else:
             d = dlogits_tile(
-                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_share, text_share,
+                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_target, text_target,
                 row_shift, column_shift, offset, False,
             )  # fmt: skip
         pointers = out + rows.to(tl.int64)[:, None] * B + columns[None, :]
@@ -361,7 +362,7 @@ def store_dlogits_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def dlogits(
-    image, text, scale, bias, image_ids, text_ids, image_share, text_share,
+    image, text, scale, bias, image_ids, text_ids, image_target, text_target,
     row_shift, column_shift,
     out,  # (R, B), of the dtype of the embeddings
     image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
@@ -369,7 +370,7 @@ def dlogits(
     BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """A program is a tile of the gradient by the logits, times GAIN."""
+    """A program is a tile of the gradient w.r.t. the logits, times GAIN."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
     acc = products(
@@ -378,14 +379,14 @@ def dlogits(
     )  # fmt: skip
     store_dlogits_in_pieces(
         acc, scale, bias, rows, block_r * BLOCK_R, block_b * BLOCK_B, R, B,
-        image_ids, text_ids, image_share, text_share, row_shift, column_shift,
+        image_ids, text_ids, image_target, text_target, row_shift, column_shift,
         offset, out, GAIN, BLOCK_R, BLOCK_B, PIECE,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=SIZES)
 def gradient(
-    x, y, scale, bias, factor, x_ids, y_ids, x_share, y_share, x_shift, y_shift,
+    x, y, scale, bias, factor, x_ids, y_ids, x_target, y_target, x_shift, y_shift,
     dx, row_dot,  # (R, D), (R,) float32
     x_stride, y_stride, R, B, offset,
     GAIN: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,
@@ -409,7 +410,7 @@ def gradient(
         products_RB = dot(x_RD, tl.trans(y_BD), tl.zeros((BLOCK_R, BLOCK_B), tl.float32))
         # Without branches, which would keep the loop from being pipelined.
         d_RB = dlogits_tile(
-            products_RB, scale, bias, rows_read, columns_read, x_ids, y_ids, x_share, y_share,
+            products_RB, scale, bias, rows_read, columns_read, x_ids, y_ids, x_target, y_target,
             x_shift, y_shift, offset, True,
         )  # fmt: skip
         d_RB = tl.where((columns < B)[None, :], d_RB, 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import tuning
 from .._triton import cdiv, launch, with_unit_last_stride
 from . import kernels
-from .positives import Positives, by_label, with_shares
+from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 
 LN_2 = 0.6931471805599453
@@ -21,8 +21,8 @@ LN_2 = 0.6931471805599453
 # Bytes of partial results of the forward, whatever the size of the batch.
 PARTIAL_BYTES = 64 * 2**20
 
-# Side of a square chunk of gradients by logits, by their bytes: 61 and 64 MiB. 5632 is 44 tiles of 128: at
-# 768 channels both products of a chunk are then 264 of them, twice the multiprocessors of an H100.
+# Side of a square chunk of the gradient w.r.t. the logits, by its itemsize: 61 and 64 MiB. 5632 is 44 tiles
+# of 128: at 768 features both products of a chunk are then 264 of them, twice the SMs of an H100.
 CHUNK = {2: 5632, 4: 4096}
 
 
@@ -39,7 +39,7 @@ def contrastive_forward(
     # The first row holds what earlier chunks made of the columns.
     columns = image.new_empty((2, 1 + cdiv(min(R, step), options["BLOCK_R"]), B), dtype=torch.float32)
     for rows in chunks(R, step):
-        some = positives.of(rows, slice(0, B))
+        some = positives.block(rows, slice(0, B))
         n = rows.stop - rows.start
         blocks_r = cdiv(n, options["BLOCK_R"])
         partials = image.new_empty((4, blocks_b, n), dtype=torch.float32)
@@ -75,7 +75,7 @@ def sigmoid_forward(
     step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // (4 * 2 * options["BLOCK_R"] * blocks_b))
     row_loss, row_dlogits = (image.new_empty(R, dtype=torch.float32) for _ in range(2))
     for rows in chunks(R, step):
-        some = positives.of(rows, slice(0, B))
+        some = positives.block(rows, slice(0, B))
         n = rows.stop - rows.start
         blocks_r = cdiv(n, options["BLOCK_R"])
         partials = image.new_empty((2, blocks_b, n), dtype=torch.float32)
@@ -140,7 +140,7 @@ def backward_in_kernel(problem: Problem, dimage: Tensor, dtext: Tensor, options:
 
 
 def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tensor:
-    """As `backward_in_kernel`, with the gradient by the logits in memory, a square chunk at a time."""
+    """As `backward_in_kernel`, with the gradient w.r.t. the logits in memory, a square chunk at a time."""
     image = problem.image
     R, B, D = len(image), len(problem.text), image.shape[1]
     side = CHUNK[image.itemsize]
@@ -153,7 +153,7 @@ def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tenso
     for rows in chunks(R, side):
         total = image_total[: rows.stop - rows.start].zero_()
         for columns in chunks(B, side):
-            some = problem.of(rows, columns)
+            some = problem.block(rows, columns)
             d = dlogits(some, memory)
             add_product(total, d, some.text)
             add_product(text_total[columns], d.T, some.image)
@@ -166,7 +166,7 @@ def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tenso
 
 
 def dlogits(problem: Problem, memory: Tensor) -> Tensor:
-    """The gradient by the logits (R, B), before `factor` and times `gain`."""
+    """The gradient w.r.t. the logits (R, B), before `factor` and times `gain`."""
     image, text, scale, bias, _, row_shift, column_shift, pairs = problem
     R, B, D = len(image), len(text), image.shape[1]
     options = find("dlogits", image)
@@ -187,13 +187,13 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a, b)
     elif total.device.type == "cpu":  # has no such product
         total.addmm_(a.float(), b.float())
-    else:
+    elif not total.is_meta:  # whose sums nobody reads, and for which torch 2.11 raises a TypeError
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
 
 
 def gain(dtype: torch.dtype) -> float:
-    """Factor on stored gradients by logits, at most 2 in size: those of a large batch are below the ordinary
-    numbers of float16.
+    """Factor on stored gradients w.r.t. the logits, which are at most 2: those of a large batch are below the
+    normal numbers of float16.
     """
     return 2.0**13 if dtype == torch.float16 else 1.0
 
@@ -225,7 +225,7 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
     scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
     labels = torch.arange(tokens, device=device) // 2
-    labelled, _ = with_shares(by_label(labels, labels), torch.float32)
+    labelled, _ = with_soft_targets(by_label(labels, labels), torch.float32)
     cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
     if kernel in ("forward", "sigmoid_forward"):
         del cases[1]

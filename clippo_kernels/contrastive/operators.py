@@ -1,7 +1,7 @@
 """The losses as registered operators, and the autograd functions around them.
 
 An operator sees R images, and either all B texts or, where `ring` names a process group, the texts of this
-rank, which then travel around (see `ring`). The autograd functions add what the ranks have in common.
+rank, which are then exchanged (see `ring`). The autograd functions add what the ranks have in common.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._ops import refuse_second_derivative, register
+from .._ops import cast, refuse_second_derivative, register
 from ..dispatch import Implementations, select
 from . import reference, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
-from .positives import Positives, by_label, with_shares
+from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 from .reference import accumulation_dtype, wide_dtype
 
 OPS = torch.ops.clippo_kernels
 
-# Beyond so many bytes of gathered texts and their gradients, texts travel around the ranks instead.
+# Beyond so many bytes of gathered texts and their gradients, texts are exchanged in a ring instead.
 GATHERED_BYTES = 2 * 2**30
 
 
@@ -41,8 +41,8 @@ class ContrastiveLoss(torch.autograd.Function):
         own_images, own_texts = own_rows(image, group), own_rows(text, group)
         positives, weights = positives_of_all(image_labels, text_labels, group), None
         if image_labels is not None:
-            positives, weights = with_shares(positives, scale.dtype)
-        positives = positives.of(own_images, slice(0, None))
+            positives, weights = with_soft_targets(positives, scale.dtype)
+        positives = positives.block(own_images, slice(0, None))
         row_lse, column_lse, positive = OPS.contrastive_forward(image, texts, scale, *positives, ring_of)
         column_lse = lse_over_ranks(column_lse, group)
 
@@ -59,7 +59,7 @@ class ContrastiveLoss(torch.autograd.Function):
         loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
         ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
-        return sum_over_ranks(loss, group).to(scale.dtype)
+        return cast(sum_over_ranks(loss, group), scale.dtype)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -86,13 +86,13 @@ class SigmoidLoss(torch.autograd.Function):
     ) -> Tensor:
         texts, ring_of = texts_to_meet(text, group)
         positives = positives_of_all(image_labels, text_labels, group)
-        positives = positives.of(own_rows(image, group), slice(0, None))
+        positives = positives.block(own_rows(image, group), slice(0, None))
         row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
         unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
         dbias = accurate_sum(row_dlogits)
         ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, bias, unit, dbias, *positives[1:])
-        return sum_over_ranks(accurate_sum(row_loss) * unit, group).to(row_loss.dtype)
+        return cast(sum_over_ranks(accurate_sum(row_loss) * unit, group), row_loss.dtype)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,8 +104,8 @@ class SigmoidLoss(torch.autograd.Function):
 
 
 def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of this rank's images, of its texts, and of the scale by its images."""
-    # Gathered texts get this rank's part of their gradient; those that travelled come home with all of it.
+    """Gradients w.r.t. this rank's images and texts, and this rank's part of that w.r.t. the scale."""
+    # The gradient of gathered texts is this rank's part of a sum over ranks; that of a ring is complete.
     is_partial = ctx.group is not None and not ctx.ring_of
     text_dtype = accumulation_dtype(texts.dtype) if is_partial else texts.dtype
     dimage, dtext, dscale = OPS.contrastive_backward(
@@ -119,7 +119,7 @@ def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[T
 def positives_of_all(
     image_labels: Tensor | None, text_labels: Tensor | None, group: dist.ProcessGroup | None
 ) -> Positives:
-    """Those of the images and texts of all ranks."""
+    """The positive pairs among the images and texts of all ranks."""
     if image_labels is None or text_labels is None:
         return Positives()
     return by_label(gather_rows(image_labels, group), gather_rows(text_labels, group))
@@ -147,11 +147,11 @@ def accurate_sum(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 # Operators. Triton is imported by `launch`, when the first one runs.
 
-POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_share, Tensor? text_share"
+POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_target, Tensor? text_target"
 
 
 def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
-    """Here with all texts, or around the ranks of a group."""
+    """Run the function `name` of an implementation with all texts, or in the ring of the group `ring_of`."""
     image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
 
     def kernels(*arguments: Any) -> tuple[Tensor, ...]:
@@ -168,35 +168,37 @@ def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
     return getattr(ring, name)(local, named_group(ring_of), *arguments)
 
 
-def _contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def run_contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *positives, ring_of = rest
     return run("contrastive_forward", ring_of, image, text, scale, Positives(*positives))
 
 
-def _sigmoid_forward(
+def run_sigmoid_forward(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     *positives, ring_of = rest
     return run("sigmoid_forward", ring_of, image, text, scale, bias, Positives(*positives))
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *loss, offset, image_ids, text_ids, image_share, text_share, ring_of, image_dtype, text_dtype = arguments
-    positives = Positives(offset, image_ids, text_ids, image_share, text_share)
+def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *loss, offset, image_ids, text_ids, image_target, text_target, ring_of, image_dtype, text_dtype = (
+        arguments
+    )
+    positives = Positives(offset, image_ids, text_ids, image_target, text_target)
     return run("backward", ring_of, Problem._make([*loss, positives]), image_dtype, text_dtype)
 
 
-def _fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, ring_of = rest
     texts = text.shape[0] * (world_size(named_group(ring_of)) if ring_of else 1)
     return tuple(image.new_empty(n, dtype=wide_dtype(image)) for n in (image.shape[0], texts, image.shape[0]))
 
 
-def _fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return tuple(image.new_empty(image.shape[0], dtype=accumulation_dtype(image.dtype)) for _ in range(2))
 
 
-def _fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, image_dtype, text_dtype = rest
     dimage = image.new_empty(image.shape, dtype=image_dtype)
     return dimage, text.new_empty(text.shape, dtype=text_dtype), torch.empty_like(scale)
@@ -206,21 +208,21 @@ register(
     "contrastive_forward",
     f"(Tensor image, Tensor text, Tensor scale, {POSITIVES}, str ring)"
     " -> (Tensor row_lse, Tensor column_lse, Tensor positive)",
-    _contrastive_forward,
-    _fake_contrastive_forward,
+    run_contrastive_forward,
+    fake_contrastive_forward,
 )
 register(
     "sigmoid_forward",
     f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str ring)"
     " -> (Tensor row_loss, Tensor row_dlogits)",
-    _sigmoid_forward,
-    _fake_sigmoid_forward,
+    run_sigmoid_forward,
+    fake_sigmoid_forward,
 )
 register(
     "contrastive_backward",
     "(Tensor image, Tensor text, Tensor scale, Tensor? bias, Tensor factor, Tensor? row_shift,"
     f" Tensor? column_shift, {POSITIVES}, str ring, ScalarType image_dtype, ScalarType text_dtype)"
     " -> (Tensor dimage, Tensor dtext, Tensor dscale)",
-    _backward,
-    _fake_backward,
+    run_backward,
+    fake_backward,
 )

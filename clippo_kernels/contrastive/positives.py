@@ -11,27 +11,30 @@ from torch import Tensor
 class Positives(NamedTuple):
     """The positive pairs of R images and B texts: those of equal ids.
 
-    Without ids, image r and text `offset` + r, where there is such a text. A share is what one positive of an
-    image, or of a text, weighs beside its softmax; None is 1 for all.
+    Without ids, image r and text `offset` + r, where there is such a text. `image_target[r]` is the soft
+    target of each positive of image r, times the weight of the image's cross-entropy in the loss, and
+    `text_target` that of each text; None is 1 for all.
     """
 
     offset: int = 0
     image_ids: Tensor | None = None  # (R,) int32
     text_ids: Tensor | None = None  # (B,) int32
-    image_share: Tensor | None = None  # (R,) float32
-    text_share: Tensor | None = None  # (B,) float32
+    image_target: Tensor | None = None  # (R,) float32
+    text_target: Tensor | None = None  # (B,) float32
 
-    def of(self, rows: slice, columns: slice) -> Positives:
+    def block(self, rows: slice, columns: slice) -> Positives:
         """Those of some of the images and some of the texts."""
-        image_ids, image_share = (None if x is None else x[rows] for x in (self.image_ids, self.image_share))
-        text_ids, text_share = (None if x is None else x[columns] for x in (self.text_ids, self.text_share))
+        image_ids, image_target = (
+            None if x is None else x[rows] for x in (self.image_ids, self.image_target)
+        )
+        text_ids, text_target = (None if x is None else x[columns] for x in (self.text_ids, self.text_target))
         return Positives(
-            self.offset + rows.start - columns.start, image_ids, text_ids, image_share, text_share
+            self.offset + rows.start - columns.start, image_ids, text_ids, image_target, text_target
         )
 
     def transposed(self) -> Positives:
         """Those of the texts and the images."""
-        return Positives(-self.offset, self.text_ids, self.image_ids, self.text_share, self.image_share)
+        return Positives(-self.offset, self.text_ids, self.image_ids, self.text_target, self.image_target)
 
     def indices(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns of the positive ones among logits (R, B)."""
@@ -45,7 +48,7 @@ class Positives(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the cross-entropy of each image and each text weighs in the loss, over `unit`."""
+    """Weight of the cross-entropy of each image and each text in the loss, over `unit`."""
 
     image: Tensor  # (R,)
     text: Tensor  # (B,)
@@ -61,8 +64,8 @@ def by_label(image_labels: Tensor, text_labels: Tensor) -> Positives:
     return Positives(0, image_ids, text_ids)
 
 
-def with_shares(positives: Positives, dtype: torch.dtype) -> tuple[Positives, Weights]:
-    """Shares and weights for means over the images, and over the texts, that have any positive."""
+def with_soft_targets(positives: Positives, dtype: torch.dtype) -> tuple[Positives, Weights]:
+    """Soft targets and weights for means over the images, and over the texts, that have any positive."""
 
     def count(ids: Tensor, others: Tensor) -> Tensor:
         others = others.sort().values
@@ -76,7 +79,7 @@ def with_shares(positives: Positives, dtype: torch.dtype) -> tuple[Positives, We
     image_weight = torch.where(positives_of_image > 0, image_mean / unit, 0.0)
     text_weight = torch.where(positives_of_text > 0, text_mean / unit, 0.0)
     positives = positives._replace(
-        image_share=image_weight / positives_of_image.clamp(min=1),
-        text_share=text_weight / positives_of_text.clamp(min=1),
+        image_target=image_weight / positives_of_image.clamp(min=1),
+        text_target=text_weight / positives_of_text.clamp(min=1),
     )
     return positives, Weights(image_weight, text_weight, unit)

@@ -1,4 +1,4 @@
-"""What a backward gets: a loss by its logits, of some images and some texts."""
+"""Inputs of a backward: what it takes to make a block of the gradient w.r.t. the logits again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Problem(NamedTuple):
     """R images and B texts whose logits, `scale` times their products, have a gradient that is `factor` times
 
     - with a `bias`: the derivative of the sigmoid loss, `sigmoid(logits + bias)`, less 1 for positives;
-    - without: `exp(logits - row_shift) + exp(logits - column_shift)`, less the shares of positives. A shift
+    - without: `exp(logits - row_shift) + exp(logits - column_shift)`, less the targets of positives. A shift
       is a log-sum-exp, less the logarithm of the weight of its softmax.
     """
 
@@ -26,14 +26,14 @@ class Problem(NamedTuple):
     column_shift: Tensor | None  # (B, ...)
     positives: Positives
 
-    def of(self, rows: slice, columns: slice) -> Problem:
+    def block(self, rows: slice, columns: slice) -> Problem:
         """Some of the images with some of the texts."""
         return self._replace(
             image=self.image[rows],
             text=self.text[columns],
             row_shift=None if self.row_shift is None else self.row_shift[rows],
             column_shift=None if self.column_shift is None else self.column_shift[columns],
-            positives=self.positives.of(rows, columns),
+            positives=self.positives.block(rows, columns),
         )
 
     def transposed(self) -> Problem:

@@ -19,7 +19,8 @@ from .problem import Problem
 
 BLOCK = 1024
 
-# e**-60 of the largest number of a block, and what counts beside it, are ordinary float32 numbers.
+# exp(-60) is a normal float32: if the logits of a block span less, its rows and columns can share one
+# exponential without underflow.
 NARROW = 60.0
 
 
@@ -41,9 +42,9 @@ def contrastive_forward(
     image: Tensor, text: Tensor, scale: Tensor, positives: Positives
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp of each row (R,) and of each column (B,) of the logits, and the positives of each row (R,):
-    their sum, each times the share of its image and that of its text.
+    their sum, each times the soft targets of its image and of its text.
 
-    In float64: where a pair is fitted, its logit is nearly the log-sum-exp, and loss and gradient are in the
+    In float64: the logit of a confident pair is nearly the log-sum-exp, and loss and gradient are in the
     digits by which they differ.
     """
     dtype, wide = accumulation_dtype(image.dtype), wide_dtype(image)
@@ -54,17 +55,17 @@ def contrastive_forward(
         image_rows = image[rows].to(dtype)
         for columns in parts(B):
             logits = (image_rows @ text[columns].to(dtype).T).mul_(scale)
-            block = positives.of(rows, columns)
+            block = positives.block(rows, columns)
             i, j = block.indices(logits)
-            weighted = logits[i, j] * (share(block.image_share, i) + share(block.text_share, j))
+            weighted = logits[i, j] * (target(block.image_target, i) + target(block.text_target, j))
             # In this dtype the sum is made in a fixed order, also of several positives of a row.
             positive[rows].index_put_((i,), weighted.to(wide), accumulate=True)
             add_to_lse(logits, row_lse[rows], column_lse[columns])
     return row_lse, column_lse, positive
 
 
-def share(shares: Tensor | None, index: Tensor) -> Tensor | float:
-    return 1.0 if shares is None else shares[index]
+def target(targets: Tensor | None, index: Tensor) -> Tensor | float:
+    return 1.0 if targets is None else targets[index]
 
 
 def add_to_lse(logits: Tensor, row_lse: Tensor, column_lse: Tensor) -> None:
@@ -89,13 +90,13 @@ def accurate_lse(logits: Tensor, axis: int) -> Tensor:
 def contrastive_dlogits(
     logits: Tensor, row_shift: Tensor, column_shift: Tensor, positives: Positives
 ) -> Tensor:
-    """exp(logits - row_shift) + exp(logits - column_shift) - shares; `logits` are overwritten."""
+    """exp(logits - row_shift) + exp(logits - column_shift) - targets; `logits` are overwritten."""
     i, j = positives.indices(logits)
-    # Shares are taken from softmaxes before anything is rounded to float32: a fitted pair has softmaxes near
-    # 1, and what they lack is its gradient.
+    # For confident pairs the softmax p is close to 1 and the gradient is p - 1: subtracted in float64, before
+    # anything is rounded to float32.
     of_positives = logits[i, j].to(row_shift.dtype)
-    of_positives = ((of_positives - row_shift[i]).exp_() - share(positives.image_share, i)) + (
-        (of_positives - column_shift[j]).exp_() - share(positives.text_share, j)
+    of_positives = ((of_positives - row_shift[i]).exp_() - target(positives.image_target, i)) + (
+        (of_positives - column_shift[j]).exp_() - target(positives.text_target, j)
     )
     highest = logits.amax()
     if highest - torch.minimum(row_shift.min(), column_shift.min()) < NARROW:
@@ -112,7 +113,7 @@ def sigmoid_forward(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
 ) -> tuple[Tensor, Tensor]:
     """Sums over each row of `-log sigmoid(z * logit)`, with z = 1 for positives and -1 for the others, and of
-    its derivative by the logit: (R,) both.
+    its derivative w.r.t. the logit: (R,) both.
     """
     dtype = accumulation_dtype(image.dtype)
     row_loss, row_dlogits = (image.new_zeros(len(image), dtype=dtype) for _ in range(2))
@@ -120,7 +121,7 @@ def sigmoid_forward(
         image_rows = image[rows].to(dtype)
         for columns in parts(len(text)):
             logits = (image_rows @ text[columns].to(dtype).T).mul_(scale).add_(bias)
-            i, j = positives.of(rows, columns).indices(logits)
+            i, j = positives.block(rows, columns).indices(logits)
             minus_z_logits = logits.clone()
             minus_z_logits[i, j] *= -1
             row_loss[rows] += F.softplus(minus_z_logits, threshold=40.0).sum(1)
@@ -149,7 +150,7 @@ def backward(
         total = torch.zeros_like(image_rows)
         for columns in parts(len(text)):
             text_columns = text[columns].to(dtype)
-            d = dlogits((image_rows @ text_columns.T).mul_(scale), problem.of(rows, columns))
+            d = dlogits((image_rows @ text_columns.T).mul_(scale), problem.block(rows, columns))
             total.addmm_(d, text_columns)
             dtext[columns].addmm_(d.T, image_rows)
         # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
@@ -159,7 +160,7 @@ def backward(
 
 
 def dlogits(logits: Tensor, problem: Problem) -> Tensor:
-    """Gradient by the logits before `factor`; `logits` are overwritten."""
+    """Gradient w.r.t. the logits before `factor`; `logits` are overwritten."""
     if problem.bias is not None:
         return sigmoid_dlogits(logits.add_(problem.bias), *problem.positives.indices(logits))
     assert problem.row_shift is not None and problem.column_shift is not None  # noqa: PT018

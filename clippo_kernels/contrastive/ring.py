@@ -1,8 +1,8 @@
-"""The operators of a loss where no rank holds the texts of all: they travel around the ranks of a group.
+"""The operators of a loss where no rank holds the texts of all: a ring exchange over the ranks of a group.
 
-In every step each rank computes with the texts that it holds, by the same `local` operator that meets all of
-them elsewhere, and sends them on to the next rank meanwhile. In the backward their gradients follow one step
-behind, and are home after W steps.
+In every step each rank computes with the texts that it holds, by the `local` operator that takes all of them
+elsewhere, and sends them on to the next rank meanwhile. In the backward their gradients follow one step
+behind, and reach the owners of the texts after W steps.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Exchange:
         return self.received
 
 
-def travelling(text: Tensor, group: dist.ProcessGroup) -> Iterator[tuple[slice, Tensor]]:
-    """The texts of every rank, own first: where they are among all, and they."""
+def ring_exchange(text: Tensor, group: dist.ProcessGroup) -> Iterator[tuple[slice, Tensor]]:
+    """The texts of every rank, own first, each with the slice of all texts that it is."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     text = text.contiguous()
     for step in range(size):
@@ -56,8 +56,8 @@ def contrastive_forward(
 ) -> tuple[Tensor, ...]:
     rows = slice(0, len(image))
     totals, columns_lse = None, {}
-    for columns, block in travelling(text, group):
-        row_lse, column_lse, positive = local(image, block, scale, positives.of(rows, columns))
+    for columns, block in ring_exchange(text, group):
+        row_lse, column_lse, positive = local(image, block, scale, positives.block(rows, columns))
         columns_lse[columns.start] = column_lse
         if totals is None:
             totals = row_lse, positive
@@ -78,8 +78,8 @@ def sigmoid_forward(
 ) -> tuple[Tensor, ...]:
     rows = slice(0, len(image))
     sums = [
-        local(image, block, scale, bias, positives.of(rows, columns))
-        for columns, block in travelling(text, group)
+        local(image, block, scale, bias, positives.block(rows, columns))
+        for columns, block in ring_exchange(text, group)
     ]
     row_loss, row_dlogits = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
     return row_loss, row_dlogits
@@ -95,8 +95,10 @@ def backward(
     image, rows, dtype = problem.image, slice(0, len(problem.image)), problem.factor.dtype
     dimage, dscale = image.new_zeros(image.shape, dtype=dtype), torch.zeros_like(problem.scale)
     behind: Exchange | None = None
-    for columns, block in travelling(problem.text, group):
-        dimage_part, dblock, dscale_part = local(problem.of(rows, columns)._replace(text=block), dtype, dtype)
+    for columns, block in ring_exchange(problem.text, group):
+        dimage_part, dblock, dscale_part = local(
+            problem.block(rows, columns)._replace(text=block), dtype, dtype
+        )
         dimage += dimage_part
         dscale += dscale_part
         if behind is not None:

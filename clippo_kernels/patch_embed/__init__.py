@@ -14,6 +14,8 @@ from .._ops import autocast_dtype
 from ..dispatch import select
 from . import operators, reference
 
+__all__ = ["patch_embed", "patch_embed_select"]
+
 PRODUCT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 

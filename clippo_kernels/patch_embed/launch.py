@@ -11,13 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import tuning
-from .._triton import cdiv, launch, multiprocessors
+from .._triton import cdiv, launch, num_sms
 from . import kernels
 from .normalization import Normalization, fold
 
 PRODUCT_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
-# How many programs for each multiprocessor a split sum aims at: as many as fit at a time, or, of those that
+# How many programs for each SM a split sum aims at: as many as fit at a time, or, of those that
 # only read, as many as keep memory busy.
 PRODUCT_PROGRAMS, READING_PROGRAMS = 2, 4
 
@@ -178,9 +178,9 @@ def find(kernel: str, x: Tensor, dtype: torch.dtype, **sizes: int) -> dict[str, 
 def split(rows: int, block: int, tiles: int, programs: int, device: torch.device) -> tuple[int, int]:
     """Into how many parts to split a sum over rows, and the rows of a part: a multiple of `block`.
 
-    The parts of all `tiles` together are about so many programs for each multiprocessor.
+    The parts of all `tiles` together are about so many programs for each SM.
     """
-    parts = max(1, programs * multiprocessors(device) // tiles)
+    parts = max(1, programs * num_sms(device) // tiles)
     rows_per_part = cdiv(cdiv(rows, parts), block) * block
     return cdiv(rows, rows_per_part), rows_per_part
 

@@ -66,7 +66,7 @@ def grid_size(images: Tensor, weight: Tensor) -> int:
 # Operators. Triton is imported by `launch`, when the first one runs.
 
 
-def _forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+def run_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     from . import launch
 
     _, _, keep_indices, *_ = arguments
@@ -76,19 +76,19 @@ def _forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     return out.view(images.shape[0], grid_size(images, weight), weight.shape[0])
 
 
-def _weight_gradient(dout: Tensor, *arguments: Any) -> Tensor:
+def run_weight_gradient(dout: Tensor, *arguments: Any) -> Tensor:
     from . import launch
 
     return launch.weight_gradient(dout.reshape(-1, dout.shape[-1]), *arguments)
 
 
-def _position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
+def run_position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
     from . import launch
 
     return launch.position_gradient(dout.reshape(-1, dout.shape[-1]), keep_indices, N)
 
 
-def _fake_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+def fake_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     _, _, keep_indices, *_, out_dtype = arguments
     tokens = (
         (images.shape[0], grid_size(images, weight)) if keep_indices is None else (keep_indices.shape[0],)
@@ -96,11 +96,11 @@ def _fake_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     return images.new_empty((*tokens, weight.shape[0]), dtype=out_dtype)
 
 
-def _fake_weight_gradient(dout: Tensor, images: Tensor, weight: Tensor, *_: Any) -> Tensor:
+def fake_weight_gradient(dout: Tensor, images: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight)
 
 
-def _fake_position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
+def fake_position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
     return dout.new_empty((N, dout.shape[-1]), dtype=torch.float32)
 
 
@@ -108,19 +108,19 @@ register(
     "patch_embed_forward",
     "(Tensor images, Tensor weight, Tensor? bias, Tensor? pos_embed, Tensor? keep_indices, float[] mean,"
     " float[] std, ScalarType dtype, ScalarType out_dtype) -> Tensor",
-    _forward,
-    _fake_forward,
+    run_forward,
+    fake_forward,
 )
 register(
     "patch_embed_weight_gradient",
     "(Tensor dout, Tensor images, Tensor weight, Tensor dbias, Tensor? keep_indices, float[] mean,"
     " float[] std, ScalarType dtype) -> Tensor",
-    _weight_gradient,
-    _fake_weight_gradient,
+    run_weight_gradient,
+    fake_weight_gradient,
 )
 register(
     "patch_embed_position_gradient",
     "(Tensor dout, Tensor? keep_indices, SymInt N) -> Tensor",
-    _position_gradient,
-    _fake_position_gradient,
+    run_position_gradient,
+    fake_position_gradient,
 )

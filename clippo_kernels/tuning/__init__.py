@@ -18,13 +18,13 @@ import torch
 FOLDER = Path(__file__).parent
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
-_assumed: str | None = None
+assumed: str | None = None
 
 
 def architecture(device: torch.device) -> str:
     """The table that serves a device: its own, or that of the nearest architecture with as little memory."""
-    if _assumed is not None:
-        return _assumed
+    if assumed is not None:
+        return assumed
     if device.type != "cuda":
         return "sm_90"  # the interpreter runs any table
     if torch.version.hip:
@@ -36,12 +36,12 @@ def architecture(device: torch.device) -> str:
 @contextmanager
 def assume(name: str) -> Iterator[None]:
     """Launch as on another architecture."""
-    global _assumed
-    before, _assumed = _assumed, name
+    global assumed
+    before, assumed = assumed, name
     try:
         yield
     finally:
-        _assumed = before
+        assumed = before
 
 
 @cache

@@ -1,7 +1,10 @@
+import json
+import weakref
+
 import pytest
 import torch
 
-from clippo.bench import harness
+from clippo.bench import attention_peers, contrastive_peers, harness
 from clippo.bench.bench_attention import DTYPE, attention_work
 from clippo.bench.bench_contrastive import contrastive_work
 from clippo.bench.bench_patch_embed import embed_work
@@ -38,6 +41,7 @@ class Benchmark:
     """As much of pytest-benchmark as `measure` uses, with the timer that the mark gives it."""
 
     def __init__(self):
+        self.name, self.group = "test_op[clippo]", "a group"
         self.extra_info, self.stats = {}, {}
 
     def pedantic(self, function, rounds):
@@ -46,7 +50,7 @@ class Benchmark:
             start = harness.device_clock()
             function()
             times.append(harness.device_clock() - start)
-        self.stats["median"] = sorted(times)[rounds // 2]
+        self.stats |= {"median": sorted(times)[rounds // 2], "iqr": 0.0, "rounds": rounds}
 
 
 def test_work_of_contrastive_losses():
@@ -82,7 +86,8 @@ def test_peak_memory():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU every call is a run")
-def test_measure(monkeypatch):
+def test_measure(monkeypatch, tmp_path):
+    monkeypatch.setenv(harness.ROWS_VARIABLE, str(tmp_path / "rows.jsonl"))
     calls = []
     monkeypatch.setattr(harness, "peak_memory", lambda make: 3 * 2**20)
     monkeypatch.setattr(harness, "ceilings_of", lambda dtype: Ceilings(1e9, 1e12))
@@ -100,3 +105,37 @@ def test_measure(monkeypatch):
             "peak_mib": 3.0,
         }
     )
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert row["test"] == "test_op"
+    assert row["group"] == "a group"
+    assert row["rounds"] == harness.ROUNDS
+    assert row["median_us"] == 250_000.0
+
+
+def test_running_out_of_memory_skips_a_benchmark_and_lets_its_tensors_go(monkeypatch, tmp_path):
+    monkeypatch.setenv(harness.ROWS_VARIABLE, str(tmp_path / "rows.jsonl"))
+    alive = []
+
+    def make():
+        held = torch.zeros(3)
+        alive.append(weakref.ref(held))
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 60 GiB")
+
+    with pytest.raises(pytest.skip.Exception, match=r"out of memory: CUDA out of memory\.$") as skipped:
+        harness.measure(Benchmark(), make, Work(1, 1), torch.float32)
+    assert skipped.value.__context__ is None
+    assert alive[0]() is None
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_matrices_of_an_explicit_loss():
+    # Its backward holds six float32 matrices of all pairs: too many for 80 GB at 65,536 pairs.
+    assert contrastive_peers.matrix_bytes("explicit", 65536) == 6 * 4 * 65536**2
+    assert contrastive_peers.matrix_bytes("clippo", 65536) == 0
+
+
+def test_a_backward_of_flex_attention_may_run_again(monkeypatch):
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    attention_peers.compiled_flex_attention.cache_clear()
+    attention_peers.compiled_flex_attention()
+    assert torch._functorch.config.donated_buffer is False

@@ -101,3 +101,15 @@ def test_importing_it_needs_no_torch_and_no_renderer():
     code = "import sys, clippo.results; print(*{'torch', 'skia', 'clippo.renderer'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=results.ROOT, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
+
+
+def test_driver_and_clocks(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert results.driver_and_clocks("0") == {}
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho '580.1, 345, 1980, 2619, 70.2, 700.0, [N/A]'\n")
+    smi.chmod(0o755)
+    found = results.driver_and_clocks("0")
+    assert (found["driver"], found["max_sm_clock_mhz"], found["temperature_c"]) == ("580.1", "1980", "[N/A]")
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert results.driver_and_clocks("0") == {}

@@ -36,7 +36,7 @@ def test_every_row_of_every_table_compiles(reports):
     for report in reports:
         assert report["problems"] == []
         assert report["registers"] > 0
-        assert report["programs_per_multiprocessor"] > 0
+        assert report["programs_per_sm"] > 0
         if report["itemsize"] == 2 and not WITHOUT_PRODUCTS.fullmatch(report["kernel"]):
             assert report["tensor_core_instructions"] > 0
 
@@ -59,7 +59,7 @@ def test_hopper_at_head_dim_64(reports):
     assert all(r["spill_bytes"] == 0 for r in rows)
     short = [r for r in rows if r["kernel"] == "attention.short_forward"]
     assert max(r["at_most"]["keys"] for r in short) == 256
-    assert all(r["programs_per_multiprocessor"] >= 2 for r in short)
+    assert all(r["programs_per_sm"] >= 2 for r in short)
     backward = [r for r in rows if r["kernel"] == "attention.short_backward"]
     assert max(r["at_most"]["keys"] for r in backward) == 256
 

@@ -402,6 +402,19 @@ def test_offsets_are_read_once(backend, monkeypatch):
     assert len(calls) == 3
 
 
+def test_offsets_are_read_once_in_inference_mode(backend, monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention_module, "check_offsets", lambda *args: calls.append(args))
+    with torch.inference_mode():
+        qkv, cu_seqlens = torch.randn(5, 3, 1, 8), offsets(2, 3)
+        for _ in range(3):
+            flash_attention_varlen(qkv, cu_seqlens, 3)
+        attention_pool_varlen(torch.randn(1, 8), qkv[:, 1:], cu_seqlens, 3)
+        assert len(calls) == 1
+        flash_attention_varlen(qkv, offsets(2, 3), 3)
+    assert len(calls) == 2
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Autograd, compilers, precision contexts
 

@@ -10,8 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
+from clippo_kernels._ops import cast
 from clippo_kernels.contrastive import reference
-from clippo_kernels.contrastive.positives import Positives, by_label, with_shares
+from clippo_kernels.contrastive.positives import Positives, by_label, with_soft_targets
 from clippo_kernels.contrastive.problem import Problem
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
@@ -93,7 +94,7 @@ def block(monkeypatch):
     return set_size
 
 
-# (1, 3): a softmax of one. (130, 300): more channels than a row of the in-kernel backward takes.
+# (1, 3): a softmax of one. (130, 300): more features than a row of the in-kernel backward takes.
 SIZES = [
     *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (5, 4096, 1024)),
     *((130, 64, 1024), (130, 300, 64), (150, 130, 1024)),
@@ -120,7 +121,7 @@ def test_matches_explicit(
     assert ours[0].shape == ()
     for x, y, z, t in zip(ours[1:3], plain[1:3], oracle[1:3], inputs[:2], strict=True):
         assert x.dtype == t.dtype
-        # Where softmaxes cancel, the gradient is rounding, of numbers as large as a share of a pair.
+        # Where softmaxes cancel, the gradient is rounding, of numbers as large as the target of a pair.
         floor = 20 * torch.finfo(dtype).eps / B
         if z.abs().max() > floor:
             assert_as_accurate(x, y, z)
@@ -186,7 +187,7 @@ def test_large_logits_do_not_overflow(loss, explicit, D, norm):
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fitted_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
+def test_a_confident_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
     """Softmaxes near 1: what is left of them beside the pair is the gradient."""
     image = F.normalize(torch.randn(40, 64), dim=-1).to(dtype).requires_grad_()
     inputs = [image, image.detach().clone().requires_grad_(), torch.tensor(20.0, requires_grad=True)]
@@ -344,6 +345,14 @@ def test_compiles_whole(loss, explicit, labelled):
     torch.testing.assert_close(compiled(*inputs[:2], 3.0, -1.0), loss(*inputs[:2], 3.0, -1.0))
 
 
+@both_losses
+def test_compiled_float64_has_its_gradients(loss, explicit):
+    # The result has the dtype of its sums: a cast that does nothing would cost the gradients, see `cast`.
+    inputs = [*embeddings(9, 4), *scalars(torch.float64)]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(loss_and_gradients(compiled, inputs), loss_and_gradients(loss, inputs))
+
+
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("positives", ["pairs", "offset", "labels"])
@@ -351,8 +360,8 @@ def test_operators_are_registered_well(dtype, positives):
     image, text = (t.detach() for t in embeddings(9, 4, dtype))
     own = slice(3, 8) if positives != "pairs" else slice(0, 9)
     if positives == "labels":
-        pairs, _ = with_shares(by_label(*some_labels(9)), torch.float32)
-        pairs = pairs.of(own, slice(0, 9))
+        pairs, _ = with_soft_targets(by_label(*some_labels(9)), torch.float32)
+        pairs = pairs.block(own, slice(0, 9))
     else:
         pairs = Positives(own.start)
     scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
@@ -438,6 +447,22 @@ def test_memory_around_the_kernels(monkeypatch, loss, explicit, B, D, dtype):
     assert 2 * image.nbytes < memory.peak < 512 * 2**20
 
 
+def test_products_without_memory_need_no_mixed_precision(monkeypatch):
+    """torch.addmm with an out_dtype raises for meta tensors in torch 2.11."""
+    from clippo_kernels.contrastive import launch
+
+    monkeypatch.delattr(torch, "addmm")
+    total = torch.empty(4, 6, device="meta")
+    a, b = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 5), (5, 6)))
+    launch.add_product(total, a, b)
+
+
+def test_a_result_that_has_its_dtype_is_not_cast():
+    x = torch.zeros(3)
+    assert cast(x, torch.float32) is x
+    assert cast(x, torch.float64).dtype == torch.float64
+
+
 IMAGE = torch.zeros(4, 3)
 FOUR = torch.arange(4)
 
@@ -476,7 +501,7 @@ FOUR = torch.arange(4)
         (
             {"text_embeddings": IMAGE[:, :2], "labels": (FOUR, FOUR)},
             ValueError,
-            r"text_embeddings must have rows of 3 channels like image_embeddings, got \(4, 2\)",
+            r"text_embeddings must have rows of 3 features like image_embeddings, got \(4, 2\)",
         ),
         (
             {"image_embeddings": IMAGE[:0], "text_embeddings": IMAGE[:0]},

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,19 @@ def test_every_op_reads_the_variable(monkeypatch, name):
 
 def test_public_names():
     assert all(callable(getattr(clippo_kernels, name)) for name in clippo_kernels.__all__)
+    ops = [import_module(f"clippo_kernels.{op}") for op in ("attention", "contrastive", "patch_embed")]
+    assert sorted(name for op in ops for name in op.__all__) == sorted(clippo_kernels.__all__)
+
+
+def test_no_function_or_constant_has_a_private_name():
+    """`__all__` says what is public; underscores are for attributes of classes and names of files."""
+    for file in Path(clippo_kernels.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            names = [node.name] if hasattr(node, "name") else []
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+            private = [name for name in names if name.startswith("_") and not name.startswith("__")]
+            assert not private, f"{file}: {private}"
 
 
 def test_imports_and_runs_without_triton():

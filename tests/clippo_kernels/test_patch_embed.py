@@ -153,13 +153,13 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(("B", "size"), [(67, (4, 8)), (40, (8, 12)), (3, (40, 40))], ids=str)
-@pytest.mark.parametrize("multiprocessors", [1, 20])
-def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, multiprocessors):
-    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more multiprocessors
+@pytest.mark.parametrize("num_sms", [1, 20])
+def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sms):
+    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more SMs
     # than tiles, so that every sum is split.
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     launch = import_module("clippo_kernels.patch_embed.launch")
-    monkeypatch.setattr(launch, "multiprocessors", lambda device: multiprocessors)
+    monkeypatch.setattr(launch, "num_sms", lambda device: num_sms)
     H, W = size
     N = (H // 4) * (W // 4)
     images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
