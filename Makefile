@@ -1,7 +1,10 @@
 # Every target sets up what it needs (see scripts/setup.sh); nothing has to be installed before.
 #
-#   make train    train on emoji and show what the model finds     make test    run the tests
-#   make bench    run the CPU benchmarks                            make lint    style and types
+#   make train        train on emoji and show what the model finds
+#   make test         style, types, the quick tests, and the launch table of sm_90 compiled without a GPU
+#   make test-slow    the slow tests, and the launch tables of all architectures
+#   make lint         style and types
+#   make bench        the CPU benchmarks
 #
 # PYTHON=python3.12 picks the interpreter, TORCH=torch==2.11.0 the PyTorch that .venv gets.
 
@@ -9,13 +12,18 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: train test bench lint setup
+.PHONY: train test test-slow bench lint setup
 
 train: setup
 	$(BIN)/clippo train --out runs/emoji --resume
 
-test: setup
-	$(BIN)/python -m pytest
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m clippo_kernels.aot --arch sm_90
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m clippo_kernels.aot
 
 bench: export BENCH := 1
 bench: setup
