@@ -13,7 +13,7 @@ import numpy as np
 
 from clippo.renderer.report import Outcome, RenderReport, make_report
 
-_STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
+STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
 
 class Renderer(ABC):
@@ -101,8 +101,8 @@ class Renderer(ABC):
         self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None
     ) -> np.ndarray:
         out = output(out, (len(texts), *self.image_shape))
-        for start in range(0, len(texts), _STRINGS_PER_BLOCK):
-            block = slice(start, start + _STRINGS_PER_BLOCK)
+        for start in range(0, len(texts), STRINGS_PER_BLOCK):
+            block = slice(start, start + STRINGS_PER_BLOCK)
             self._draw(list(texts[block]), out[block], outcomes, start)
         return out
 
