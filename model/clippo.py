@@ -15,6 +15,7 @@ from clippo.model import pretrained
 from clippo.model.packing import Patches, inked_patches, join_sequences, list_patches, whole_sequences
 from clippo.model.preprocess import preprocess_image, rgb_pixels
 from clippo.model.tower import Tower, TowerConfig
+from clippo.renderer import compose
 
 TextRenderer = Callable[[Sequence[str]], np.ndarray]  # B strings -> (B, S, S) uint8
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
@@ -175,7 +176,7 @@ class Clippo(nn.Module):
             TypeError, ValueError: as of `renderer.compose`.
             AttributeError: the model's renderer is a plain function, which cannot write into images.
         """
-        composed = self.renderer.compose([rgb_pixels(image) for image in images], texts, position)
+        composed = compose([rgb_pixels(image) for image in images], texts, self.renderer, position)
         return self.encode_image(composed, normalize=normalize)
 
     def similarity(self, images: Images, texts: Texts) -> Tensor:

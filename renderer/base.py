@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -86,16 +86,12 @@ class Renderer(ABC):
         out = self._draw_all(texts, out, outcomes)
         return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
 
-    def compose(
-        self,
-        images: Sequence[np.ndarray],
-        questions: Sequence[str],
-        position: Literal["top", "middle", "bottom"] = "top",
-    ) -> np.ndarray:
-        """Write a question into a copy of each image; see `renderer.compose`."""
-        from clippo.renderer.compose import compose  # which knows the renderers
+    def with_height(self, height: int) -> "Renderer":
+        """Return a renderer that lays text out for images of `height` px, if this one adapts to the height.
 
-        return compose(images, questions, self, position)
+        Most layouts do not depend on the height: then it is this renderer, whose images the caller cuts.
+        """
+        return self
 
     def _draw_all(
         self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None

@@ -6,10 +6,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -136,6 +136,10 @@ class ParagraphRenderer(Renderer):
             "skia": import_skia().__version__,
             "icu": icu_version(),
         }
+
+    def with_height(self, height: int) -> Self:
+        """Return a renderer of images of another height, in which `overflow` applies."""
+        return replace(self, size=(height, self.image_shape[1]))
 
     def _typesetter(self, font_size: int) -> Typesetter:
         if font_size not in self._typesetters:

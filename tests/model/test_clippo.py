@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from clippo.model import Clippo, TowerConfig, create_model
-from clippo.renderer import ParagraphRenderer, UnifontRenderer
+from clippo.renderer import ParagraphRenderer, UnifontRenderer, compose
 
 TEXTS = ["a cat", "Ein Hund", "一只猫"]
 
@@ -78,7 +78,7 @@ def test_text_in_images(clippo, photographs):
     questions = ["what?", "", "how many"]
     renderer = UnifontRenderer(64)
     for position in ("top", "bottom"):
-        expected = clippo.encode_image(renderer.compose(photographs, questions, position))
+        expected = clippo.encode_image(compose(photographs, questions, renderer, position))
         found = clippo.encode_image_text(
             list(map(Image.fromarray, photographs)), questions, position=position
         )
