@@ -8,46 +8,25 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from clippo.renderer.resize import resize
+
 _WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
 
 
 def preprocess_image(image: Any, size: int) -> np.ndarray:
     """Resize an image to a square, without regard to its proportions, as the published models saw them.
 
-    Bilinear between pixel centres, without antialiasing, and cut to whole grey levels: the pixels that
-    `tf.image.resize` followed by a cast to uint8 gives. Only the pixels that the result depends on are
-    computed with, however large the image.
-
     Args:
         image: as of `rgb_pixels`.
         size: S, px.
 
     Returns:
-        (S, S, 3) uint8.
+        (S, S, 3) uint8; see `clippo.renderer.resize`.
 
     Raises:
         TypeError, ValueError: see `rgb_pixels`.
     """
-    pixels_YXC = rgb_pixels(image)
-    rows, columns = (_neighbours(length, size) for length in pixels_YXC.shape[:2])
-    (above, below, down), (left, right, across) = rows, columns
-    across = across[:, None]
-
-    def along_row(y: np.ndarray) -> np.ndarray:
-        a, b = (pixels_YXC[y[:, None], x].astype(np.float32) for x in (left, right))
-        return a + (b - a) * across
-
-    top, bottom = along_row(above), along_row(below)
-    return (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
-
-
-def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `size` pixels: the two source pixels that it lies between, and how far from the first."""
-    center = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(length / size) - 0.5
-    before = np.floor(center)
-    first = np.clip(before, 0, length - 1).astype(np.intp)
-    second = np.clip(before + 1, 0, length - 1).astype(np.intp)
-    return first, second, (center - before).astype(np.float32)
+    return resize(rgb_pixels(image), size, size)
 
 
 def rgb_pixels(image: Any) -> np.ndarray:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from clippo.renderer.report import Outcome, RenderReport, make_report
 
-_STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
+STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
 
 class Renderer(ABC):
@@ -86,23 +86,19 @@ class Renderer(ABC):
         out = self._draw_all(texts, out, outcomes)
         return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
 
-    def compose(
-        self,
-        images: Sequence[np.ndarray],
-        questions: Sequence[str],
-        position: Literal["top", "middle", "bottom"] = "top",
-    ) -> np.ndarray:
-        """Write a question into a copy of each image; see `renderer.compose`."""
-        from clippo.renderer.compose import compose  # which knows the renderers
+    def with_height(self, height: int) -> "Renderer":
+        """Return a renderer that lays text out for images of `height` px, if this one adapts to the height.
 
-        return compose(images, questions, self, position)
+        Most layouts do not depend on the height: then it is this renderer, whose images the caller cuts.
+        """
+        return self
 
     def _draw_all(
         self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None
     ) -> np.ndarray:
         out = output(out, (len(texts), *self.image_shape))
-        for start in range(0, len(texts), _STRINGS_PER_BLOCK):
-            block = slice(start, start + _STRINGS_PER_BLOCK)
+        for start in range(0, len(texts), STRINGS_PER_BLOCK):
+            block = slice(start, start + STRINGS_PER_BLOCK)
             self._draw(list(texts[block]), out[block], outcomes, start)
         return out
 

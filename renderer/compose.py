@@ -1,14 +1,12 @@
-"""Text inside of photographs, for question answering, and pairs of sentences on one canvas."""
+"""Text inside photographs, for question answering, and pairs of sentences on one canvas."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from clippo.renderer.base import Renderer, checked_texts
-from clippo.renderer.paragraph import ParagraphRenderer
+from clippo.renderer.resize import resize
 
 Position = Literal["top", "middle", "bottom"]
 
@@ -23,15 +21,16 @@ def compose(
 ) -> np.ndarray:
     """Write a question into a copy of each photograph, so that one image holds both.
 
-    The text takes as many lines as it needs, up to half of the image; the photograph is resized (bilinear,
-    without regard to its proportions, as the published preprocessing does) into the rows that are left. In
-    the middle, the text parts the upper half of the photograph from the lower one, between two lines.
+    The text takes as many lines as it needs, up to half of the image; the photograph is resized into the rows
+    that are left, without regard to its proportions, as the published preprocessing does. So an empty
+    question gives the pixels of a photograph that was preprocessed alone. In the middle, the text parts the
+    upper half of the photograph from the lower one, between two lines.
 
     Args:
         images: B photographs (H, W, 3) or (H, W) uint8, of any sizes.
         questions: B strings.
-        renderer: draws the text; its size is the result's. Of text of more than half the image, the published
-            renderer's is cut; a ParagraphRenderer's `overflow` decides.
+        renderer: draws the text; its size is the result's. Text of more than half the image is cut, unless
+            the renderer adapts to the height, as ParagraphRenderer does; see `Renderer.with_height`.
         position: where the text goes.
 
     Returns:
@@ -58,20 +57,16 @@ def compose(
     if text_rows == 0:
         raise ValueError(f"renderer must have room for two lines of {line_height} px, it has {height} px")
 
-    half = renderer
-    if isinstance(renderer, ParagraphRenderer):
-        half = replace(renderer, size=(text_rows, width))
+    text_images = renderer.with_height(text_rows)(questions)[:, :text_rows]
     out = np.empty((len(images), height, width, 3), np.uint8)
-    for image, text, canvas in zip(images, half(questions)[:, :text_rows], out, strict=True):
+    for image, text, canvas in zip(images, text_images, out, strict=True):
         inked = np.flatnonzero((text != renderer.background).any(axis=1))
         lines = 0 if len(inked) == 0 else int(inked[-1]) // line_height + 1
         text_height = lines * line_height
         rest = height - text_height
         above = {"top": 0, "bottom": rest, "middle": rest // 2 // line_height * line_height}[position]
-        picture = np.asarray(
-            Image.fromarray(image).convert("RGB").resize((width, rest), Image.Resampling.BILINEAR)
-        )
-        canvas[:above] = picture[:above]
+        picture = resize(image if image.ndim == 3 else image[:, :, None], rest, width)
+        canvas[:above] = picture[:above]  # grey becomes three equal channels
         canvas[above : above + text_height] = text[:text_height, :, None]
         canvas[above + text_height :] = picture[above:]
     return out

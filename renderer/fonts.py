@@ -53,11 +53,11 @@ def find_font(filename: str, *, package: str, path: str | os.PathLike[str] | Non
         path = Path(path).expanduser()
         if path.is_file():
             return path
-        found, searched = _search([path], filename), str(path)
+        found, searched = search_folders([path], filename), str(path)
     else:
         own_folders = [Path(p) for p in os.environ.get(FONT_PATH_VARIABLE, "").split(os.pathsep) if p]
         system_folders = [Path(p) for p in SYSTEM_FONT_FOLDERS]
-        found = _search([*own_folders, *system_folders], filename)
+        found = search_folders([*own_folders, *system_folders], filename)
         searched = f"${FONT_PATH_VARIABLE} and the system's font folders"
     if found is None:
         raise FontNotFoundError(
@@ -81,7 +81,7 @@ def find_named_font(name: str) -> Path:
     )
 
 
-def _search(folders: Iterable[Path], filename: str) -> Path | None:
+def search_folders(folders: Iterable[Path], filename: str) -> Path | None:
     for folder in folders:
         for parent, subfolders, files in os.walk(folder.expanduser()):
             subfolders.sort()  # the same file wins on every machine

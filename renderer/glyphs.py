@@ -11,10 +11,10 @@ from clippo.renderer.fonts import find_font
 from clippo.renderer.skia_loader import import_skia
 
 CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
-_HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
-_BASELINE_PX = 14  # from the top of the cell
-_END_OF_PLANE_0 = 0x10000
-_GLYPHS_PER_CANVAS = 1024  # Skia's rasteriser is limited to canvases below 32,768 px
+HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
+BASELINE_PX = 14  # from the top of the cell
+END_OF_PLANE_0 = 0x10000
+GLYPHS_PER_CANVAS = 1024  # Skia's rasteriser is limited to canvases below 32,768 px
 
 
 class UnifontGlyphs:
@@ -50,11 +50,11 @@ class UnifontGlyphs:
     def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
         """Bitmaps of code points, (G,) integers -> (G, 16, 16) uint8, 1 = ink; unknown ones are blank."""
         cells_GYX = np.zeros((len(code_points), CELL_PX, CELL_PX), np.uint8)
-        is_plane_0_G = code_points < _END_OF_PLANE_0
+        is_plane_0_G = code_points < END_OF_PLANE_0
         for font, is_member_G in ((self._plane_0, is_plane_0_G), (self._higher_planes, ~is_plane_0_G)):
             members = np.flatnonzero(is_member_G)
-            for start in range(0, len(members), _GLYPHS_PER_CANVAS):
-                block = members[start : start + _GLYPHS_PER_CANVAS]
+            for start in range(0, len(members), GLYPHS_PER_CANVAS):
+                block = members[start : start + GLYPHS_PER_CANVAS]
                 cells_GYX[block], marks = self._draw(font, code_points[block])
                 for mark in block[marks] if font is self._plane_0 else ():
                     bitmap = self._hex_bitmap(int(code_points[mark]))
@@ -67,7 +67,7 @@ class UnifontGlyphs:
         distinct, inverse = np.unique(code_points, return_inverse=True)
         fonts = (self._plane_0, self._higher_planes)
         in_0, above = (np.array(font.getTypeface().unicharsToGlyphs(distinct.tolist())) for font in fonts)
-        return (np.where(distinct < _END_OF_PLANE_0, in_0, above) != 0)[inverse]
+        return (np.where(distinct < END_OF_PLANE_0, in_0, above) != 0)[inverse]
 
     def _load(self, path: Path) -> Any:
         # A font manager of its own: the default one reads the system's whole font configuration first.
@@ -92,8 +92,8 @@ class UnifontGlyphs:
 
         # The cells are stacked into one tall canvas: ink could get from one to another only through a cell's
         # top or bottom, and no glyph of the font reaches beyond these.
-        x = np.where(is_mark, np.ceil(overhang / _HALF_CELL_PX) * _HALF_CELL_PX, 0)
-        y = known * CELL_PX + _BASELINE_PX
+        x = np.where(is_mark, np.ceil(overhang / HALF_CELL_PX) * HALF_CELL_PX, 0)
+        y = known * CELL_PX + BASELINE_PX
         builder = skia.TextBlobBuilder()
         builder.allocRunPos(
             font, glyph_ids, [skia.Point(*xy) for xy in zip(x.tolist(), y.tolist(), strict=True)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_CHUNK = 8  # pixels; a chunk of offsets fills one cache line
+CHUNK_PIXELS = 8  # pixels; a chunk of offsets fills one cache line
 
 
 class InkPool:
@@ -26,14 +26,14 @@ class InkPool:
         self._width = np.zeros(256, np.int32)
         self._first_chunk = np.zeros(256, np.intp)
         self._chunk_count = np.zeros(256, np.intp)
-        self._offset = np.zeros((1024, _CHUNK), np.intp)
-        self._shade = np.zeros((1024 if ink is None else 0, _CHUNK), np.uint8)
-        self._target = np.empty((0, _CHUNK), np.intp)
+        self._offset = np.zeros((1024, CHUNK_PIXELS), np.intp)
+        self._shade = np.zeros((1024 if ink is None else 0, CHUNK_PIXELS), np.uint8)
+        self._target = np.empty((0, CHUNK_PIXELS), np.intp)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the offsets of all units."""
-        return self._chunks * self._offset.itemsize * _CHUNK
+        return self._chunks * self._offset.itemsize * CHUNK_PIXELS
 
     def add(self, pixels_GYX: np.ndarray, is_inked_GYX: np.ndarray, width_G: np.ndarray) -> np.ndarray:
         """Keep G bitmaps.
@@ -50,7 +50,7 @@ class InkPool:
         unit_G = np.arange(self._units, self._units + G)
         glyph_P, y_P, x_P = is_inked_GYX.nonzero()
         count_G = np.bincount(glyph_P, minlength=G)
-        chunk_count_G = -(-count_G // _CHUNK)
+        chunk_count_G = -(-count_G // CHUNK_PIXELS)
         first_chunk_G = self._chunks + np.cumsum(chunk_count_G) - chunk_count_G
         self._reserve(G, int(chunk_count_G.sum()))
         self._width[unit_G] = width_G
@@ -59,7 +59,7 @@ class InkPool:
 
         # Every slot first gets its chunk's first pixel, and then, where there is one, its own.
         nth_P = np.arange(len(glyph_P)) - np.repeat(np.cumsum(count_G) - count_G, count_G)
-        chunk_P, slot_P = first_chunk_G[glyph_P] + nth_P // _CHUNK, nth_P % _CHUNK
+        chunk_P, slot_P = first_chunk_G[glyph_P] + nth_P // CHUNK_PIXELS, nth_P % CHUNK_PIXELS
         leads = slot_P == 0
         tables: list[tuple[np.ndarray, np.ndarray]] = [(self._offset, y_P * self._row_stride + x_P)]
         if self._ink is None:
@@ -81,7 +81,7 @@ class InkPool:
         chunk_K += np.arange(len(chunk_K))
         if len(chunk_K) > len(self._target):
             # Kept, because fresh memory of this size comes from the system page by page.
-            self._target = np.empty((2 * len(chunk_K), _CHUNK), np.intp)
+            self._target = np.empty((2 * len(chunk_K), CHUNK_PIXELS), np.intp)
         target_KP = self._target[: len(chunk_K)]
         # "clip" only spares the copy that numpy makes of `out` when an index may be out of range.
         np.take(self._offset, chunk_K, axis=0, out=target_KP, mode="clip")
@@ -94,14 +94,14 @@ class InkPool:
         self._chunks += chunks
         if self._units > len(self._width):
             for name in ("_width", "_first_chunk", "_chunk_count"):
-                setattr(self, name, _grown(getattr(self, name), 2 * self._units))
+                setattr(self, name, grown(getattr(self, name), 2 * self._units))
         if self._chunks > len(self._offset):
-            self._offset = _grown(self._offset, 2 * self._chunks)
+            self._offset = grown(self._offset, 2 * self._chunks)
             if self._ink is None:
-                self._shade = _grown(self._shade, 2 * self._chunks)
+                self._shade = grown(self._shade, 2 * self._chunks)
 
 
-def _grown(array: np.ndarray, length: int) -> np.ndarray:
+def grown(array: np.ndarray, length: int) -> np.ndarray:
     bigger = np.zeros((length, *array.shape[1:]), array.dtype)
     bigger[: len(array)] = array
     return bigger

@@ -6,10 +6,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from clippo.renderer.typesetter import Fonts, Typesetter
 
 UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
 
-_LONGEST_WORD = 64  # code points
+LONGEST_WORD = 64  # code points
 
 Overflow = Literal["clip", "shrink", "error"]
 
@@ -55,7 +55,7 @@ class ParagraphRenderer(Renderer):
         font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
         line_height: px from one baseline to the next.
         max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the narrowest, and marks.
-        background: grey level of the paper, 0 to 255.
+        background: grey level of the background, 0 to 255.
         ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
         overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
             fit. "shrink": take the largest font size at which it does, down to half of `font_size`, the lines
@@ -137,6 +137,10 @@ class ParagraphRenderer(Renderer):
             "icu": icu_version(),
         }
 
+    def with_height(self, height: int) -> Self:
+        """Return a renderer of images of another height, in which `overflow` applies."""
+        return replace(self, size=(height, self.image_shape[1]))
+
     def _typesetter(self, font_size: int) -> Typesetter:
         if font_size not in self._typesetters:
             line_height = self.line_height * font_size / self.font_size
@@ -144,7 +148,7 @@ class ParagraphRenderer(Renderer):
         return self._typesetters[font_size]
 
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
-        return (self._fonts.font_of(code_point_C) >= 0) | _is_invisible()[code_point_C]
+        return (self._fonts.font_of(code_point_C) >= 0) | invisible_code_points()[code_point_C]
 
     def _draw(
         self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
@@ -196,7 +200,7 @@ class ParagraphRenderer(Renderer):
     def _draw_paragraph(
         self, text: str, image_YX: np.ndarray, position: int, report: bool
     ) -> tuple[int, int]:
-        """Draw one sanitised string on blank paper -> how many code points fit, if asked, and font size."""
+        """Draw one sanitised string on a blank image -> how many code points fit, if asked, and font size."""
         height, width = self.image_shape
         smallest = -(-self.font_size // 2) if self.overflow == "shrink" else self.font_size
         for font_size in range(self.font_size, smallest - 1, -1):
@@ -226,7 +230,7 @@ class ParagraphRenderer(Renderer):
         fits = bisect.bisect_right(
             range(len(text)), height + 0.5, key=lambda n: typesetter.paragraph(text[:n], width).Height
         )
-        for fit in range(fits - 1, max(0, fits - 1 - _LONGEST_WORD), -1):
+        for fit in range(fits - 1, max(0, fits - 1 - LONGEST_WORD), -1):
             alone_YX = np.full_like(image_YX, self.background)
             typesetter.draw(typesetter.paragraph(text[:fit], width), alone_YX)
             if np.array_equal(alone_YX, image_YX):
@@ -235,7 +239,7 @@ class ParagraphRenderer(Renderer):
 
 
 @cache
-def _is_invisible() -> np.ndarray:
+def invisible_code_points() -> np.ndarray:
     """(0x110000,) bool: line feeds, format characters and variation selectors, which need no glyph."""
     table = np.zeros(CODE_POINTS, bool)
     table[[ord("\n"), *(c for c in range(0x20000) if unicodedata.category(chr(c)) == "Cf")]] = True

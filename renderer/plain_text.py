@@ -97,10 +97,10 @@ def kinds() -> np.ndarray:
     return table
 
 
-_ENDINGS = (Kind.STOP, Kind.EXCLAMATION, Kind.PARENTHESIS)
-_LATIN = (Kind.LETTER, Kind.DIGIT)
-_WORD = (Kind.LETTER, Kind.DIGIT, Kind.MARK)
-_KINDS = len(Kind)
+ENDINGS = (Kind.STOP, Kind.EXCLAMATION, Kind.PARENTHESIS)
+LATIN = (Kind.LETTER, Kind.DIGIT)
+WORD = (Kind.LETTER, Kind.DIGIT, Kind.MARK)
+KINDS = len(Kind)
 
 
 @cache
@@ -109,39 +109,39 @@ def breaks() -> np.ndarray:
 
     The break of [1] is after the space.
     """
-    table = np.full((2, _KINDS, _KINDS), Break.UNKNOWN, np.uint8)
+    table = np.full((2, KINDS, KINDS), Break.UNKNOWN, np.uint8)
 
     def rule(distance: int, before: tuple[Kind, ...], after: tuple[Kind, ...], what: Break) -> None:
         table[distance][np.ix_(before, after)] = what
 
     K, no, yes = Kind, Break.FORBIDDEN, Break.ALLOWED
-    beginnings = (*_LATIN, K.IDEOGRAPH, K.QUOTE, K.OPENING, K.RTL, K.CURLY_OPENING)
+    beginnings = (*LATIN, K.IDEOGRAPH, K.QUOTE, K.OPENING, K.RTL, K.CURLY_OPENING)
     rule(0, (K.START,), beginnings, no)
-    rule(0, _WORD, _WORD, no)  # LB9, LB23, LB25, LB28
+    rule(0, WORD, WORD, no)  # LB9, LB23, LB25, LB28
     rule(0, (K.RTL, K.MARK), (K.RTL, K.MARK), no)
-    rule(0, (K.IDEOGRAPH,), (K.IDEOGRAPH, *_LATIN, K.OPENING), yes)  # LB31
-    rule(0, _WORD, (K.IDEOGRAPH,), yes)
-    rule(0, (*_WORD, K.RTL, K.IDEOGRAPH, K.QUOTE, *_ENDINGS), _ENDINGS, no)  # LB13
-    rule(0, (*_WORD, K.IDEOGRAPH, K.WIDE_STOP), (K.WIDE_STOP,), no)  # LB13, LB21
-    rule(0, (K.WIDE_STOP,), (K.IDEOGRAPH, *_LATIN), yes)
-    rule(0, (K.STOP,), _LATIN, no)  # LB29, LB25
-    rule(0, (K.PARENTHESIS,), _LATIN, no)  # LB30
-    rule(0, (K.EXCLAMATION,), (*_LATIN, K.IDEOGRAPH), yes)
-    rule(0, (*_WORD, K.IDEOGRAPH, *_ENDINGS, K.OPENING), (K.QUOTE,), no)  # LB19
-    rule(0, (K.QUOTE,), (*_LATIN, K.IDEOGRAPH), no)
-    rule(0, (K.OPENING,), (*_LATIN, K.IDEOGRAPH), no)  # LB14
-    rule(0, _WORD, (K.OPENING,), no)  # LB30
-    rule(0, _WORD, (K.HYPHEN,), no)  # LB21
+    rule(0, (K.IDEOGRAPH,), (K.IDEOGRAPH, *LATIN, K.OPENING), yes)  # LB31
+    rule(0, WORD, (K.IDEOGRAPH,), yes)
+    rule(0, (*WORD, K.RTL, K.IDEOGRAPH, K.QUOTE, *ENDINGS), ENDINGS, no)  # LB13
+    rule(0, (*WORD, K.IDEOGRAPH, K.WIDE_STOP), (K.WIDE_STOP,), no)  # LB13, LB21
+    rule(0, (K.WIDE_STOP,), (K.IDEOGRAPH, *LATIN), yes)
+    rule(0, (K.STOP,), LATIN, no)  # LB29, LB25
+    rule(0, (K.PARENTHESIS,), LATIN, no)  # LB30
+    rule(0, (K.EXCLAMATION,), (*LATIN, K.IDEOGRAPH), yes)
+    rule(0, (*WORD, K.IDEOGRAPH, *ENDINGS, K.OPENING), (K.QUOTE,), no)  # LB19
+    rule(0, (K.QUOTE,), (*LATIN, K.IDEOGRAPH), no)
+    rule(0, (K.OPENING,), (*LATIN, K.IDEOGRAPH), no)  # LB14
+    rule(0, WORD, (K.OPENING,), no)  # LB30
+    rule(0, WORD, (K.HYPHEN,), no)  # LB21
     rule(0, (K.HYPHEN,), (K.LETTER,), yes)
     rule(0, (K.HYPHEN,), (K.DIGIT,), no)  # LB25
     rule(0, (K.LETTER, K.MARK), (K.DANDA,), no)
     rule(0, (K.RTL, K.MARK), (K.RTL_ENDING,), no)
-    rule(0, (K.CURLY_OPENING,), _LATIN, no)  # LB19
-    rule(0, (*_WORD, *_ENDINGS), (K.CURLY_CLOSING,), no)  # LB19
-    rule(0, (K.CURLY_CLOSING,), (*_LATIN, *_ENDINGS), no)
+    rule(0, (K.CURLY_OPENING,), LATIN, no)  # LB19
+    rule(0, (*WORD, *ENDINGS), (K.CURLY_CLOSING,), no)  # LB19
+    rule(0, (K.CURLY_CLOSING,), (*LATIN, *ENDINGS), no)
 
     quotes = (K.QUOTE, K.CURLY_CLOSING)
-    closed = (*_WORD, K.IDEOGRAPH, *_ENDINGS, K.WIDE_STOP, K.RTL, K.RTL_ENDING, K.DANDA, *quotes)
+    closed = (*WORD, K.IDEOGRAPH, *ENDINGS, K.WIDE_STOP, K.RTL, K.RTL_ENDING, K.DANDA, *quotes)
     rule(0, closed, (K.SPACE,), no)  # LB7
     rule(1, closed, beginnings, yes)  # LB18
     rule(1, quotes, (K.OPENING, K.QUOTE, K.CURLY_OPENING), Break.UNKNOWN)  # LB15

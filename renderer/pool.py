@@ -18,7 +18,7 @@ import numpy as np
 
 from clippo.renderer.base import Renderer, checked_integer, checked_texts
 
-_SHARED = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 
 
 class RenderPool:
@@ -50,10 +50,10 @@ class RenderPool:
         height, width = self._shape
         buffers = ahead + 1  # one is the caller's
         needed = buffers * batch_size * height * width
-        if _SHARED.is_dir() and (free := shutil.disk_usage(_SHARED).free) < needed:
+        if SHARED_MEMORY_FOLDER.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY_FOLDER).free) < needed:
             # Writing to what is not there would end the process with SIGBUS.
             raise OSError(
-                f"{_SHARED} has {free / 2**20:.0f} MiB free, and batch_size={batch_size} needs "
+                f"{SHARED_MEMORY_FOLDER} has {free / 2**20:.0f} MiB free, and batch_size={batch_size} needs "
                 f"{needed / 2**20:.0f}: lower it, or give the container more (docker run --shm-size=1g)"
             )
         # Spawned, because a fork of a process in which torch has started its threads may hang.
@@ -65,7 +65,7 @@ class RenderPool:
         configuration, names = pickle.dumps(renderer), [memory.name for memory in self._memory]
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, configuration, names), daemon=True)
+            process = context.Process(target=run_worker, args=(theirs, configuration, names), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -170,7 +170,7 @@ class RenderPool:
         self.close()
 
 
-def _work(pipe: Connection, configuration: bytes, names: list[str]) -> None:
+def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None:
     """The life of a worker: until its pipe is closed, draw strings into shared memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that asked to handle
     renderer: Any = pickle.loads(configuration)  # noqa: S301 - from the process that started this one

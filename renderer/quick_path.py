@@ -17,11 +17,11 @@ from clippo.renderer.typesetter import Fonts, Typesetter
 
 NOT_SET = -1
 
-_NOT_DRAWN, _UNFIT = -1, -2  # instead of a unit of the pool
-_CACHE_BYTES = 128 * 2**20
-_NEW_LETTERS = 2  # that are drawn for each string of a batch
-_SPACE = ord(" ")
-_RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
+NOT_DRAWN, UNFIT = -1, -2  # instead of a unit of the pool
+CACHE_BYTES = 128 * 2**20
+NEW_LETTERS = 2  # that are drawn for each string of a batch
+SPACE = ord(" ")
+RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
 
 
 class QuickPath:
@@ -44,7 +44,7 @@ class QuickPath:
         self._rows = self._height // line_height
         self._line_height = line_height
         self._ink = ink
-        self._is_in_rtl = np.isin(np.arange(len(Kind)), _RIGHT_TO_LEFT)
+        self._is_in_rtl = np.isin(np.arange(len(Kind)), RIGHT_TO_LEFT)
         # A paragraph of nothing but a space has no width.
         without, with_it = (typesetter.paragraph(text, 10_000).MaxIntrinsicWidth for text in ("xx", "x x"))
         self._space_px = round(with_it - without)
@@ -53,7 +53,7 @@ class QuickPath:
 
     def _forget(self) -> None:
         self._pool = InkPool(self._width, self._ink)
-        self._unit_of_char = np.full(CODE_POINTS, _NOT_DRAWN, np.int32)
+        self._unit_of_char = np.full(CODE_POINTS, NOT_DRAWN, np.int32)
         self._unit_of_word: dict[str, int] = {}
 
     def draw(
@@ -72,7 +72,7 @@ class QuickPath:
             for Skia, their images untouched.
         """
         fit_B = np.full(len(texts), NOT_SET, np.intp)
-        if self._pool.nbytes > _CACHE_BYTES:
+        if self._pool.nbytes > CACHE_BYTES:
             self._forget()
         first_B = np.cumsum(length_B) - length_B
         kind_C = kinds()[code_point_C]
@@ -115,15 +115,15 @@ class QuickPath:
             code_point_C, starts_piece_C = code_point_C[is_chosen_C], starts_piece_C[is_chosen_C]
             length_B = length_B[image_B]
         unit_C = self._unit_of_char[code_point_C]
-        is_new_C = unit_C == _NOT_DRAWN
+        is_new_C = unit_C == NOT_DRAWN
         if is_new_C.any():
             # What is left over makes its strings go to Skia, so that no string pays for hundreds of letters.
-            most = _NEW_LETTERS * len(image_B)
+            most = NEW_LETTERS * len(image_B)
             for code_point in np.unique(code_point_C[is_new_C])[:most].tolist():
                 self._unit_of_char[code_point] = self._draw_unit(chr(code_point))
             unit_C = self._unit_of_char[code_point_C]
         width_C = self._pool.widths(np.maximum(unit_C, 0))
-        hanging_C = np.where(code_point_C == _SPACE, width_C, 0)
+        hanging_C = np.where(code_point_C == SPACE, width_C, 0)
         fit_B[image_B] = self._set(
             image_B, length_B, unit_C, width_C, hanging_C, starts_piece_C, None, None, out_BYX
         )
@@ -266,23 +266,23 @@ class QuickPath:
     def _draw_unit(self, text: str) -> int:
         """Have Skia draw a word or letter, and keep it if it has whole pixels and stays inside of its box."""
         if not self._has_whole_space or not self._fonts.is_shapeless(np.array([ord(c) for c in text])).all():
-            return _UNFIT
+            return UNFIT
         if text == " ":
             blank_YX = np.zeros((1, 1), bool)
             return self._keep(blank_YX, self._space_px)
         paragraph = self._typesetter.paragraph(text, self._width)
         width = round(paragraph.MaxIntrinsicWidth)
         if abs(paragraph.MaxIntrinsicWidth - width) > 1e-3 or width > self._width:
-            return _UNFIT
+            return UNFIT
         margin = self._line_height
-        ground = 255 if self._ink < 128 else 0
-        around_YX = np.full((3 * margin, width + 2 * margin), ground, np.uint8)
+        background = 255 if self._ink < 128 else 0
+        around_YX = np.full((3 * margin, width + 2 * margin), background, np.uint8)
         paragraph.layout(float(width))
         self._typesetter.draw(paragraph, around_YX, margin, margin)
-        is_inked_YX = around_YX != ground
+        is_inked_YX = around_YX != background
         box_YX = is_inked_YX[margin : 2 * margin, margin : margin + width]
         if box_YX.sum() < is_inked_YX.sum() or (around_YX[is_inked_YX] != self._ink).any():
-            return _UNFIT
+            return UNFIT
         return self._keep(box_YX, width)
 
     def _keep(self, is_inked_YX: np.ndarray, width: int) -> int:

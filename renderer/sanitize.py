@@ -11,22 +11,22 @@ from clippo.renderer.code_points import CODE_POINTS, code_points_of, scripts
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
 MAX_SCRIPT_RUNS = 128  # each is shaped by itself; some hundred of them take Skia milliseconds
 
-_ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
+ASSIGNED = (*range(0x20000), *range(0xE0000, 0xE0200))  # ideographs and private use fill the others
 
-_LINE_END = "\r\v\f\x85\u2028\u2029"  # and a carriage return with a line feed
-_CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
-_BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
-_SURROGATES = "\ud800-\udfff"
-_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f"
-_SELECTOR_CLASS = re.compile(f"[{_SELECTORS}]")
-_STEPS = (
-    ("line ends", re.compile(f"\r\n|[{_LINE_END}]"), "\n"),
+LINE_END = "\r\v\f\x85\u2028\u2029"  # and a carriage return with a line feed
+CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
+SURROGATES = "\ud800-\udfff"
+SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u180b-\u180d\u180f"
+SELECTOR_PATTERN = re.compile(f"[{SELECTORS}]")
+STEPS = (
+    ("line ends", re.compile(f"\r\n|[{LINE_END}]"), "\n"),
     ("tabs", re.compile("\t"), " "),
-    ("controls removed", re.compile(f"[{_CONTROLS}]"), ""),
-    ("bidi controls removed", re.compile(f"[{_BIDI_CONTROLS}]"), ""),
-    ("surrogates replaced", re.compile(f"[{_SURROGATES}]"), "\ufffd"),
+    ("controls removed", re.compile(f"[{CONTROLS}]"), ""),
+    ("bidi controls removed", re.compile(f"[{BIDI_CONTROLS}]"), ""),
+    ("surrogates replaced", re.compile(f"[{SURROGATES}]"), "\ufffd"),
 )
-_ALL_BUT_MARKS = re.compile(f"[\t{_LINE_END}{_CONTROLS}{_BIDI_CONTROLS}{_SURROGATES}]")
+ALL_BUT_MARKS = re.compile(f"[\t{LINE_END}{CONTROLS}{BIDI_CONTROLS}{SURROGATES}]")
 
 
 def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
@@ -45,17 +45,17 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
         The clean string, and a count by what was done, without zeros; "cut off" counts code points.
     """
     done = {}
-    kept = min(max_chars, _end_of_script_runs(code_points_of([text[:max_chars]])[0]))
+    kept = min(max_chars, end_of_script_runs(code_points_of([text[:max_chars]])[0]))
     if len(text) > kept:
         done["cut off"] = len(text) - kept
         text = text[:kept]
-    if _ALL_BUT_MARKS.search(text) is not None:
-        for name, pattern, replacement in _STEPS:
+    if ALL_BUT_MARKS.search(text) is not None:
+        for name, pattern, replacement in STEPS:
             text, count = pattern.subn(replacement, text)
             if count:
                 done[name] = count
     if not text.isascii():
-        text = _without_strays(text, done)
+        text = without_strays(text, done)
     return text, done
 
 
@@ -65,14 +65,14 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     For B strings of `length_B` code points at once, joined: searching each of them costs as much as laying it
     out. A run of marks may be found across the end of a string, which does no harm.
     """
-    class_C = _classes()[code_point_C]
-    suspicious_C = class_C == _UNSAFE
+    class_C = character_classes()[code_point_C]
+    suspicious_C = class_C == UNSAFE
     end_B = np.cumsum(length_B)
     for string in np.flatnonzero(length_B > MAX_SCRIPT_RUNS).tolist():
         first, end = int(end_B[string] - length_B[string]), int(end_B[string])
-        suspicious_C[first] |= _end_of_script_runs(code_point_C[first:end]) < end - first
-    is_selector_C = class_C == _SELECTOR
-    is_mark_C = (class_C == _MARK) | is_selector_C
+        suspicious_C[first] |= end_of_script_runs(code_point_C[first:end]) < end - first
+    is_selector_C = class_C == SELECTOR
+    is_mark_C = (class_C == MARK) | is_selector_C
     if is_mark_C.any():
         # A selector must have its character before it; a space or a line feed is none.
         has_own_C = np.zeros(len(class_C), bool)
@@ -87,24 +87,24 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     return suspicious_C
 
 
-_UNSAFE, _MARK, _SELECTOR = 1, 2, 3
+UNSAFE, MARK, SELECTOR = 1, 2, 3
 
 
 @cache
-def _classes() -> np.ndarray:
+def character_classes() -> np.ndarray:
     """Over all code points: what sanitising changes, and marks or what may stand between them."""
     table = np.zeros(CODE_POINTS, np.uint8)
     for category in ("M", "Cf"):
-        table[[ord(c) for c in _members(category)]] = _MARK
-    table[[c for c in _ASSIGNED if _SELECTOR_CLASS.match(chr(c))]] = _SELECTOR
-    table[0x1F3FB:0x1F400] = _UNSAFE  # a matter of what is before them
-    unsafe = [c for c in range(0x3000) if _ALL_BUT_MARKS.match(chr(c))]
-    table[unsafe] = _UNSAFE
-    table[0xD800:0xE000] = _UNSAFE
+        table[[ord(c) for c in characters_in(category)]] = MARK
+    table[[c for c in ASSIGNED if SELECTOR_PATTERN.match(chr(c))]] = SELECTOR
+    table[0x1F3FB:0x1F400] = UNSAFE  # a matter of what is before them
+    unsafe = [c for c in range(0x3000) if ALL_BUT_MARKS.match(chr(c))]
+    table[unsafe] = UNSAFE
+    table[0xD800:0xE000] = UNSAFE
     return table
 
 
-def _end_of_script_runs(code_point_C: np.ndarray) -> int:
+def end_of_script_runs(code_point_C: np.ndarray) -> int:
     """How many code points a string has up to the end of its last run that is laid out."""
     if len(code_point_C) <= MAX_SCRIPT_RUNS:
         return len(code_point_C)
@@ -115,7 +115,7 @@ def _end_of_script_runs(code_point_C: np.ndarray) -> int:
     return int(starts[MAX_SCRIPT_RUNS - 1]) if len(starts) >= MAX_SCRIPT_RUNS else len(code_point_C)
 
 
-def _without_strays(text: str, done: dict[str, int]) -> str:
+def without_strays(text: str, done: dict[str, int]) -> str:
     """Without excess marks, and selectors and skin tones that are out of place; counts them in `done`."""
     kept: list[str] = []
     categories: list[str] = []  # of what is kept
@@ -124,7 +124,7 @@ def _without_strays(text: str, done: dict[str, int]) -> str:
         category = unicodedata.category(character)
         removed = ""
         if category[0] == "M":
-            if _SELECTOR_CLASS.match(character) and (
+            if SELECTOR_PATTERN.match(character) and (
                 not kept or kept[-1] in " \n" or categories[-1][0] == "M" or categories[-1] == "Cf"
             ):
                 removed = "variation selectors removed"
@@ -150,6 +150,6 @@ def _without_strays(text: str, done: dict[str, int]) -> str:
 
 
 @cache
-def _members(category: str) -> str:
+def characters_in(category: str) -> str:
     """All characters whose general category begins with this."""
-    return "".join(chr(c) for c in _ASSIGNED if unicodedata.category(chr(c)).startswith(category))
+    return "".join(chr(c) for c in ASSIGNED if unicodedata.category(chr(c)).startswith(category))

@@ -11,8 +11,8 @@ import numpy as np
 from clippo.renderer.code_points import CODE_POINTS
 from clippo.renderer.skia_loader import import_skia
 
-_RIGHT_TO_LEFT_ISOLATE, _END_OF_ISOLATE = "\u2067", "\u2069"
-_UNKNOWN, _NONE = -2, -1
+RIGHT_TO_LEFT_ISOLATE, END_OF_ISOLATE = "\u2067", "\u2069"
+UNKNOWN, NONE = -2, -1
 
 
 class Fonts:
@@ -39,15 +39,15 @@ class Fonts:
             self._typefaces.append(typeface)
         self.collection = skia.textlayout.FontCollection()
         self.collection.setDefaultFontManager(self._provider)
-        self._is_shapeless = np.array([*map(_is_shapeless, self._typefaces), False])
-        self._font_of = np.full(CODE_POINTS, _UNKNOWN, np.int16)
+        self._is_shapeless = np.array([*map(has_no_shaping_rules, self._typefaces), False])
+        self._font_of = np.full(CODE_POINTS, UNKNOWN, np.int16)
 
     def font_of(self, code_point_C: np.ndarray) -> np.ndarray:
         """(C,) index of the first font with a glyph for each code point, -1 where none has one."""
         font_C = self._font_of[code_point_C]
-        if (font_C == _UNKNOWN).any():
-            new_G = np.unique(code_point_C[font_C == _UNKNOWN])
-            self._font_of[new_G] = _NONE
+        if (font_C == UNKNOWN).any():
+            new_G = np.unique(code_point_C[font_C == UNKNOWN])
+            self._font_of[new_G] = NONE
             for index, typeface in reversed(list(enumerate(self._typefaces))):
                 has_glyph_G = np.array(typeface.unicharsToGlyphs(new_G.tolist())) != 0
                 self._font_of[new_G[has_glyph_G]] = index
@@ -59,7 +59,7 @@ class Fonts:
         return self._is_shapeless[self.font_of(code_point_C)]  # the last entry is for "none"
 
 
-def _is_shapeless(typeface: Any) -> bool:
+def has_no_shaping_rules(typeface: Any) -> bool:
     tags = {tag.to_bytes(4, "big"): tag for tag in typeface.getTableTags()}
     if tags.keys() & {b"kern", b"kerx", b"morx", b"mort", b"Silf", b"fvar"}:
         return False
@@ -115,7 +115,7 @@ class Typesetter:
         style = self._left
         if is_right_to_left(text):
             style = self._right
-            isolates = (f"{_RIGHT_TO_LEFT_ISOLATE}{line}{_END_OF_ISOLATE}" for line in text.split("\n"))
+            isolates = (f"{RIGHT_TO_LEFT_ISOLATE}{line}{END_OF_ISOLATE}" for line in text.split("\n"))
             text = "\n".join(isolates)
         builder = self._make(style, self._fonts.collection, self._unicode)
         builder.addText(text)
@@ -131,14 +131,14 @@ class Typesetter:
         paragraph.paint(canvas, float(x), float(y))
 
 
-_RTL_LETTER = re.compile(
+RTL_LETTER = re.compile(
     "[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 
 
 def is_right_to_left(text: str) -> bool:
     """Whether the first character with a strong direction is written from right to left."""
-    if text.isascii() or _RTL_LETTER.search(text) is None:
+    if text.isascii() or RTL_LETTER.search(text) is None:
         return False
     for character in text:
         direction = unicodedata.bidirectional(character)

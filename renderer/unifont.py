@@ -17,7 +17,7 @@ from clippo.renderer.ink import InkPool
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
 
-_NOT_DRAWN = -1
+NOT_DRAWN = -1
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class UnifontRenderer(Renderer):
         size: height and width of the images, px.
         font_size: height of a row, px. Unifont is pixel-exact at 16; other sizes resample its bitmaps.
         max_chars: code points of a string that are kept.
-        background: grey level of the paper, 0 to 255.
+        background: grey level of the background, 0 to 255.
         ink: grey level of the text, 0 to 255.
         lower: lower-case A to Z, and only these, as the published models expect.
         monospace: give every character a whole cell instead of trimming it to its ink.
@@ -61,7 +61,7 @@ class UnifontRenderer(Renderer):
     spacing: int = 1
     min_width: int = 4
     font_path: str | os.PathLike[str] | None = None
-    _glyphs: "_GlyphTable" = field(init=False, repr=False, compare=False)
+    _glyphs: "GlyphTable" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -79,7 +79,7 @@ class UnifontRenderer(Renderer):
         for name in ("lower", "monospace"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
-        object.__setattr__(self, "_glyphs", _GlyphTable(self))
+        object.__setattr__(self, "_glyphs", GlyphTable(self))
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -156,7 +156,7 @@ class UnifontRenderer(Renderer):
         return fit_B
 
 
-class _GlyphTable:
+class GlyphTable:
     """The trimmed glyphs of a renderer, drawn when they are first needed.
 
     Tables over all code points say which unit of the pool a character is; the system commits their memory
@@ -167,7 +167,7 @@ class _GlyphTable:
         self._renderer = renderer
         self.font = UnifontGlyphs(renderer.font_path)
         self.pool = InkPool(renderer.size, renderer.ink if renderer.font_size == CELL_PX else None)
-        self._unit = np.full(CODE_POINTS, _NOT_DRAWN, np.int32)
+        self._unit = np.full(CODE_POINTS, NOT_DRAWN, np.int32)
         # Glyphs of a row that the image's lower edge cuts.
         self._cut_unit = np.zeros(CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
 
@@ -184,7 +184,7 @@ class _GlyphTable:
     def units(self, code_point_C: np.ndarray) -> np.ndarray:
         """Units of the pool, (C,) int32. Draws the glyphs that are new."""
         unit_C = self._unit[code_point_C]
-        is_new_C = unit_C == _NOT_DRAWN
+        is_new_C = unit_C == NOT_DRAWN
         if is_new_C.any():
             self._add(np.unique(code_point_C[is_new_C]))
             unit_C = self._unit[code_point_C]

@@ -85,7 +85,7 @@ def test_right_to_left_text_is_set_at_the_right_edge(render, text):
 
 
 def test_right_to_left_order_of_mixed_text(render):
-    # The Latin word comes first in memory, after the Hebrew one: on paper it is on the left of it.
+    # The Latin word comes first in memory, after the Hebrew one; in the image it is on the left of it.
     image = render(["שלום cat"])[0]
     latin_width = 24
     at = ink_box(image)[0] - ink_box(render(["cat"])[0])[0]
@@ -212,7 +212,7 @@ def test_other_fonts_and_sizes_equal_skia():
 
 
 def test_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr("clippo.renderer.quick_path._CACHE_BYTES", 20_000)
+    monkeypatch.setattr("clippo.renderer.quick_path.CACHE_BYTES", 20_000)
     render, rng = ParagraphRenderer(224), random.Random(0)
     largest = 0
     for _ in range(20):

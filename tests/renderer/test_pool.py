@@ -84,6 +84,6 @@ def test_bad_options_are_named(option):
 
 
 def test_too_little_shared_memory_is_said_at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr("clippo.renderer.pool._SHARED", tmp_path)
+    monkeypatch.setattr("clippo.renderer.pool.SHARED_MEMORY_FOLDER", tmp_path)
     with pytest.raises(OSError, match=r"MiB free, and batch_size=1000000000 needs .* --shm-size"):
         RenderPool(UnifontRenderer(64), workers=1, batch_size=10**9)

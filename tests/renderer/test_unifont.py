@@ -232,7 +232,7 @@ def test_a_glyph_that_is_never_shown_still_sets_the_rows(render_64):
 
 
 @pytest.mark.parametrize("font_size", [5, 8, 12, 20, 24, 31, 48])
-def test_other_font_sizes_stay_between_ink_and_paper(font_size):
+def test_other_font_sizes_stay_between_ink_and_background(font_size):
     images = UnifontRenderer(100, font_size=font_size, background=200, ink=50)(["Full block: █ 国", ""])
     assert images[0].min() == 50
     assert images[0].max() == 200

@@ -1,0 +1,44 @@
+"""Resampling of photographs, with the pixels that the published models were trained on."""
+
+import numpy as np
+
+
+def resize(pixels_YXC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image, without regard to its proportions.
+
+    The interpolation is bilinear between pixel centres, without antialiasing, and truncated to whole grey
+    levels, which gives the pixels of `tf.image.resize` followed by a cast to uint8. Only the source pixels
+    that the result depends on are read, so a very large image costs no more than a small one.
+
+    Args:
+        pixels_YXC: (Y, X, C) uint8, without empty axes.
+        height: rows of the result, px.
+        width: columns of the result, px.
+
+    Returns:
+        (height, width, C) uint8.
+    """
+    above, below, down = neighbours(pixels_YXC.shape[0], height)
+    left, right, across = neighbours(pixels_YXC.shape[1], width)
+    across = across[:, None]
+
+    def along_row(y: np.ndarray) -> np.ndarray:
+        a, b = (pixels_YXC[y[:, None], x].astype(np.float32) for x in (left, right))
+        return a + (b - a) * across
+
+    top, bottom = along_row(above), along_row(below)
+    return (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
+
+
+def neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the two source pixels that each of `size` result pixels lies between, along one axis.
+
+    Returns:
+        (size,) index of the first neighbour; (size,) index of the second; (size,) float32 distance from the
+        first, in source pixels.
+    """
+    center = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(length / size) - 0.5
+    before = np.floor(center)
+    first = np.clip(before, 0, length - 1).astype(np.intp)
+    second = np.clip(before + 1, 0, length - 1).astype(np.intp)
+    return first, second, (center - before).astype(np.float32)
