@@ -15,7 +15,7 @@ BIN := .venv/bin
 .PHONY: train test test-slow bench lint setup
 
 train: setup
-	$(BIN)/clippo train --out runs/emoji --resume
+	$(BIN)/clippo train emoji --out runs/emoji --resume
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

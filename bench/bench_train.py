@@ -12,48 +12,52 @@ import itertools
 import pytest
 import torch
 
-from clippo.data.emoji import EmojiConfig, EmojiDataset
-from clippo.model import Clippo
-from clippo.model.packing import random_patches
-from clippo.renderer import UnifontRenderer
-from clippo.training import recipes
-from clippo.training.baselines import MODELS
-from clippo.training.optimizer import make_optimizer
+from clippo.data.loader import Batches
+from clippo.data.order import Order
+from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
+from clippo.model.packing import patch_dropout
+from clippo.recipes.emoji import recipe
 from clippo_kernels import contrastive_loss
 
-CONFIG = recipes.emoji()
-BATCHES = 8
+CONFIG = recipe()
+STEPS = 8
 
 
-def measure(benchmark, name, config, dataset, dtype=torch.float32):
-    """Steps over batches of different texts; what they need is ready before."""
+def batches_of(config):
+    """The batches of a run by step, and its model."""
     torch.manual_seed(0)
-    cls = MODELS[config.baseline]
-    model = cls(config.model)
-    draw = dataset.renderer if cls is Clippo else model.renderer
-    samples = [dataset.sample(number, config.batch_size) for number in range(BATCHES)]
-    batches = itertools.cycle(
-        [
-            (torch.from_numpy(dataset.draw(s.chosen, s.placements)), torch.from_numpy(draw(s.texts)))
-            for s in samples
-        ]
-    )
-    optimizer = make_optimizer(model, config)
+    size = config.model.image_size
+    source = config.data.build("train", image_size=size)
+    is_rendered = isinstance(config.model.text, RenderedTextConfig)
+    model = Clippo(config.model, config.renderer.build(size) if is_rendered else None)
+    order = Order(len(source), config.batch_size, weights=source.weights)
+    batches = Batches(
+        source, order, config.transform.build(size), model.text_input,
+        rows=slice(0, config.batch_size), steps=range(1000), seed=0,
+    )  # fmt: skip
+    return batches, model
+
+
+def measure(benchmark, name, config, dtype=torch.float32):
+    """Steps over batches of different texts, which are made before."""
+    batches, model = batches_of(config)
+    ready = itertools.cycle([batches.read(step) for step in range(STEPS)])
+    optimizer = config.optimizer.build(model.named_parameters())
 
     def step():
-        kept = None
+        kept, batch = None, next(ready)
         if config.patch_dropout:
-            kept = random_patches(config.batch_size, config.model.num_patches, config.patch_dropout)
+            kept = patch_dropout(config.batch_size, config.model.num_patches, config.patch_dropout)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            z_images, z_texts = model(*next(batches), kept)
-        loss = contrastive_loss(z_images, z_texts, model.logit_scale)
+            z_images, z_texts = model(batch.images, batch.texts, kept, batch.text_mask)
+        loss = contrastive_loss(z_images, z_texts, model.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     half = ", half of each photograph" if config.patch_dropout else ""
     benchmark.group = f"training step, {config.model.image_size} px{half}"
-    benchmark.pedantic(step, rounds=2 * BATCHES, warmup_rounds=3)
+    benchmark.pedantic(step, rounds=2 * STEPS, warmup_rounds=3)
     keep(benchmark, name, config.batch_size)
 
 
@@ -63,28 +67,30 @@ def keep(benchmark, name, pairs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_dtype(benchmark, dataset, dtype):
-    tower = dataclasses.replace(CONFIG.model, text_tokens="all")
-    config = dataclasses.replace(CONFIG, model=tower)
-    measure(benchmark, f"all, {dtype}", config, dataset, dtype)
+def test_dtype(benchmark, dtype):
+    tower = dataclasses.replace(CONFIG.model, text=RenderedTextConfig(tokens="all"))
+    measure(benchmark, f"all, {dtype}", dataclasses.replace(CONFIG, model=tower), dtype)
 
 
-@pytest.mark.parametrize("text_tokens", ["all", "inked"])
-@pytest.mark.parametrize("patch_dropout", [0.0, 0.5], ids=["whole", "half"])
+@pytest.mark.parametrize("tokens", ["all", "inked"])
+@pytest.mark.parametrize("dropped", [0.0, 0.5], ids=["whole", "half"])
 @pytest.mark.parametrize("canvas_px", [64, 96, 128, 160])
-def test_text_tokens(benchmark, canvas_px, patch_dropout, text_tokens):
-    tower = dataclasses.replace(CONFIG.model, image_size=canvas_px, text_tokens=text_tokens)
-    config = dataclasses.replace(CONFIG, model=tower, patch_dropout=patch_dropout)
-    measure(benchmark, text_tokens, config, EmojiDataset(EmojiConfig(), UnifontRenderer(canvas_px)))
+def test_text_tokens(benchmark, canvas_px, dropped, tokens):
+    text = RenderedTextConfig(tokens=tokens)
+    tower = dataclasses.replace(CONFIG.model, image_size=canvas_px, text=text)
+    measure(benchmark, tokens, dataclasses.replace(CONFIG, model=tower, patch_dropout=dropped))
 
 
-@pytest.mark.parametrize("baseline", ["1t", "two-tower"])
-def test_baseline(benchmark, dataset, baseline):
-    measure(benchmark, baseline, dataclasses.replace(CONFIG, baseline=baseline), dataset)
+@pytest.mark.parametrize("num_towers", [1, 2])
+def test_bytes(benchmark, num_towers):
+    tower = dataclasses.replace(CONFIG.model, text=ByteTextConfig(), num_towers=num_towers)
+    name = {1: "1T", 2: "two towers"}[num_towers]
+    measure(benchmark, name, dataclasses.replace(CONFIG, model=tower))
 
 
-def test_batch(benchmark, dataset):
-    numbers = iter(range(1000))
+def test_batch(benchmark):
+    batches, _ = batches_of(CONFIG)
+    steps = iter(range(1000))
     benchmark.group = "training batch"
-    benchmark.pedantic(lambda: dataset.batch(next(numbers), CONFIG.batch_size), rounds=20, warmup_rounds=3)
+    benchmark.pedantic(lambda: batches.read(next(steps)), rounds=20, warmup_rounds=3)
     keep(benchmark, "clippo", CONFIG.batch_size)

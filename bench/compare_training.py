@@ -1,5 +1,6 @@
 """Trains models that differ in one thing, several seeds each, and puts them side by side.
 
+    python -m clippo.bench.compare_training emoji      the recipe alone, with all its metrics
     python -m clippo.bench.compare_training recipe     all patches of a text or those with ink; text as bytes
     python -m clippo.bench.compare_training tokens     all patches or those with ink, two canvases, short runs
 
@@ -22,9 +23,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from clippo.bench.report import RESULTS, provenance, write
+from clippo.bench.report import RESULTS, Row, provenance, write
+from clippo.results import read_results
 
-ALL = "--model.text-tokens all".split()
+ALL = "--model.text.tokens all".split()
 # Short runs of the emoji recipe, as in docs/training.md.
 SHORT = "--steps 1250 --learning-rate 1e-3 --warmup-steps 500".split()
 WIDE = [*SHORT, *"--model.image-size 96 --patch-dropout 0.5".split()]
@@ -40,12 +42,13 @@ class Run:
 
 
 EXPERIMENTS = {
+    "emoji": [Run("CLIPPO, inked", [])],
     "recipe": [
         Run("CLIPPO, all", ALL),
         Run("CLIPPO, inked", []),
         Run("the same, as many seconds as all", [], like="CLIPPO, all"),
-        Run("1T", ["--baseline", "1t"]),
-        Run("two towers", ["--baseline", "two-tower"]),
+        Run("1T", "--model.text bytes".split()),
+        Run("two towers", "--model.text bytes --model.num-towers 2".split()),
     ],
     "tokens": [
         Run("64 px, all", [*SHORT, *ALL]),
@@ -77,10 +80,10 @@ def main() -> int:
             if run.like:
                 own = next(r.name for r in runs if r.flags == run.flags and not r.like)
                 of_own, of_other = measured[own][i], measured[run.like][i]
-                steps = round(of_own["steps"] * of_own["pairs_per_s"] / of_other["pairs_per_s"])
+                steps = max(1, round(of_own["steps"] * of_own["pairs_per_s"] / of_other["pairs_per_s"]))
                 flags += ["--steps", str(steps)]
-            folder = arguments.out / ("-".join(flags).replace("-", "") or "recipe") / str(seed)
-            command = ["clippo", "train", *flags, "--seed", str(seed), "--out", str(folder)]
+            folder = folder_of(arguments.out, flags, seed)
+            command = ["clippo", "train", "emoji", *flags, "--seed", str(seed), "--out", str(folder)]
             commands[run.name] = command[:-4]
             if not (folder / "results.json").exists():
                 print(" ".join(command), file=sys.stderr)
@@ -92,8 +95,14 @@ def main() -> int:
         for name, of_seeds in measured.items()
     ]
     print(table(rows))
+    if arguments.experiment == "emoji":
+        rows += metric_rows([folder_of(arguments.out, [], seed) for seed in arguments.seeds], arguments.seeds)
     print(f"\nwritten to {write(RESULTS, provenance(), rows, f'-training-{arguments.experiment}')}")
     return 0
+
+
+def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
+    return out / ("-".join(flags).replace("-", "") or "recipe") / str(seed)
 
 
 def summary(of_seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -102,20 +111,37 @@ def summary(of_seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
     return means | {key: [run[key] for run in of_seeds] for key in means if key.startswith("recall")}
 
 
+def metric_rows(folders: Sequence[Path], seeds: Sequence[int]) -> list[Row]:
+    """A row for each metric of the results of runs that differ in their seed alone."""
+    of_seeds = [read_results(folder / "results.json").rows for folder in folders]
+    return [
+        {
+            "recipe": "emoji",
+            "seeds": list(seeds),
+            "evaluator": rows[0]["evaluator"],
+            "metric": rows[0]["metric"],
+            "values": [row["value"] for row in rows],
+        }
+        for rows in zip(*of_seeds, strict=True)
+    ]
+
+
 def read(folder: Path) -> dict[str, float]:
-    """What one run came to."""
+    """Sizes, speed and mean recalls at 10 of one run."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    results = json.loads((folder / "results.json").read_text())
-
-    def recall(concepts: str, among: str, languages: Sequence[str]) -> float:
-        return statistics.mean(
-            row["recall"]["10"]
-            for row in results
-            if (row["concepts"], row["among"], row["direction"]) == (concepts, among, "text->image")
-            and row["language"] in languages
-        )
-
-    languages = sorted({row["language"] for row in results} - {"en"})
+    values = {
+        (row["evaluator"], row["metric"]): row["value"] for row in read_results(folder / "results.json").rows
+    }
+    recalls = {
+        (evaluator, metric.partition("/")[0]): value
+        for (evaluator, metric), value in values.items()
+        if metric.endswith("/text_to_image/R@10")
+    }
+    others = [
+        value
+        for (evaluator, language), value in recalls.items()
+        if (evaluator == "trained" and language != "en")
+    ]
     [weights] = folder.glob("checkpoints/step-*/model.safetensors")
     with safe_open(weights, framework="pt") as file:
         tensors = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
@@ -124,10 +150,10 @@ def read(folder: Path) -> dict[str, float]:
         "steps": last["step"],
         "seconds": last["elapsed_s"],
         "pairs_per_s": last["pairs_per_s"],
-        "waiting_for_data": last["waiting_for_data"],
-        "recall_en": recall("trained", "trained", ["en"]),
-        "recall_other": recall("trained", "trained", languages),
-        "recall_held_out": recall("held out", "held out", ["en"]),
+        "data_share": last["data_time"] / last["step_time"],
+        "recall_en": recalls["trained", "en"],
+        "recall_other": statistics.mean(others),
+        "recall_held_out": recalls["held_out", "en"],
     }
 
 

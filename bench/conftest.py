@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from clippo.bench.harness import append_row
-
-if TYPE_CHECKING:
-    from clippo.data.emoji import EmojiDataset
-
 
 deadline = pytest.StashKey[float]()
 
@@ -55,13 +50,3 @@ def pytest_runtest_makereport(
         reason = call.excinfo.exconly().partition("\n")[0].removeprefix("Skipped: ")
         append_row({"test": item.originalname, "name": parameters["name"], "not_run": reason})
     return report
-
-
-@pytest.fixture(scope="session")
-def dataset() -> EmojiDataset:
-    # Imported here: the benchmarks of the kernels run where the renderer's libraries are not installed.
-    from clippo.data.emoji import EmojiConfig, EmojiDataset
-    from clippo.renderer import UnifontRenderer
-    from clippo.training import recipes
-
-    return EmojiDataset(EmojiConfig(), UnifontRenderer(recipes.emoji().model.image_size))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def generators(seed: int, *path: int | str, count: int) -> Iterator[np.random.Ge
     bits = np.random.PCG64(0)
     rng = np.random.Generator(bits)
     for (high, low), (inc_high, inc_low) in words:
-        state = {"state": high << 64 | low, "inc": (inc_high << 64 | inc_low) | 1}
+        state: Any = {"state": high << 64 | low, "inc": (inc_high << 64 | inc_low) | 1}
         bits.state = {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0}
         yield rng
 

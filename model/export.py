@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from clippo.model.clippo import Clippo, normalized
 from clippo.files import atomic_path
+from clippo.model.clippo import Clippo, normalized
 from clippo.model.layers import Attention, AttentionPool, Block
 from clippo.model.text_input import RenderedText
 

@@ -17,6 +17,7 @@ from clippo.model.configs import flat
 from clippo.model.layers import PatchEmbed
 from clippo.model.packing import KeptPatches, VarlenInfo, keep_where
 from clippo.model.tower import TowerConfig
+from clippo.renderer.report import inked_patches
 
 BACKGROUND = 127  # grey level of the published renderer
 
@@ -256,12 +257,10 @@ def inked_mask(texts: Tensor, patch_size: int, background: int) -> Tensor:
     """(B, N) bool, the patches that are not blank; see `RenderedText.mask`."""
     if texts.is_floating_point():
         texts = ((texts + 1) * 127.5).round().to(torch.uint8)
-    is_inked = texts != background
     if texts.ndim == 4:
-        is_inked = is_inked.any(1 if texts.shape[1] in (1, 3) else 3)
-    B, height, width = is_inked.shape
-    grid = is_inked.view(B, height // patch_size, patch_size, width // patch_size, patch_size)
-    mask_BN = grid.any(4).any(2).flatten(1)
+        texts = (texts != background).any(1 if texts.shape[1] in (1, 3) else 3)
+        background = False
+    mask_BN = inked_patches(texts, patch_size, background).flatten(1)
     mask_BN[:, 0] |= ~mask_BN.any(1)
     return mask_BN
 

@@ -5,29 +5,33 @@ as a word processor does. Both take whole batches at a time. The package needs n
 and fontTools, and no torch: data-loader workers stay small.
 """
 
-from clippo.renderer.base import Renderer
+from clippo.renderer.base import Renderer, RendererConfig
 from clippo.renderer.compose import compose, sentence_pairs
-from clippo.renderer.description import from_description
+from clippo.renderer.description import from_description, renderer_configs
 from clippo.renderer.fonts import FontNotFoundError, find_font
-from clippo.renderer.paragraph import ParagraphRenderer, TextOverflowError
+from clippo.renderer.paragraph import ParagraphRenderer, ParagraphRendererConfig, TextOverflowError
 from clippo.renderer.pool import RenderPool
-from clippo.renderer.report import RenderReport
+from clippo.renderer.report import RenderReport, inked_patches
 from clippo.renderer.skia_loader import SystemLibraryError, import_skia
-from clippo.renderer.unifont import UnifontRenderer
+from clippo.renderer.unifont import UnifontRenderer, UnifontRendererConfig
 
 __all__ = [
     "FontNotFoundError",
     "ParagraphRenderer",
+    "ParagraphRendererConfig",
     "RenderPool",
     "RenderReport",
     "Renderer",
+    "RendererConfig",
     "SystemLibraryError",
     "TextOverflowError",
     "UnifontRenderer",
+    "UnifontRendererConfig",
     "compose",
     "find_font",
     "from_description",
     "import_skia",
+    "inked_patches",
+    "renderer_configs",
     "sentence_pairs",
 ]
-from clippo.renderer.shim import ParagraphRendererConfig, RendererConfig, UnifontRendererConfig  # noqa

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -16,14 +16,51 @@ from clippo.renderer.report import Outcome, RenderReport, make_report
 STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
 
+@dataclass(frozen=True, kw_only=True)
+class RendererConfig(ABC):
+    """Options of a renderer, but for the size of its images. The subclasses are the choices.
+
+    Creating one checks its values and needs no fonts.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, size: int) -> "Renderer":
+        """Make the renderer of images of a height and width in px, with the fonts of this machine."""
+
+    def _check_integers(self, **limits: tuple[int, int | None]) -> None:
+        for name, (low, high) in limits.items():
+            self._set(name, checked_integer(name, getattr(self, name), low, high))
+
+    def _set(self, name: str, value: Any) -> None:
+        """Replace a value by its normal form, while the configuration is being created."""
+        object.__setattr__(self, name, value)
+
+
 class Renderer(ABC):
     """Turns batches of strings into batches of grey images.
 
     A renderer keeps what it has drawn, so it should be reused. It pickles and copies by its configuration. It
     must not be called from several threads at once.
+
+    Attributes:
+        size: height and width of the images in px, or the two of them.
+        config: the options; each is an attribute of the renderer as well.
     """
 
+    Config: ClassVar[type[RendererConfig]]
     background: int
+
+    def __init__(self, size: Any, options: dict[str, Any]) -> None:
+        self.config = self.Config(**options)
+        self.size = size
+        vars(self).update(vars(self.config))
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        """Make a renderer of the size and options of a `description`."""
+        return cls(**description.get("options", {}))
 
     @property
     @abstractmethod
@@ -112,11 +149,21 @@ class Renderer(ABC):
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
         """(C,) bool."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.size, self.config) == (other.size, other.config)
 
-    def __setstate__(self, configuration: dict[str, Any]) -> None:
-        self.__init__(**configuration)  # type: ignore[misc]
+    def __hash__(self) -> int:
+        return hash((type(self), self.size, self.config))
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in asdict(self.config).items())
+        return f"{type(self).__name__}({self.size}{options})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"size": self.size, **vars(self.config)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -1,28 +1,44 @@
-"""A renderer from the description of one, such as a checkpoint keeps."""
+"""Renderers by name, and from the description that a checkpoint keeps.
 
+Both find the renderers of all modules of this package, so that a new one is one new module.
+"""
+
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from clippo.renderer.base import Renderer
-from clippo.renderer.paragraph import ParagraphRenderer
-from clippo.renderer.unifont import UnifontRenderer
+from clippo.renderer.base import Renderer, RendererConfig
+
+
+def import_renderers() -> None:
+    """Import all modules of the package, so that every subclass exists."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def renderer_configs() -> dict[str, type[RendererConfig]]:
+    """The configurations of all renderers by name."""
+    import_renderers()
+    return {config.name: config for config in RendererConfig.__subclasses__()}
 
 
 def from_description(description: Mapping[str, Any]) -> Renderer:
-    """A renderer of the kind and options that `Renderer.description` gave, with the fonts of this machine.
+    """Make a renderer of the kind and options of a `Renderer.description`, with the fonts of this machine.
 
     Its own description differs where fonts or versions do.
 
     Raises:
-        ValueError: no description of a renderer, or one with options that it does not have.
+        ValueError: not the description of a renderer, or one with options that it does not have.
         FontNotFoundError, SystemLibraryError: as of the renderers.
     """
-    kind, options = description.get("renderer"), dict(description.get("options", {}))
+    import_renderers()
+    kind = description.get("renderer")
+    renderers = {renderer.__name__: renderer for renderer in Renderer.__subclasses__()}
+    if kind not in renderers:
+        raise ValueError(f"not the description of a renderer: {kind!r}")
     try:
-        if kind == "UnifontRenderer":
-            return UnifontRenderer(**options)
-        if kind == "ParagraphRenderer":
-            return ParagraphRenderer(**options, fonts=list(description.get("fonts", {})))
+        return renderers[kind].from_description(description)
     except TypeError as error:
         raise ValueError(f"not the options of a {kind}: {error}") from error
-    raise ValueError(f"not the description of a renderer: {kind!r}")

@@ -5,15 +5,15 @@ import mmap
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
-from clippo.renderer.base import Renderer, checked_integer, hashes
+from clippo.renderer.base import Renderer, RendererConfig, checked_integer, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.quick_path import NOT_SET, QuickPath
@@ -33,7 +33,54 @@ class TextOverflowError(ValueError):
     """A text does not fit, and the renderer was told not to cut any."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class ParagraphRendererConfig(RendererConfig):
+    """Options of the renderer of shaped text.
+
+    Attributes:
+        font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
+        line_height: px from one baseline to the next.
+        max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the narrowest, and marks.
+        background: grey level of the background, 0 to 255.
+        ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
+        overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
+            fit. "shrink": take the largest font size at which it does, down to half of `font_size`, the lines
+            moving closer with it; clip what still does not fit. "error": raise TextOverflowError.
+        fonts: names of font files, or paths to them; names are searched for in the system's font folders.
+
+    Raises:
+        TypeError, ValueError: an option has the wrong type or is out of range.
+    """
+
+    name: ClassVar[str] = "paragraph"
+    font_size: int = 16
+    line_height: int = 16
+    max_chars: int = 448
+    background: int = 127
+    ink: int = 0
+    overflow: Overflow = "clip"
+    fonts: tuple[str, ...] = UNIFONT
+
+    def __post_init__(self) -> None:
+        self._check_integers(
+            font_size=(1, 1024),
+            line_height=(1, 4096),
+            max_chars=(1, None),
+            background=(0, 255),
+            ink=(0, 255),
+        )
+        if self.overflow not in get_args(Overflow):
+            raise ValueError(
+                f"overflow must be one of {', '.join(get_args(Overflow))}, not {self.overflow!r}"
+            )
+        if isinstance(self.fonts, str | bytes | os.PathLike) or not self.fonts:
+            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
+        self._set("fonts", tuple(map(os.fspath, self.fonts)))
+
+    def build(self, size: int) -> "ParagraphRenderer":
+        return ParagraphRenderer(size, **vars(self))
+
+
 class ParagraphRenderer(Renderer):
     """Sets text as a word processor would: shaped, in bidirectional order, broken at words, in any script.
 
@@ -48,19 +95,11 @@ class ParagraphRenderer(Renderer):
     fonts with Unifont at its end, and perhaps a smaller `font_size`: lines keep their distance, and tall
     letters may touch those of the next line.
 
-    Strings are sanitised first; see `renderer.sanitize`.
+    Strings are sanitised first; see `clippo.renderer.sanitize`.
 
     Args:
-        size: height and width of the images, px, or the two of them.
-        font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
-        line_height: px from one baseline to the next.
-        max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the narrowest, and marks.
-        background: grey level of the background, 0 to 255.
-        ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
-        overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
-            fit. "shrink": take the largest font size at which it does, down to half of `font_size`, the lines
-            moving closer with it; clip what still does not fit. "error": raise TextOverflowError.
-        fonts: names of font files, or paths to them; names are searched for as in `find_font`.
+        size: height and width of the images in px, or the two of them.
+        options: see `ParagraphRendererConfig`.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or is out of range.
@@ -69,51 +108,33 @@ class ParagraphRenderer(Renderer):
         SystemLibraryError: Skia cannot be imported.
     """
 
-    size: int | tuple[int, int] = 224
-    _: KW_ONLY
-    font_size: int = 16
-    line_height: int = 16
-    max_chars: int = 448
-    background: int = 127
-    ink: int = 0
-    overflow: Overflow = "clip"
-    fonts: Sequence[str | os.PathLike[str]] = UNIFONT
-    _fonts: Fonts = field(init=False, repr=False, compare=False)
-    _typesetters: dict[int, Typesetter] = field(init=False, repr=False, compare=False)
-    _quick_path: QuickPath = field(init=False, repr=False, compare=False)
+    Config = ParagraphRendererConfig
+    font_size: int
+    line_height: int
+    max_chars: int
+    ink: int
+    overflow: Overflow
+    fonts: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
+    def __init__(self, size: int | tuple[int, int] = 224, **options: Any) -> None:
+        sides = size if isinstance(size, tuple | list) else (size, size)
         if len(sides) != 2:
-            raise ValueError(f"size must be one integer or two, height and width, not {self.size}")
-        checked: dict[str, Any] = {
-            "font_size": checked_integer("font_size", self.font_size, 1, 1024),
-            "line_height": checked_integer("line_height", self.line_height, 1, 4096),
-            "max_chars": checked_integer("max_chars", self.max_chars, 1),
-            "background": checked_integer("background", self.background, 0, 255),
-            "ink": checked_integer("ink", self.ink, 0, 255),
-        }
+            raise ValueError(f"size must be one integer or two, height and width, not {size}")
         height, width = (checked_integer("size", side, 1, 32_767) for side in sides)  # Skia's limit
-        if height < checked["line_height"] or width < checked["font_size"]:
+        super().__init__(height if height == width else (height, width), options)
+        if height < self.line_height or width < self.font_size:
             raise ValueError(
-                f"size must hold a line and a glyph, {checked['line_height']} px high and "
-                f"{checked['font_size']} px wide, not {self.size}"
+                f"size must hold a line and a glyph, {self.line_height} px high and "
+                f"{self.font_size} px wide, not {size}"
             )
-        checked["size"] = height if height == width else (height, width)
-        if self.overflow not in get_args(Overflow):
-            raise ValueError(
-                f"overflow must be one of {', '.join(get_args(Overflow))}, not {self.overflow!r}"
-            )
-        if isinstance(self.fonts, str | bytes | os.PathLike) or not self.fonts:
-            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
-        checked["fonts"] = tuple(map(os.fspath, self.fonts))
-        checked["_fonts"] = Fonts([find_named_font(name) for name in checked["fonts"]])
-        checked["_typesetters"] = {}
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        self._fonts = Fonts([find_named_font(name) for name in self.fonts])
+        self._typesetters: dict[int, Typesetter] = {}
         typesetter = self._typesetter(self.font_size)
-        quick_path = QuickPath(self._fonts, typesetter, self.image_shape, self.line_height, self.ink)
-        object.__setattr__(self, "_quick_path", quick_path)
+        self._quick_path = QuickPath(self._fonts, typesetter, self.image_shape, self.line_height, self.ink)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        return cls(**description.get("options", {}), fonts=list(description.get("fonts", {})))
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -130,7 +151,7 @@ class ParagraphRenderer(Renderer):
         """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
         return {
             "renderer": "ParagraphRenderer",
-            "options": {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "fonts"}
+            "options": {name: value for name, value in self.__getstate__().items() if name != "fonts"}
             | {"size": list(self.image_shape)},
             "fonts": hashes(self._fonts.paths),
             "skia": import_skia().__version__,
@@ -139,7 +160,7 @@ class ParagraphRenderer(Renderer):
 
     def with_height(self, height: int) -> Self:
         """Return a renderer of images of another height, in which `overflow` applies."""
-        return replace(self, size=(height, self.image_shape[1]))
+        return type(self)((height, self.image_shape[1]), **vars(self.config))
 
     def _typesetter(self, font_size: int) -> Typesetter:
         if font_size not in self._typesetters:

@@ -179,12 +179,16 @@ def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None
     while True:
         try:
             buffer, start, texts = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the process that asked has closed the pipe, or has died
             return
         shape = (len(texts), height, width)
         out = np.ndarray(shape, np.uint8, buffers[buffer].buf, offset=start * height * width)
+        answer = None
         try:
             renderer(texts, out=out)
-            pipe.send(None)
         except Exception as error:  # whatever it is, the process that asked has to know
-            pipe.send(error)
+            answer = error
+        try:
+            pipe.send(answer)
+        except OSError:
+            return

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,19 +103,28 @@ def make_report(
         cleaned=tuple({k: n for k, n in o.cleaned.items() if k != "cut off"} for o in outcomes),
         scripts=tuple(map(frozenset, found)),
         font_size=np.array([o.font_size for o in outcomes], np.intp),
-        inked=inked_patches(images_BYX, background, patch_size),
+        inked=inked_patches(images_BYX, patch_size, background),
     )
 
 
-def inked_patches(images_BYX: np.ndarray, background: int, patch_size: int) -> np.ndarray:
-    """(B, R, C) bool, the patches that are not blank, of images (B, height, width)."""
-    B, height, width = images_BYX.shape
+def inked_patches(images: Any, patch_size: int, background: int) -> Any:
+    """(B, R, C) bool, the patches that are not blank, R rows of C.
+
+    Args:
+        images: (B, height, width) uint8, an array of NumPy or of another library with the same operators,
+            such as a tensor of PyTorch.
+        patch_size: side of the patches in px; must divide the height and the width.
+        background: grey level of blank pixels.
+    """
+    B, height, width = images.shape
     R, C = height // patch_size, width // patch_size
+    if not (isinstance(images, np.ndarray) and images.flags.c_contiguous):
+        return (images.reshape(B, R, patch_size, C, patch_size) != background).any(4).any(2)
     is_inked = np.empty((B, R, C), bool)
     # Compared eight pixels at a time where patches allow it.
     word = 8 if patch_size % 8 == 0 else 1
     blank = np.full(word, background, np.uint8).view(f"u{word}")[0]
-    for image, patches in zip(images_BYX, is_inked, strict=True):
+    for image, patches in zip(images, is_inked, strict=True):
         words = image.view(f"u{word}") if word > 1 else image
         columns_RX = (words.reshape(R, patch_size, -1) != blank).any(axis=1)
         columns_RX.reshape(R, C, -1).any(axis=2, out=patches)

@@ -5,12 +5,12 @@ bidirectional reordering, no word wrap. That is what the published weights have 
 """
 
 import os
-from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from clippo.renderer.base import Renderer, checked_integer, hashes
+from clippo.renderer.base import Renderer, RendererConfig, checked_integer, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs
 from clippo.renderer.ink import InkPool
@@ -20,7 +20,56 @@ from clippo.renderer.skia_loader import import_skia
 NOT_DRAWN = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class UnifontRendererConfig(RendererConfig):
+    """Options of the published renderer.
+
+    Attributes:
+        font_size: height of a row in px. Unifont is pixel-exact at 16; other sizes resample its bitmaps.
+        max_chars: code points of a string that are kept.
+        background: grey level of the background, 0 to 255.
+        ink: grey level of the text, 0 to 255.
+        lower: lower-case A to Z, and only these, as the published models expect.
+        monospace: give every character a whole cell instead of trimming it to its ink.
+        spacing: columns in px that are kept before a glyph's first inked column and, less one, after its
+            last, as far as its cell has them. So 0 cuts the last inked column.
+        min_width: least width of a trimmed glyph in px, blanks included.
+        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; searched for by default.
+
+    Raises:
+        TypeError, ValueError: an option has the wrong type or is out of range.
+    """
+
+    name: ClassVar[str] = "unifont"
+    font_size: int = 16
+    max_chars: int = 768
+    background: int = 127
+    ink: int = 0
+    lower: bool = True
+    monospace: bool = False
+    spacing: int = 1
+    min_width: int = 4
+    font_path: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_integers(
+            font_size=(1, None),
+            max_chars=(1, None),
+            background=(0, 255),
+            ink=(0, 255),
+            spacing=(0, None),
+            min_width=(0, None),
+        )
+        for name in ("lower", "monospace"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
+        if self.font_path is not None:
+            self._set("font_path", os.fspath(self.font_path))
+
+    def build(self, size: int) -> "UnifontRenderer":
+        return UnifontRenderer(size, **vars(self))
+
+
 class UnifontRenderer(Renderer):
     """Draws strings as the published CLIPPO renderer does, to the pixel if given the same GNU Unifont.
 
@@ -32,17 +81,8 @@ class UnifontRenderer(Renderer):
     renderer does not.
 
     Args:
-        size: height and width of the images, px.
-        font_size: height of a row, px. Unifont is pixel-exact at 16; other sizes resample its bitmaps.
-        max_chars: code points of a string that are kept.
-        background: grey level of the background, 0 to 255.
-        ink: grey level of the text, 0 to 255.
-        lower: lower-case A to Z, and only these, as the published models expect.
-        monospace: give every character a whole cell instead of trimming it to its ink.
-        spacing: columns kept before a glyph's first inked column and, less one, after its last, as far as its
-            cell has them, px. So 0 cuts the last inked column.
-        min_width: least width of a trimmed glyph, blanks included, px.
-        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; by default as in `find_font`.
+        size: height and width of the images in px.
+        options: see `UnifontRendererConfig`.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or is out of range.
@@ -50,36 +90,21 @@ class UnifontRenderer(Renderer):
         SystemLibraryError: Skia cannot be imported.
     """
 
-    size: int = 224
-    _: KW_ONLY
-    font_size: int = 16
-    max_chars: int = 768
-    background: int = 127
-    ink: int = 0
-    lower: bool = True
-    monospace: bool = False
-    spacing: int = 1
-    min_width: int = 4
-    font_path: str | os.PathLike[str] | None = None
-    _glyphs: "GlyphTable" = field(init=False, repr=False, compare=False)
+    Config = UnifontRendererConfig
+    font_size: int
+    max_chars: int
+    ink: int
+    lower: bool
+    monospace: bool
+    spacing: int
+    min_width: int
+    font_path: str | None
 
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("font_size", 1, None),
-            ("size", 1, None),
-            ("max_chars", 1, None),
-            ("background", 0, 255),
-            ("ink", 0, 255),
-            ("spacing", 0, None),
-            ("min_width", 0, None),
-        ):
-            object.__setattr__(self, name, checked_integer(name, getattr(self, name), low, high))
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        super().__init__(checked_integer("size", size, 1), options)
         if self.size <= self.font_size:
             raise ValueError(f"size must be larger than font_size, {self.font_size} px, not {self.size} px")
-        for name in ("lower", "monospace"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
-        object.__setattr__(self, "_glyphs", GlyphTable(self))
+        self._glyphs = GlyphTable(self)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -96,9 +121,7 @@ class UnifontRenderer(Renderer):
         """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
         return {
             "renderer": "UnifontRenderer",
-            "options": {
-                f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "font_path"
-            },
+            "options": {name: value for name, value in self.__getstate__().items() if name != "font_path"},
             "fonts": hashes(self._glyphs.font.paths),
             "skia": import_skia().__version__,
         }

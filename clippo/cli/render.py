@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from clippo.errors import UserError
-from clippo.renderer import ParagraphRenderer, Renderer, UnifontRenderer
+from clippo.renderer import renderer_configs
 from clippo.renderer.paragraph import UNIFONT
 
 
@@ -18,7 +19,7 @@ def render(
     *,
     out: Path,
     file: Path | None = None,
-    renderer: tuple[Literal["unifont", "paragraph"], ...] = ("unifont",),
+    renderer: tuple[str, ...] = ("unifont",),
     size: int = 224,
     fonts: tuple[str, ...] = UNIFONT,
     font_size: int = 16,
@@ -38,11 +39,12 @@ def render(
         texts: What to draw, in any script.
         out: Picture file to write; its ending names the format. Without an ending, a folder.
         file: Draw the lines of this UTF-8 file, after the texts.
-        renderer: Who draws; both, to compare them.
+        renderer: Names of renderers; several, to compare them.
         size: Height and width of an image in px.
-        fonts: Font files of `paragraph`, by name or path; each character is set in the first that has it.
-        font_size: Of `paragraph`, in px; lines stay 16 px apart.
-        overflow: What `paragraph` does with text that does not fit.
+        fonts: Font files of renderers but `unifont`, by name or path; each character is set in the first that
+            has it.
+        font_size: Of renderers but `unifont`, in px; lines stay 16 px apart.
+        overflow: What renderers but `unifont` do with text that does not fit.
     """
     from PIL import Image
 
@@ -56,14 +58,16 @@ def render(
             raise UserError(f"{file} is not UTF-8 text: {error}") from error
     if not lines:
         raise UserError("there is nothing to draw: give texts, or a --file of them")
+    options = {"fonts": fonts, "font_size": font_size, "overflow": overflow}
+    known = renderer_configs()
     columns = []
     try:
         for name in renderer:
-            draw: Renderer = (
-                UnifontRenderer(size)
-                if name == "unifont"
-                else ParagraphRenderer(size, fonts=fonts, font_size=font_size, overflow=overflow)
-            )
+            if name not in known:
+                raise ValueError(f"--renderer must be among {', '.join(known)}; got {name!r}")
+            own = {field.name for field in fields(known[name])}
+            given = {key: value for key, value in options.items() if key in own and name != "unifont"}
+            draw = known[name](**given).build(size)
             pixels, report = draw.render(lines, patch_size=1)
             print(f"{name}: {report}")
             columns.append(pixels)

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.files import atomic_path
+from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 

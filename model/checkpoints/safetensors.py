@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clippo.files import atomic_path, remove, write_text
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
-from clippo.files import atomic_path, remove, write_text
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -5,7 +5,7 @@ from clippo.bench.compare_training import ALL, Run
 
 TINY = (
     "--steps 3 --batch-size 16 --model.image-size 48 --model.width 16 --model.depth 1 --model.mlp-dim 16 "
-    "--model.heads 1 --data.languages en de"
+    "--model.num-heads 1 --data.languages en de --workers 0"
 ).split()
 
 
@@ -25,7 +25,7 @@ def test_runs_what_it_compares_and_tabulates_it(tmp_path, monkeypatch, capsys):
     assert [row["name"] for row in rows] == ["all", "inked", "inked, as long"]
     assert [row["steps"] for row in rows[:2]] == [3, 3]
     assert rows[2]["steps"] == max(1, round(3 * rows[1]["pairs_per_s"] / rows[0]["pairs_per_s"]))
-    assert rows[0]["command"].endswith("--model.text-tokens all")
+    assert rows[0]["command"].endswith("--model.text.tokens all")
     for row in rows:
         assert row["parameters"] == rows[0]["parameters"] > 1000
         assert 0 <= row["recall_en"][0] <= 100

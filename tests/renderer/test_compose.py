@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from clippo.renderer import ParagraphRenderer, TextOverflowError, compose, sentence_pairs
+from clippo.model.preprocess import preprocess_image
+from clippo.renderer import ParagraphRenderer, TextOverflowError, UnifontRenderer, compose, sentence_pairs
+from clippo.renderer.resize import resize
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,14 @@ def test_text_and_photograph_share_the_image(render, photographs, position, text
     text = render(QUESTIONS)
     np.testing.assert_array_equal(out[0, text_at : text_at + 16], text[0, :16, :, None].repeat(3, -1))
     rest = np.delete(out[0], slice(text_at, text_at + 16), axis=0)
-    wanted = Image.fromarray(photographs[0]).resize((96, 80), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(rest, np.asarray(wanted))
+    np.testing.assert_array_equal(rest, resize(photographs[0], 80, 96))
+
+
+@pytest.mark.parametrize("renderer", [ParagraphRenderer(96), UnifontRenderer(96)])
+def test_without_text_an_image_is_as_the_tower_reads_it(renderer, photographs):
+    out = compose(photographs, [""] * 3, renderer)
+    for image, photograph in zip(out, photographs, strict=True):
+        np.testing.assert_array_equal(image, preprocess_image(photograph, 96))
 
 
 def test_height_of_the_text_is_measured(render, photographs):

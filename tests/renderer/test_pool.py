@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,3 +89,17 @@ def test_too_little_shared_memory_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr("clippo.renderer.pool.SHARED_MEMORY_FOLDER", tmp_path)
     with pytest.raises(OSError, match=r"MiB free, and batch_size=1000000000 needs .* --shm-size"):
         RenderPool(UnifontRenderer(64), workers=1, batch_size=10**9)
+
+
+def test_workers_of_a_run_that_ends_with_an_error_say_nothing(tmp_path):
+    (tmp_path / "run.py").write_text(
+        "from clippo.renderer import RenderPool, UnifontRenderer\n"
+        "if __name__ == '__main__':\n"
+        "    pool = RenderPool(UnifontRenderer(64), workers=2, batch_size=8)\n"
+        "    next(pool.map([['a'] * 8] * 9))\n"
+        "    raise SystemExit('one line')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.stderr == "one line\n"

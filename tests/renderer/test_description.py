@@ -1,0 +1,78 @@
+"""Renderers by name, their configurations, and what is kept of them in files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from clippo.renderer import (
+    ParagraphRenderer,
+    ParagraphRendererConfig,
+    UnifontRenderer,
+    UnifontRendererConfig,
+    from_description,
+    inked_patches,
+    renderer_configs,
+)
+
+TEXTS = ["A Cat", "صورة قطة", ""]
+RENDERERS = [
+    UnifontRenderer(48, lower=False, background=200),
+    ParagraphRenderer((32, 64), font_size=12, overflow="shrink"),
+]
+
+
+def test_configurations_are_found_by_name():
+    assert renderer_configs() == {"paragraph": ParagraphRendererConfig, "unifont": UnifontRendererConfig}
+    for config in renderer_configs().values():
+        renderer = config().build(64)
+        assert renderer.config == config()
+        assert renderer.image_shape == (64, 64)
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_renderer_is_its_size_and_its_options(renderer):
+    same = type(renderer)(renderer.size, **dataclasses.asdict(renderer.config))
+    assert same == renderer
+    assert hash(same) == hash(renderer)
+    assert eval(repr(renderer)) == renderer  # noqa: S307
+    assert type(renderer)(64) != renderer
+    np.testing.assert_array_equal(same(TEXTS), renderer(TEXTS))
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_description_makes_the_renderer_again(renderer):
+    again = from_description(json.loads(json.dumps(renderer.description)))
+    assert again.description == renderer.description
+    np.testing.assert_array_equal(again(TEXTS), renderer(TEXTS))
+
+
+def test_descriptions_of_earlier_versions_are_read():
+    options = {"size": 48, "font_size": 16, "max_chars": 768, "background": 127, "ink": 0, "lower": True}
+    options |= {"monospace": False, "spacing": 1, "min_width": 4}
+    assert from_description({"renderer": "UnifontRenderer", "options": options}) == UnifontRenderer(48)
+    assert UnifontRenderer(48).description["options"] == options
+
+
+def test_a_configuration_is_checked_without_fonts(monkeypatch):
+    monkeypatch.setattr("clippo.renderer.fonts.SYSTEM_FONT_FOLDERS", ())
+    assert ParagraphRendererConfig(fonts=["a.otf"]).fonts == ("a.otf",)
+    with pytest.raises(ValueError, match="ink must be from 0 to 255, not 256"):
+        UnifontRendererConfig(ink=256)
+    with pytest.raises(TypeError, match="font_size must be an integer, not 1.5"):
+        ParagraphRendererConfig(font_size=1.5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        UnifontRenderer(64, colour=1)
+
+
+@pytest.mark.parametrize("patch_size", [16, 4, 3])
+def test_ink_of_arrays_and_tensors(patch_size):
+    rng = np.random.default_rng(0)
+    images = np.where(rng.random((5, 48, 96)) < 0.01, 0, 127).astype(np.uint8)
+    grid = images.reshape(5, 48 // patch_size, patch_size, 96 // patch_size, patch_size)
+    expected = (grid != 127).any(axis=(2, 4))
+    np.testing.assert_array_equal(inked_patches(images, patch_size, 127), expected)
+    np.testing.assert_array_equal(inked_patches(images[:, ::-1], patch_size, 127), expected[:, ::-1])
+    np.testing.assert_array_equal(inked_patches(torch.from_numpy(images), patch_size, 127).numpy(), expected)
