@@ -94,15 +94,20 @@ SIZES = [
     (50, 50, 80),
     (64, 64, 32),
     (113, 203, 64),
-    (113, 203, 72),
-    (203, 113, 128),
-    (128, 128, 96),
-    (196, 196, 64),
-    (197, 197, 80),
     (3, 256, 64),
-    (300, 290, 32),
-    (70, 257, 128),
-    (128, 320, 64),
+    *(
+        pytest.param(*size, marks=pytest.mark.slow)
+        for size in (
+            (113, 203, 72),
+            (203, 113, 128),
+            (128, 128, 96),
+            (196, 196, 64),
+            (197, 197, 80),
+            (300, 290, 32),
+            (70, 257, 128),
+            (128, 320, 64),
+        )
+    ),
 ]
 if ON_GPU:
     LENGTHS = [(49, 49), (577, 577), (576, 576), (1024, 1024), (1023, 1025), (1, 1000), (1000, 1)]
@@ -118,7 +123,15 @@ def test_matches_explicit_softmax(check_accuracy, backend, dtype, Nq, Nk, D):
 
 
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
-@pytest.mark.parametrize(("Nq", "Nk", "D"), [(40, 40, 64), (90, 100, 80), (30, 200, 64), (40, 300, 128)])
+@pytest.mark.parametrize(
+    ("Nq", "Nk", "D"),
+    [
+        (40, 40, 64),
+        (30, 200, 64),
+        pytest.param(90, 100, 80, marks=pytest.mark.slow),
+        pytest.param(40, 300, 128, marks=pytest.mark.slow),
+    ],
+)
 def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D):
     if ON_GPU and architecture != tuning.architecture(torch.device("cuda")):
         pytest.skip("not the table of this GPU")
@@ -129,7 +142,7 @@ def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D
             check_accuracy(flash_attention, explicit, inputs)
 
 
-@pytest.mark.parametrize(("B", "H"), [(1, 1), (60, 50)])
+@pytest.mark.parametrize(("B", "H"), [(1, 1), pytest.param(60, 50, marks=pytest.mark.slow)])
 def test_few_and_many_heads(check_accuracy, backend, B, H):
     N = 197 if ON_GPU else 2
     check_accuracy(flash_attention, explicit, [torch.randn(B, N, H, 16).half() for _ in range(3)])

@@ -96,15 +96,17 @@ def block(monkeypatch):
 
 # (1, 3): a softmax of one. (130, 300): more features than a row of the in-kernel backward takes.
 SIZES = [
-    *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (5, 4096, 1024)),
-    *((130, 64, 1024), (130, 300, 64), (150, 130, 1024)),
+    *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (130, 64, 1024), (150, 130, 1024)),
+    *(pytest.param(*size, marks=pytest.mark.slow) for size in ((5, 4096, 1024), (130, 300, 64))),
 ]
 
 
 @pytest.mark.usefixtures("backend")
 @both_losses
 @with_and_without_labels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("B", "D", "size"), SIZES)
 def test_matches_explicit(
     assert_as_accurate, poisoned_memory, block, loss, explicit, dtype, B, D, size, labelled

@@ -24,7 +24,7 @@ def worker():
     return module
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
     """What each of so many processes computed."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -106,7 +106,9 @@ IMAGE_DTYPES = [
 @pytest.mark.parametrize(("dtype", "image_dtype"), sorted(IMAGE_DTYPES, key=str), ids=str)
 @pytest.mark.parametrize("shape", [(2, 3, 8, 12), (2, 8, 12, 3), (2, 8, 12, 1)], ids=str)
 @pytest.mark.parametrize(
-    ("mean", "std"), [(0.5, 0.5), (IMAGENET_MEAN, IMAGENET_STD)], ids=["half", "imagenet"]
+    ("mean", "std"),
+    [pytest.param(0.5, 0.5, marks=pytest.mark.slow), (IMAGENET_MEAN, IMAGENET_STD)],
+    ids=["half", "imagenet"],
 )
 def test_matches_conv2d(check_accuracy, backend, dtype, image_dtype, shape, mean, std):
     images, args = pixels(*shape, dtype=image_dtype), parameters(dtype=dtype)
@@ -123,10 +125,10 @@ def select_first(images, *args, keep_indices, **options):
 
 # P, the image, D: every side of a patch and others, grids that are not square, widths that fill no tile
 GEOMETRIES = [
-    (8, (16, 24), 130),
+    pytest.param(8, (16, 24), 130, marks=pytest.mark.slow),
     (14, (28, 42), 40),
-    (16, (32, 48), 192),
-    (32, (64, 32), 24),
+    pytest.param(16, (32, 48), 192, marks=pytest.mark.slow),
+    pytest.param(32, (64, 32), 24, marks=pytest.mark.slow),
     (1, (2, 3), 5),
     (5, (10, 15), 7),
     (16, (16, 16), 1),
