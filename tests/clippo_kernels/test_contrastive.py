@@ -389,6 +389,7 @@ def test_both_backwards_are_chosen_by_the_table():
             assert [options is not None for options in chosen] == [True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts the memory of the CPU")
 @both_losses
 @with_and_without_labels
@@ -429,7 +430,9 @@ class PeakMemory(TorchDispatchMode):
 
 @both_losses
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("B", "D"), [(65536, 768), (65536, 256), (2**18, 64)])
+@pytest.mark.parametrize(
+    ("B", "D"), [(65536, 768), (65536, 256), pytest.param(2**18, 64, marks=pytest.mark.slow)]
+)
 def test_memory_around_the_kernels(monkeypatch, loss, explicit, B, D, dtype):
     """What forward and backward hold beside their inputs, gradients among it, by either backward."""
     from clippo_kernels import _triton

@@ -154,14 +154,22 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize(("B", "size"), [(67, (4, 8)), (40, (8, 12)), (3, (40, 40))], ids=str)
-@pytest.mark.parametrize("num_sms", [1, 20])
-def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sms):
-    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more SMs
+@pytest.mark.parametrize(
+    ("B", "size"),
+    [
+        (67, (4, 8)),
+        pytest.param(40, (8, 12), marks=pytest.mark.slow),
+        pytest.param(3, (40, 40), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("multiprocessors", [pytest.param(1, marks=pytest.mark.slow), 20])
+def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, multiprocessors):
+    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more multiprocessors
     # than tiles, so that every sum is split.
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     launch = import_module("clippo_kernels.patch_embed.launch")
-    monkeypatch.setattr(launch, "num_sms", lambda device: num_sms)
+    monkeypatch.setattr(launch, "multiprocessors", lambda device: multiprocessors)
     H, W = size
     N = (H // 4) * (W // 4)
     images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
@@ -170,7 +178,10 @@ def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sm
     check_accuracy(partial(select_first, keep_indices=keep_indices), plain_select(keep_indices), images, args)
 
 
-@pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=() if name == "sm_90" else pytest.mark.slow) for name in tuning.ARCHITECTURES],
+)
 def test_every_launch_table(check_accuracy, monkeypatch, architecture):
     if ON_GPU and architecture != tuning.architecture(torch.device("cuda")):
         pytest.skip("not the table of this GPU")
@@ -434,6 +445,7 @@ EMBEDDERS = {"patch_embed": patch_embed, "patch_embed_select": embed_every_other
 over_embedders = pytest.mark.parametrize("embed", EMBEDDERS.values(), ids=EMBEDDERS)
 
 
+@pytest.mark.slow
 def test_operators_are_well_registered():
     ops = torch.ops.clippo_kernels
     weight, bias, pos_embed = parameters(dtype=torch.float16)
