@@ -18,9 +18,11 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 @triton.jit
 def dot(a, b, acc):
     """`acc + a @ b`, summed in float32; products of float32 are exact ones, not tf32."""
-    if INTERPRETED:  # the interpreter would multiply the bit patterns of bfloat16
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
+    if INTERPRETED:
+        # The interpreter would multiply the bit patterns of bfloat16. And NumPy sums a product in an order
+        # that depends on the shape of the tile, so that two kernels would find different logits for a pair;
+        # summed in float64 and rounded once they are the same, as those of a tensor core are.
+        return acc + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
     return tl.dot(a, b, acc, input_precision="ieee")
 
 
