@@ -17,15 +17,15 @@ CLDR = Path("/usr/share/unicode/cldr/common")
 KINDS = ("English", "Chinese", "Arabic", "Hindi", "Thai", "emoji")
 
 # Code of the language, a letter of its script, what joins two words, and the mean number of code points.
-_LANGUAGES = {
+LANGUAGES = {
     "English": ("en", "[A-Za-z]", " ", 60),
     "Chinese": ("zh", "[\u4e00-\u9fff]", "", 24),
     "Arabic": ("ar", "[\u0620-\u064a]", " ", 55),
     "Hindi": ("hi", "[\u0900-\u097f]", " ", 50),
     "Thai": ("th", "[\u0e00-\u0e7f]", "", 55),
 }
-_FUNCTION_WORDS = "a the of in on with and at to is for two man woman standing photo".split()
-_EDGES = '()[]{}<>،,.:;!?"“”«»/\u200e\u200f\u202b\u202c'
+FUNCTION_WORDS = "a the of in on with and at to is for two man woman standing photo".split()
+EDGES = '()[]{}<>،,.:;!?"“”«»/\u200e\u200f\u202b\u202c'
 
 
 def captions(kind: str, count: int, seed: int = 0) -> list[str]:
@@ -37,9 +37,9 @@ def captions(kind: str, count: int, seed: int = 0) -> list[str]:
         FileNotFoundError: CLDR's files are not there; the message names the package.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    code, letter, joint, mean_length = _LANGUAGES.get(kind, _LANGUAGES["English"])
-    names = _annotations(code)
-    words = dict.fromkeys(w.strip(_EDGES) for name in names.values() for w in name.split())
+    code, letter, joint, mean_length = LANGUAGES.get(kind, LANGUAGES["English"])
+    names = annotations(code)
+    words = dict.fromkeys(w.strip(EDGES) for name in names.values() for w in name.split())
     vocabulary = np.array([w for w in words if re.search(letter, w)])
     rank = rng.permutation(len(vocabulary)) + 3
     weights = (1 / rank) / (1 / rank).sum()
@@ -52,7 +52,7 @@ def captions(kind: str, count: int, seed: int = 0) -> list[str]:
         length = max(8, rng.normal(mean_length, mean_length / 4))
         drawn = rng.choice(vocabulary, 40, p=weights).tolist()
         if code == "en":
-            drawn = [rng.choice(_FUNCTION_WORDS) if rng.random() < 0.4 else word for word in drawn]
+            drawn = [rng.choice(FUNCTION_WORDS) if rng.random() < 0.4 else word for word in drawn]
         ends = np.cumsum([len(word) + len(joint) for word in drawn])
         text = joint.join(drawn[: int(np.searchsorted(ends, length)) + 1])
         if kind == "emoji":
@@ -61,7 +61,7 @@ def captions(kind: str, count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def _annotations(code: str) -> dict[str, str]:
+def annotations(code: str) -> dict[str, str]:
     """Emoji -> its name and keywords in a language."""
     found: dict[str, str] = {}
     for folder in ("annotations", "annotationsDerived"):

@@ -32,12 +32,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDS, ROUNDS_SECONDS = (20, 3.0) if DEVICE.type == "cuda" else (7, 20.0)
 GRAPH_SECONDS = 3e-3
 
-_clock = 0.0
+measured_s = 0.0
 
 
 def device_clock() -> float:
     """The clock that pytest-benchmark reads: the seconds that measured runs have taken."""
-    return _clock
+    return measured_s
 
 
 timed_on_device = pytest.mark.benchmark(timer=device_clock, disable_gc=True)
@@ -95,8 +95,8 @@ def time_and_describe(
     run = Recording(make) if DEVICE.type == "cuda" else WallClock(make())
 
     def advance() -> None:
-        global _clock
-        _clock += run()
+        global measured_s
+        measured_s += run()
 
     run()
     rounds = max(3, min(ROUNDS, int(ROUNDS_SECONDS / max(run(), 1e-9))))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clippo.renderer.resize import resize
 
-_WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
+WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
 
 
 def preprocess_image(image: Any, size: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def rgb_pixels(image: Any) -> np.ndarray:
         ValueError: another shape, or no pixels.
     """
     if isinstance(image, Image.Image):
-        if image.mode.startswith(_WIDE_MODES):
+        if image.mode.startswith(WIDE_MODES):
             raise TypeError(f"image must have 8 bits a channel, but is in Pillow's mode {image.mode!r}")
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
@@ -68,10 +68,10 @@ def rgb_pixels(image: Any) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {shape}")
     if image.shape[2] == 4:
-        image = np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
+        image = np.asarray(on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
