@@ -7,10 +7,11 @@
 
 First the op's tests run, compiled for this GPU: times of an op that computes something else are worth
 nothing. Then its benchmarks, and a table of ratios to the best peer of the same run. The results are written
-to OUT/<gpu>/<date>-<commit>.json (or <date>-<commit>-<op>.json) after each op, with the versions they were
-measured with, and each row at once to a file of JSON lines beside it, which is removed at the end: whatever
-dies or is killed, only the benchmark in progress is lost. Runs in a checkout, and needs PyTorch, Triton,
-NumPy, pytest and pytest-benchmark; where pytest-xdist is installed, tests compile on several cores.
+to OUT/<gpu>/<date>-<commit>-<time>.json, with "-<op>" at the end where there is one op, after each op, with
+the versions they were measured with, and each row at once to a file of JSON lines beside it, which is removed
+at the end: whatever dies or is killed, only the benchmark in progress is lost. Runs in a checkout, and needs
+PyTorch, Triton, NumPy, pytest and pytest-benchmark; where pytest-xdist is installed, tests compile on several
+cores.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def main() -> int:
     found = provenance()
     print(", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
     ops = [arguments.only] if arguments.only else list(OPS)
-    about = f"-{arguments.only}" if arguments.only else ""
+    # With the time, so that no run replaces the results of an earlier one.
+    about = "-" + str(found["date"])[11:19].replace(":", "")
+    about += f"-{arguments.only}" if arguments.only else ""
     # Written now, for the provenance of the lines that a killed run leaves.
     path = write(arguments.out, found, [], about).resolve()
     stamp = str(found["date"]).replace(":", "")

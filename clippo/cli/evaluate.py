@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tyro
-
+from clippo.arguments import call
 from clippo.errors import UserError
 
 
@@ -45,4 +44,4 @@ def evaluate(source: Path, /, *, recipe: str | None = None, out: Path | None = N
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(evaluate, prog="clippo evaluate", args=arguments)
+    call(evaluate, arguments, prog="clippo evaluate")

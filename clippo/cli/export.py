@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from clippo.arguments import call
 from clippo.errors import UserError
 
 
@@ -37,4 +38,4 @@ def export(source: Path, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[bo
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(export, prog="clippo export", args=arguments)
+    call(export, arguments, prog="clippo export")

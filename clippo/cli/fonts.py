@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tyro
+from clippo.arguments import call
 
 
 def fonts(names: tuple[str, ...] = (), /) -> None:
@@ -23,4 +23,4 @@ def fonts(names: tuple[str, ...] = (), /) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(fonts, prog="clippo fonts", args=arguments)
+    call(fonts, arguments, prog="clippo fonts")

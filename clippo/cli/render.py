@@ -6,8 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from clippo.arguments import call
 from clippo.errors import UserError
 from clippo.renderer import renderer_configs
 from clippo.renderer.paragraph import UNIFONT
@@ -84,4 +83,4 @@ def render(
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(render, prog="clippo render", args=arguments)
+    call(render, arguments, prog="clippo render")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tyro
-
+from clippo.arguments import call
 from clippo.errors import UserError
 from clippo.pictures import save_picture
 
@@ -46,4 +45,4 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(search, prog="clippo search", args=arguments)
+    call(search, arguments, prog="clippo search")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from clippo.arguments import call
 from clippo.errors import UserError
 from clippo.model.configs import choices, kind_of
 from clippo.recipes import find_recipe, recipe_names
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
 
         train(config, out, resume=resume)
 
-    tyro.cli(train, prog=f"clippo train {name}", description=inspect.getdoc(find_recipe(name)), args=rest)
+    call(train, rest, prog=f"clippo train {name}", description=inspect.getdoc(find_recipe(name)))
 
 
 def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list[str]]:

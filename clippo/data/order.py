@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from clippo.errors import UserError
 from clippo.seeds import generator
 
 
@@ -21,7 +22,8 @@ class Order:
         weights: (N,) from 0 to 1; all 1 by default.
 
     Raises:
-        ValueError: an epoch has fewer examples than a batch, or weights are out of range.
+        UserError: an epoch has fewer examples than a batch.
+        ValueError: weights are out of range.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Order:
         self.epoch, self.indices = -1, np.zeros(0, np.int64)
         smallest = len(self.examples_of(0))
         if smallest < batch_size:
-            raise ValueError(
+            raise UserError(
                 f"batch_size must be at most {smallest}, the examples of an epoch, got {batch_size}"
             )
 

@@ -95,6 +95,15 @@ def test_nothing_is_measured_where_tests_fail(run, capfd):
     assert "the tests of op did not pass, so it was not measured" in capfd.readouterr().out
 
 
+def test_a_run_keeps_the_results_of_earlier_ones(run, monkeypatch):
+    clock = iter(["2026-01-02T03:04:05Z", "2026-01-02T03:09:00Z"])
+    provenance = gpu.provenance
+    monkeypatch.setattr(gpu, "provenance", lambda: provenance() | {"date": next(clock)})
+    _, (first,) = run("passes", "--only", "op")
+    code, results = run("passes", "--only", "op", test="assert False")
+    assert (code, results) == (1, [first])
+
+
 def test_no_time_at_all(run, capfd):
     code, results = run("passes", "--budget", "0")
     assert (code, results) == (1, [])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clippo.cli import main
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
-from clippo.training.loop import train
+from clippo.results import read_results
 
 SCRIPT = Path(sys.executable).with_name("clippo")
 MODULE = [sys.executable, "-m", "clippo"]
@@ -24,13 +24,6 @@ def cwd(tmp_path) -> Path:
     for name in ("model.py", "renderer.py", "bench.py"):
         (tmp_path / name).write_text(f"raise SystemExit('a stranger was imported as {name}')")
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny_config) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "emoji"
-    train(tiny_config, folder)
-    return folder
 
 
 def clippo(*arguments: object, cwd: Path, program=(str(SCRIPT),), **environment: str):
@@ -55,7 +48,9 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
     ("program", "verb", "example"),
     [
         ((str(SCRIPT),), (), "search"),
-        ((str(SCRIPT),), ("train",), "clippo train --out runs/mine --seed 1"),
+        ((str(SCRIPT),), ("train",), "clippo train emoji --out runs/mine --seed 1"),
+        ((str(SCRIPT),), ("train", "emoji"), "--model.num-heads"),
+        (MODULE, ("evaluate",), "clippo evaluate runs/emoji"),
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
         ((str(SCRIPT),), ("fonts",), "clippo fonts unifont.otf"),
@@ -109,14 +104,36 @@ def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
     assert "missing: nowhere.otf" in run.stdout
 
 
-def test_train_then_search(cwd):
+@pytest.mark.slow
+def test_train_then_evaluate_and_search(cwd):
     small = "--steps 4 --batch-size 8 --model.width 48 --model.depth 1 --model.image-size 32".split()
-    run = clippo("train", "--out", "run", *small, "--data.languages", "en", "ru", cwd=cwd, program=MODULE)
+    parts = "--renderer paragraph --renderer.font-size 12 --loss sigmoid --loss.initial-bias=-5".split()
+    run = clippo(
+        "train",
+        "emoji",
+        "--out",
+        "run",
+        *small,
+        *parts,
+        "--data.languages",
+        "en",
+        "ru",
+        cwd=cwd,
+        program=MODULE,
+    )
     assert run.returncode == 0, run.stderr
-    assert "text->image" in run.stdout
+    assert "ru/text_to_image" in run.stdout
     config = json.loads((cwd / "run" / "config.json").read_text())
     assert config["steps"] == 4
     assert config["data"]["languages"] == ["en", "ru"]
+    assert (config["renderer"]["type"], config["renderer"]["font_size"]) == ("paragraph", 12)
+    assert config["loss"] == {"type": "sigmoid", "initial_bias": -5}
+
+    run = clippo("evaluate", "run", "--out", "again", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    trained, again = (read_results(cwd / folder / "results.json") for folder in ("run", "again"))
+    assert again.rows == trained.rows
+    assert (cwd / "again" / "held_out.png").exists()
 
     run = clippo("search", "run", "собака", "--top", 3, "--out", "grid.png", cwd=cwd)
     assert run.returncode == 0, run.stderr
@@ -126,6 +143,20 @@ def test_train_then_search(cwd):
     assert scores == sorted(scores, reverse=True)
     with Image.open(cwd / "grid.png") as picture:
         assert picture.width == 4 * 104 + 16
+
+
+def test_help_needs_no_torch(cwd):
+    code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    for verb in ("evaluate", "export", "fonts", "render", "search", "train"):
+        assert f"  {verb} " in run.stdout
+
+
+def test_a_closed_pipe_is_no_error(cwd):
+    command = f"{SCRIPT} train emoji --help | head -1; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -147,25 +178,41 @@ def test_train_then_search(cwd):
             "texts[0]",
         ),
         (["render", "dog", "--out", "x.png", "--renderer", "paragraph", "--fonts", "no.otf"], "no.otf"),
-        (["train", "--out", "RUN"], "holds a run already"),
-        (["train", "--out", "RUN", "--resume"], "another configuration"),
-        (["train", "--out", "."], "is not empty and holds no run"),
-        (["train", "--out", "model.py/run"], "cannot write into model.py/run"),
-        (["train", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
-        (["train", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
-        (["train", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
-        (["train", "--out", "new", "--model.image-size", 16], "image_size is too small to render text"),
+        (["train"], "clippo train needs a recipe: emoji"),
+        (["train", "cats"], "recipe must be one of emoji; got 'cats'"),
+        (
+            ["train", "emoji", "--out", "new", "--loss", "hinge"],
+            "--loss must be one of sigmoid, softmax; got 'hinge'",
+        ),
+        (["paint"], "the verb must be one of evaluate, export, fonts"),
+        (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
+        (
+            ["evaluate", "nowhere", "--recipe", "emoji"],
+            "nowhere is not a run: name a folder to write to, --out",
+        ),
+        (["evaluate", "nowhere", "--recipe", "emoji", "--out", "new"], "cannot read a model from nowhere"),
+        (["train", "emoji", "--out", "RUN"], "holds a run already"),
+        (["train", "emoji", "--out", "RUN", "--resume"], "another configuration"),
+        (["train", "emoji", "--out", "."], "is not empty and holds no run"),
+        (["train", "emoji", "--out", "model.py/run"], "cannot write into model.py/run"),
+        (["train", "emoji", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
+        (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
+        (["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
+        (
+            ["train", "emoji", "--out", "new", "--model.image-size", 16],
+            "image_size is too small to render text",
+        ),
     ],
 )
-def test_what_a_user_can_put_right_is_one_line(cwd, run_folder, arguments, message, monkeypatch, capsys):
-    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+def test_what_a_user_can_put_right_is_one_line(cwd, finished, arguments, message, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     monkeypatch.chdir(cwd)
     with pytest.raises(SystemExit) as exit_info:
-        main([str(run_folder if a == "RUN" else a) for a in arguments])
+        main([str(finished if a == "RUN" else a) for a in arguments])
     assert exit_info.value.code == 2
     assert_one_line_of_complaint(capsys.readouterr().err, message)
     assert not (cwd / "new").exists()
-    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_a_missing_font_names_its_package(cwd, monkeypatch, capsys):
@@ -189,15 +236,15 @@ def test_a_missing_system_library_is_named(cwd):
 
 
 def test_sizes_that_do_not_fit_are_refused(cwd):
-    run = clippo("train", "--out", "new", "--model.heads", 5, cwd=cwd)
+    run = clippo("train", "emoji", "--out", "new", "--model.num-heads", 5, cwd=cwd)
     assert run.returncode == 2
-    assert "heads must divide width" in run.stderr
+    assert "num_heads must divide width" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (cwd / "new").exists()
 
 
 def test_unknown_words_are_refused_by_name(cwd):
-    run = clippo("train", "--learning-rat", "1", cwd=cwd)
+    run = clippo("train", "emoji", "--learning-rat", "1", cwd=cwd)
     assert run.returncode == 2
     assert "--learning-rat" in run.stderr
     assert "Traceback" not in run.stderr
