@@ -20,7 +20,9 @@ PAGE = ROOT / "docs" / "extending.md"
 
 def test_the_examples_train_from_the_command_line(tmp_path):
     for package in ("clippo", "clippo_kernels"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
     blocks = re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) == 4
     for path, code in blocks:

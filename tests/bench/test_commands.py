@@ -32,6 +32,7 @@ def test_unknown_op(command):
         assert op in done.stderr
 
 
+@pytest.mark.slow
 @no_gpu
 @pytest.mark.parametrize(
     ("suite", "one"),

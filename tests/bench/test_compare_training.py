@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from clippo.bench import compare_training
 from clippo.bench.compare_training import ALL, Run
 
@@ -9,6 +11,7 @@ TINY = (
 ).split()
 
 
+@pytest.mark.slow
 def test_runs_what_it_compares_and_tabulates_it(tmp_path, monkeypatch, capsys):
     runs = [
         Run("all", [*TINY, *ALL]),

@@ -109,3 +109,23 @@ def test_rows_error():
     images = torch.zeros(4, 6)
     with pytest.raises(ValueError, match="texts must have as many rows as images, 4, got 3"):
         cached_contrastive_step(Tower(), images, images[:3], LOSSES["sigmoid"](Tower()), chunk_size=2)
+
+
+@pytest.mark.parametrize("chunk_size", [3, 8])
+def test_rows_may_be_tuples_of_tensors(chunk_size):
+    """As for texts with a mask of their tokens."""
+    torch.manual_seed(0)
+    tower, images, texts = torch.nn.Linear(4, 6), torch.randn(8, 4), torch.randn(8, 4)
+    mask = torch.rand(8, 4) < 0.5
+
+    def loss(z_images, z_texts):
+        return contrastive_loss(z_images, z_texts, 5.0)
+
+    loss(tower(images), tower(texts * mask)).backward()
+    expected, tower.weight.grad = tower.weight.grad, None
+    cached_contrastive_step(
+        lambda x, y: (tower(x), tower(y[0] * y[1])), images, (texts, mask), loss, chunk_size=chunk_size
+    )
+    torch.testing.assert_close(tower.weight.grad, expected)
+    with pytest.raises(ValueError, match="texts must have as many rows as images, 8, got 7"):
+        cached_contrastive_step(lambda x, y: (x, y[0]), images, (texts, mask[:7]), loss, chunk_size=3)

@@ -31,6 +31,7 @@ def test_torch_export(clippo, pixels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt2"]
 
 
+@pytest.mark.slow
 def test_onnx(clippo, pixels, tmp_path):
     """Photographs and rendered text, through onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -148,6 +148,7 @@ def test_recomputed_blocks_give_the_same_gradients(clippo, images, texts, packed
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["all", "inked"])
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_without_graph_breaks(clippo, images, texts, mode, training):

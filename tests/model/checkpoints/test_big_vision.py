@@ -255,6 +255,7 @@ def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_whatever_byte_is_wrong_it_is_one_kind_of_error(arrays, tmp_path):
     whole = save(arrays)
     rng = np.random.default_rng(0)
@@ -305,6 +306,7 @@ print((peak() - before) / size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path, scan):
     small = create_model("clippo-mu16", image_size=64)
