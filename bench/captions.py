@@ -38,7 +38,7 @@ def captions(kind: str, count: int, seed: int = 0) -> list[str]:
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     code, letter, joint, mean_length = LANGUAGES.get(kind, LANGUAGES["English"])
-    names = annotations(code)
+    names = cldr_annotations(code)
     words = dict.fromkeys(w.strip(EDGES) for name in names.values() for w in name.split())
     vocabulary = np.array([w for w in words if re.search(letter, w)])
     rank = rng.permutation(len(vocabulary)) + 3
@@ -61,7 +61,7 @@ def captions(kind: str, count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def annotations(code: str) -> dict[str, str]:
+def cldr_annotations(code: str) -> dict[str, str]:
     """Emoji -> its name and keywords in a language."""
     found: dict[str, str] = {}
     for folder in ("annotations", "annotationsDerived"):
