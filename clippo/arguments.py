@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -42,7 +41,16 @@ def call(
 
 
 def one_line(box: str) -> str:
-    """The text of a box that tyro has drawn, up to the rule above its hint to --help."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return re.sub(r"\s+", " ", " ".join(lines[:end])) if lines else box.strip()
+    """The message of a box that tyro has drawn, without its title and its hint to --help.
+
+    A rule separates them, of Unicode or of ASCII characters, as the terminal has them.
+    """
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip("│╭╮╰╯ ")
+        if text.startswith(("─", "---")):
+            parts.append([])
+        elif text:
+            parts[-1].append(text)
+    messages = [" ".join(part) for part in parts if part and not part[0].startswith("For full helptext")]
+    return messages[-1] if messages else box.strip()

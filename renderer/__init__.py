@@ -1,8 +1,8 @@
 """Strings in any script -> uint8 image batches, for towers that read text as pixels.
 
 `UnifontRenderer` reproduces the published CLIPPO renderer pixel for pixel; `ParagraphRenderer` shapes text
-as a word processor does. Both take whole batches at a time. The package needs numpy, Pillow, skia-python
-and fontTools, and no torch: data-loader workers stay small.
+as a word processor does. Both take whole batches at a time. The package needs numpy, skia-python and
+fontTools, and no torch: data-loader workers stay small.
 """
 
 from clippo.renderer.base import Renderer, RendererConfig

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,12 +51,21 @@ class Renderer(ABC):
     """
 
     Config: ClassVar[type[RendererConfig]]
+    config: RendererConfig
+    size: Any
     background: int
 
     def __init__(self, size: Any, options: dict[str, Any]) -> None:
-        self.config = self.Config(**options)
-        self.size = size
-        vars(self).update(vars(self.config))
+        config = self.Config(**options)
+        vars(self).update(vars(config), config=config, size=size)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What has been drawn is kept, and would belong to other options.
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"{name} of a renderer cannot be changed: make another {type(self).__name__}"
+            )
+        super().__setattr__(name, value)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
@@ -173,6 +183,12 @@ def checked_integer(name: str, value: Any, low: int, high: int | None = None) ->
         expected = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be {expected}, not {value}")
     return int(value)
+
+
+def checked_path(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, not {value!r}")
+    return os.fspath(value)
 
 
 def checked_texts(texts: Sequence[str]) -> Sequence[str]:

@@ -34,7 +34,7 @@ def from_description(description: Mapping[str, Any]) -> Renderer:
         FontNotFoundError, SystemLibraryError: as of the renderers.
     """
     import_renderers()
-    kind = description.get("renderer")
+    kind = str(description.get("renderer"))
     renderers = {renderer.__name__: renderer for renderer in Renderer.__subclasses__()}
     if kind not in renderers:
         raise ValueError(f"not the description of a renderer: {kind!r}")

@@ -10,7 +10,9 @@ import signal
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,7 +62,7 @@ class RenderPool:
         context = multiprocessing.get_context("spawn")
         self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(buffers)]
         self._free = deque(range(buffers))
-        self._processes = []
+        self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         configuration, names = pickle.dumps(renderer), [memory.name for memory in self._memory]
         for _ in range(workers):
@@ -71,6 +73,8 @@ class RenderPool:
             self._processes.append(process)
             self._pipes.append(ours)
         self._pending: deque[tuple[int, int]] = deque()  # buffers that are being filled, and their strings
+        # Also called when the program ends without having closed the pool, so that no memory is left behind.
+        self._release = Finalize(self, release, (self._pipes, self._processes, self._memory), exitpriority=1)
 
     def map(self, batches: Iterable[Sequence[str]]) -> Generator[np.ndarray, None, None]:
         """Render batch after batch, while the caller works on the one before.
@@ -150,17 +154,7 @@ class RenderPool:
 
     def close(self) -> None:
         """End the processes and give the shared memory back."""
-        for pipe in self._pipes:
-            pipe.close()  # which ends the worker
-        for process in self._processes:
-            process.join(timeout=5)
-            if process.is_alive():
-                process.terminate()
-        for memory in self._memory:
-            with contextlib.suppress(BufferError):  # somebody still looks at it: it goes when they are done
-                memory.close()
-            memory.unlink()
-        self._pipes, self._processes, self._memory = [], [], []
+        self._release()
         self._pending.clear()
 
     def __enter__(self) -> Self:
@@ -168,6 +162,22 @@ class RenderPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def release(pipes: list[Connection], processes: list[BaseProcess], memories: list[SharedMemory]) -> None:
+    """End the processes of a pool, give its shared memory back, and empty the lists."""
+    for pipe in pipes:
+        pipe.close()  # which ends the worker
+    for process in processes:
+        process.join(timeout=5)
+        if process.is_alive():
+            process.terminate()
+    for memory in memories:
+        with contextlib.suppress(BufferError):  # an array still views it: it is unmapped with the array
+            memory.close()
+        memory.unlink()
+    for released in (pipes, processes, memories):
+        released.clear()
 
 
 def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None:
@@ -190,5 +200,5 @@ def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None
             answer = error
         try:
             pipe.send(answer)
-        except OSError:
+        except OSError:  # nobody waits for the answer any more
             return

@@ -111,17 +111,22 @@ def inked_patches(images: Any, patch_size: int, background: int) -> Any:
     """(B, R, C) bool, the patches that are not blank, R rows of C.
 
     Args:
-        images: (B, height, width) uint8, an array of NumPy or of another library with the same operators,
-            such as a tensor of PyTorch.
+        images: (B, height, width) grey levels, an array of NumPy or of another library with the same
+            operators, such as a tensor of PyTorch.
         patch_size: side of the patches in px; must divide the height and the width.
         background: grey level of blank pixels.
+
+    Raises:
+        ValueError: `patch_size` does not divide the image.
     """
     B, height, width = images.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"patch_size must divide the image, {height} x {width} px, got {patch_size}")
     R, C = height // patch_size, width // patch_size
-    if not (isinstance(images, np.ndarray) and images.flags.c_contiguous):
+    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.flags.c_contiguous):
         return (images.reshape(B, R, patch_size, C, patch_size) != background).any(4).any(2)
     is_inked = np.empty((B, R, C), bool)
-    # Compared eight pixels at a time where patches allow it.
+    # Eight pixels are compared at a time where the patches allow it.
     word = 8 if patch_size % 8 == 0 else 1
     blank = np.full(word, background, np.uint8).view(f"u{word}")[0]
     for image, patches in zip(images, is_inked, strict=True):

@@ -4,13 +4,12 @@ Every character is one glyph of GNU Unifont, trimmed to its ink, in logical orde
 bidirectional reordering, no word wrap. That is what the published weights have learned to read.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from clippo.renderer.base import Renderer, RendererConfig, checked_integer, hashes
+from clippo.renderer.base import Renderer, RendererConfig, checked_integer, checked_path, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs
 from clippo.renderer.ink import InkPool
@@ -64,7 +63,7 @@ class UnifontRendererConfig(RendererConfig):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, not {getattr(self, name)!r}")
         if self.font_path is not None:
-            self._set("font_path", os.fspath(self.font_path))
+            self._set("font_path", checked_path("font_path", self.font_path))
 
     def build(self, size: int) -> "UnifontRenderer":
         return UnifontRenderer(size, **vars(self))

@@ -134,8 +134,8 @@ def test_matrices_of_an_explicit_loss():
     assert contrastive_peers.matrix_bytes("clippo", 65536) == 0
 
 
-def test_a_backward_of_flex_attention_may_run_again(monkeypatch):
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
-    attention_peers.compiled_flex_attention.cache_clear()
-    attention_peers.compiled_flex_attention()
-    assert torch._functorch.config.donated_buffer is False
+def test_a_backward_of_flex_attention_may_run_again():
+    with torch._functorch.config.patch(donated_buffer=True):
+        attention_peers.compiled_flex_attention.cache_clear()
+        attention_peers.compiled_flex_attention()
+        assert torch._functorch.config.donated_buffer is False

@@ -1,4 +1,4 @@
-"""Text inside of photographs."""
+"""Text inside photographs."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,18 @@ def test_long_questions_take_half_of_the_image(render, photographs):
     out = compose(photographs[:1], ["word " * 100], render)
     assert (out[0, :48] <= 127).all()
     assert (out[0, 48:] >= 128).all()
+    # The published renderer lays text out for the whole image, and is cut at half of it.
+    published = UnifontRenderer(96)
+    out = compose(photographs[:1], ["word " * 100], published)
+    np.testing.assert_array_equal(out[0, :48, :, 0], published(["word " * 100])[0, :48])
     with pytest.raises(TextOverflowError, match=r"texts\[0\]"):
         compose(photographs[:1], ["word " * 100], ParagraphRenderer(96, overflow="error"))
+
+
+def test_renderers_adapt_to_a_height_if_they_can():
+    published = UnifontRenderer(64)
+    assert published.with_height(32) is published
+    assert ParagraphRenderer(64, ink=9).with_height(32) == ParagraphRenderer((32, 64), ink=9)
 
 
 def test_photographs_are_left_alone(render, photographs):

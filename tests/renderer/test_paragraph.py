@@ -408,6 +408,8 @@ def test_fonts_are_used_in_order_even_with_one_family_name(tmp_path):
         ({"overflow": "wrap"}, ValueError, "overflow must be one of clip, shrink, error"),
         ({"fonts": "unifont.otf"}, TypeError, "fonts must be a sequence"),
         ({"fonts": ()}, TypeError, "fonts must be a sequence"),
+        ({"fonts": 5}, TypeError, "fonts must be a sequence of file names, not 5"),
+        ({"fonts": ("unifont.otf", b"a.otf")}, TypeError, r"fonts\[1\] must be a path, not b'a.otf'"),
         ({"fonts": ("no such.otf",)}, FontNotFoundError, "no such.otf"),
         ({"fonts": (Path(__file__),)}, OSError, "is not a font"),
     ],

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,15 +92,19 @@ def test_too_little_shared_memory_is_said_at_once(monkeypatch, tmp_path):
         RenderPool(UnifontRenderer(64), workers=1, batch_size=10**9)
 
 
-def test_workers_of_a_run_that_ends_with_an_error_say_nothing(tmp_path):
+@pytest.mark.parametrize("before_the_error", ["", "next(images)", "next(images); time.sleep(1)"])
+def test_workers_of_a_run_that_ends_with_an_error_say_nothing(tmp_path, before_the_error):
     (tmp_path / "run.py").write_text(
+        "import time\n"
         "from clippo.renderer import RenderPool, UnifontRenderer\n"
         "if __name__ == '__main__':\n"
         "    pool = RenderPool(UnifontRenderer(64), workers=2, batch_size=8)\n"
-        "    next(pool.map([['a'] * 8] * 9))\n"
+        "    images = pool.map([['a'] * 8] * 9)\n"
+        f"    {before_the_error}\n"
         "    raise SystemExit('one line')\n"
     )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(
-        [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, tmp_path / "run.py"], env=environment, capture_output=True, text=True, check=False
     )
     assert run.stderr == "one line\n"

@@ -332,8 +332,10 @@ def test_configuration_can_be_read_and_not_changed():
     assert (render.size, render.font_size, render.ink, render.monospace) == (48, 16, 7, True)
     assert eval(repr(render)) == render  # noqa: S307
     assert render != UnifontRenderer(48)
-    with pytest.raises(AttributeError):
-        render.size = 64
+    for name in ("size", "ink", "config"):
+        with pytest.raises(AttributeError, match=f"{name} of a renderer cannot be changed"):
+            setattr(render, name, 64)
+    assert (render.size, render.ink, render.config.ink) == (48, 7, 7)
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])  # noqa: S301
@@ -356,7 +358,7 @@ def test_copy_keeps_the_font_path(tmp_path):
         (tmp_path / name).symlink_to(find_font(name, package="unifont"))
     render = UnifontRenderer(64, font_path=tmp_path)
     twin = pickle.loads(pickle.dumps(render))  # noqa: S301
-    assert twin.font_path == tmp_path
+    assert twin.font_path == str(tmp_path)
     np.testing.assert_array_equal(twin(["e\u0301 😀"]), UnifontRenderer(64)(["e\u0301 😀"]))
 
 
