@@ -52,5 +52,7 @@ def one_line(box: str) -> str:
             parts.append([])
         elif text:
             parts[-1].append(text)
+    if "╭" not in box:
+        del parts[0]  # an ASCII box has its title above the first rule
     messages = [" ".join(part) for part in parts if part and not part[0].startswith("For full helptext")]
-    return messages[-1] if messages else box.strip()
+    return "; ".join(messages) or box.strip()
