@@ -164,12 +164,12 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
     ids=str,
 )
 @pytest.mark.parametrize("num_sms", [pytest.param(1, marks=pytest.mark.slow), 20])
-def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, multiprocessors):
-    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more multiprocessors
+def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sms):
+    # Fewer and more patches in an image than rows in a tile; in one long sum, or with more SMs
     # than tiles, so that every sum is split.
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     launch = import_module("clippo_kernels.patch_embed.launch")
-    monkeypatch.setattr(launch, "num_sms", lambda device: multiprocessors)
+    monkeypatch.setattr(launch, "num_sms", lambda device: num_sms)
     H, W = size
     N = (H // 4) * (W // 4)
     images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
