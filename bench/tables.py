@@ -41,7 +41,7 @@ CONTESTANTS = {
 LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
 DIRECTIONS = {"text_to_image": "text->image", "image_to_text": "image->text"}
 KS = (1, 5, 10)
-# What the evaluators of the emoji recipe measure; the number is that of the candidates.
+# Captions of the tables, by evaluator of the emoji recipe; the number is the count of candidates.
 EVALUATORS = {
     "trained": "Trained concepts among the {:,} trained ones",
     "held_out": "Held-out compositions among the {:,} held-out ones",

@@ -27,7 +27,7 @@ PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose v
 
 @dataclass(frozen=True)
 class Results:
-    """What a file of results holds."""
+    """Content of a file of results."""
 
     provenance: dict[str, Any]
     rows: list[Row]
@@ -56,7 +56,7 @@ def provenance(**about: Any) -> dict[str, Any]:
     return {**device, "torch": torch.__version__, **versions, "commit": commit(), "date": date, **about}
 
 
-# What nvidia-smi calls them, and the keys of a provenance: MHz, W and degrees Celsius.
+# Fields of nvidia-smi, and their keys in a provenance; in MHz, W and degrees Celsius.
 SMI_QUERIES = {
     "driver_version": "driver",
     "clocks.sm": "sm_clock_mhz",

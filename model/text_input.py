@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -23,7 +24,7 @@ BACKGROUND = 127  # grey level of the published renderer
 
 
 class TextRenderer(Protocol):
-    """What a model needs of a renderer, such as `clippo.renderer.UnifontRenderer`."""
+    """Interface of a renderer, such as `clippo.renderer.UnifontRenderer`, that a model needs."""
 
     @property
     def background(self) -> int:
@@ -41,28 +42,29 @@ Tokenizer = Callable[[Sequence[str]], np.ndarray]  # B strings -> the (B, ...) a
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextInputConfig:
+class TextInputConfig(ABC):
     """How text enters a model. The subclasses are the choices."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def build(self, config: TowerConfig, renderer: TextRenderer | None) -> TextInput:
         """Make the text input of a model of these sizes."""
-        raise NotImplementedError
 
 
-class TextInput(nn.Module):
+class TextInput(nn.Module, ABC):
     """Strings to an array (`tokenizer`), and the array to tokens of the tower (`forward`)."""
 
     @property
+    @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Function from B strings to the array (B, ...) that `mask` and `forward` take. It can be pickled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mask(self, texts: Tensor) -> Tensor | None:
         """(B, N) bool, the positions of an array that become tokens; None if all do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(
         self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
     ) -> tuple[Tensor, VarlenInfo | None]:
@@ -76,7 +78,6 @@ class TextInput(nn.Module):
         Returns:
             Tokens (B, N, D) and None, or packed tokens (T, D) and the sequences that they form.
         """
-        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Fill the parameters, if there are any."""

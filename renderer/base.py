@@ -60,7 +60,7 @@ class Renderer(ABC):
         vars(self).update(vars(config), config=config, size=size)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What has been drawn is kept, and would belong to other options.
+        # Glyphs that were drawn with the old options are cached.
         if not name.startswith("_"):
             raise AttributeError(
                 f"{name} of a renderer cannot be changed: make another {type(self).__name__}"

@@ -292,7 +292,7 @@ def test_underscores_are_found(tmp_path):
 
 
 def python(*arguments: str, folder: Path, path: Path) -> str:
-    """What a fresh interpreter prints, with a folder at the head of its path."""
+    """Output of a fresh interpreter that has a folder at the head of its path."""
     environment = os.environ | {"PYTHONPATH": str(path)}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True

@@ -33,10 +33,7 @@ def evaluate(source: Path, /, *, recipe: str | None = None, out: Path | None = N
         raise UserError(f"{source} is not a run: name a folder to write to, --out")
     config = run.config() if recipe is None else find_recipe(recipe)()
     model = load_model(source)
-    evaluators = {
-        name: evaluator.build(config.data, config.transform, model.config.image_size)
-        for name, evaluator in config.evaluators.items()
-    }
+    evaluators = suite.build(config.evaluators, config.data, config.transform, model.config.image_size)
     rows = suite.evaluate(model, evaluators)
     print(suite.table(rows))
     files = suite.report(out or run.path, rows, model, evaluators, source=source.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -87,14 +88,20 @@ class EmojiFont:
         return picture
 
 
-def load_emoji(languages: Sequence[str], font: EmojiFont, size: int) -> tuple[list[Emoji], np.ndarray]:
+@cache
+def load_emoji(
+    languages: tuple[str, ...], size: int, font_path: str | Path | None
+) -> tuple[list[Emoji], np.ndarray]:
     """Load all emoji with at most one skin tone that the font has a picture of its own for, in a fixed order.
+
+    Drawn once: the source of a run and those of its evaluators share them.
 
     Returns:
         N emoji, and their pictures (N, size, size, 4) uint8, premultiplied RGBA.
     """
     for language in languages:
         emoji_package.config.load_language(language)
+    font = EmojiFont(font_path)
     emojis = []
     # Keyed by the pixels: for sequences newer than itself the font may fall back on a simpler picture.
     pictures: dict[bytes, np.ndarray] = {}
@@ -181,7 +188,7 @@ class EmojiSource(Source):
         font_path: str | Path | None = None,
     ) -> None:
         self.config = config
-        emojis, pictures = load_emoji(config.languages, EmojiFont(font_path), image_size)
+        emojis, pictures = load_emoji(config.languages, image_size, font_path)
         held_out = is_held_out(emojis)
         kept = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(emojis), bool)}[split]
         self.emojis = [emojis[index] for index in np.flatnonzero(kept)]

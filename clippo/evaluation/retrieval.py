@@ -83,11 +83,14 @@ class Retrieval(Evaluator):
     def picture(self, model: Clippo) -> Image.Image:
         """Two queries in each language, drawn at random, and the five images found for each."""
         rng = np.random.default_rng(0)
-        texts_of = self.texts_by_language()
-        wanted = [int(index) for _ in texts_of for index in rng.choice(self.queries, 2)]
-        texts = [texts[w] for texts, pair in zip(texts_of.values(), pairs(wanted), strict=True) for w in pair]
+        asked = [
+            (texts[wanted], wanted)
+            for texts in self.texts_by_language().values()
+            for wanted in rng.choice(self.queries, 2).tolist()
+        ]
+        texts = [text for text, _ in asked]
         _, found = find_images(model, self.examples, self.transform, texts, top=5)
-        findings = [Finding(text, f, w) for text, f, w in zip(texts, found, wanted, strict=True)]
+        findings = [Finding(text, f, wanted) for (text, wanted), f in zip(asked, found, strict=True)]
         return draw_sheet(model, self.examples, self.transform, findings)
 
     def texts_by_language(self) -> dict[str, list[str]]:
@@ -137,7 +140,3 @@ def find_images(
     similarity = model.encode_text(texts).cpu() @ embed_images(model, examples, transform).T
     nearest = similarity.topk(min(top, len(examples)))
     return nearest.values.tolist(), nearest.indices.tolist()
-
-
-def pairs(values: Sequence[int]) -> list[Sequence[int]]:
-    return [values[start : start + 2] for start in range(0, len(values), 2)]

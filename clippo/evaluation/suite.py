@@ -8,17 +8,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clippo.evaluation.base import Evaluator
+from clippo.data.base import SourceConfig
+from clippo.data.transform import TransformConfig
+from clippo.evaluation.base import Evaluator, EvaluatorConfig
 from clippo.files import atomic_path
 from clippo.model import Clippo
-from clippo.results import provenance, write_results
+from clippo.results import Row, provenance, write_results
 
 RESULTS_FILE = "results.json"
-Row = dict[str, Any]  # with "evaluator", "metric" and "value"
+
+
+def build(
+    configs: Mapping[str, EvaluatorConfig], data: SourceConfig, transform: TransformConfig, image_size: int
+) -> dict[str, Evaluator]:
+    """Make evaluators by name; see `EvaluatorConfig.build` for the other arguments."""
+    return {name: config.build(data, transform, image_size) for name, config in configs.items()}
 
 
 def evaluate(model: Clippo, evaluators: Mapping[str, Evaluator]) -> list[Row]:
-    """Run the evaluators by name; a row a metric."""
+    """Run the evaluators by name: a row of "evaluator", "metric" and "value" for each metric."""
     was_training = model.training
     model.eval()
     rows = []

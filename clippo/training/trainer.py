@@ -53,10 +53,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         image_size = config.model.image_size
         source = config.data.build("train", image_size=image_size)
         order = Order(len(source), config.batch_size, seed=config.seed, weights=source.weights)
-        evaluators = {
-            name: evaluator.build(config.data, config.transform, image_size)
-            for name, evaluator in config.evaluators.items()
-        }
+        evaluators = {}
+        if context.is_main_process:
+            evaluators = suite.build(config.evaluators, config.data, config.transform, image_size)
 
         # Model, loss and optimizer
         torch.manual_seed(torch_seed(config.seed, "weights"))
@@ -73,14 +72,15 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         loss_module = config.loss.build()
         model.to(device)
         loss_module.to(device)
-        parameters = [*model.named_parameters(), *loss_module.named_parameters()]
-        optimizer = config.optimizer.build(parameters)
+        named_parameters = [*model.named_parameters(), *loss_module.named_parameters()]
+        parameters = [parameter for _, parameter in named_parameters]
+        optimizer = config.optimizer.build(named_parameters)
         if context.is_main_process:
             folder.create(config, resume=resume)
         first_step = folder.load_checkpoint(model, loss_module, optimizer)
         if context.is_main_process:
             folder.drop_metrics_after(first_step)
-            count = sum(parameter.numel() for _, parameter in parameters)
+            count = sum(parameter.numel() for parameter in parameters)
             print(f"{folder.path}: {count / 1e6:.2f} M parameters, {len(source):,} examples")
         batches = load(
             Batches(
@@ -98,7 +98,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             if config.patch_dropout:
                 kept = patch_dropout(len(images), config.model.num_patches, config.patch_dropout)
             with autocast:
-                return model(images, texts[0], kept, texts[1] if len(texts) > 1 else None)
+                return model(images, texts[0], kept, *texts[1:])
 
         def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
             with autocast:
@@ -123,10 +123,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             value = cached_contrastive_step(
                 embed, batch.images, texts, loss, chunk_size=config.micro_batch_size
             )
-            context.average_gradients(parameter for _, parameter in parameters)
-            grad_norm = torch.nn.utils.clip_grad_norm_(
-                (parameter for _, parameter in parameters), config.grad_clip_norm
-            )
+            context.average_gradients(parameters)
+            grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip_norm)
             # Looked at on the device: a step that is not finite changes nothing, and no host waits for it.
             step_is_bad = (~(value.isfinite() & grad_norm.isfinite())).float().to(device)
             not_finite = torch.maximum(not_finite, context.any_rank(step_is_bad))
@@ -145,7 +143,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             is_last = done == config.steps
             is_log_step = is_last or done % config.log_every == 0
             is_checkpoint_step = is_last or done % config.checkpoint_every == 0
-            is_eval_step = done % config.eval_every == 0 and not is_last and bool(evaluators)
+            is_eval_step = done % config.eval_every == 0 and not is_last and bool(config.evaluators)
 
             # The host learns here whether the steps so far were finite, before anything is kept.
             if (is_log_step or is_checkpoint_step or is_eval_step) and not_finite.item():

@@ -30,6 +30,6 @@ def test_many_generators_are_independent_and_repeatable():
     assert len(np.unique(numbers)) == numbers.size
     assert abs(numbers.mean() - 0.5) < 0.01
     assert np.abs(np.corrcoef(numbers)[~np.eye(200, dtype=bool)]).max() < 0.7
-    # What was drawn from one generator does not change the next.
+    # Drawing fewer numbers from one generator does not change the next.
     few = [rng.random() for rng in generators(0, "examples", 7, count=200)]
     assert few == numbers[:, 0].tolist()

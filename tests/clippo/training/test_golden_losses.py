@@ -22,7 +22,7 @@ STEPS = 200
 
 
 def machine() -> dict[str, str]:
-    """What decides on the bits of a float32 computation on one thread."""
+    """Properties of a machine that decide on the bits of a float32 computation on one thread."""
     info = Path("/proc/cpuinfo")
     found = dict(
         re.findall(r"^(cpu family|model)\s*: (\d+)$", info.read_text() if info.exists() else "", re.M)
