@@ -123,14 +123,11 @@ def inked_patches(images: Any, patch_size: int, background: int) -> Any:
     if height % patch_size or width % patch_size:
         raise ValueError(f"patch_size must divide the image, {height} x {width} px, got {patch_size}")
     R, C = height // patch_size, width // patch_size
-    if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.flags.c_contiguous):
-        return (images.reshape(B, R, patch_size, C, patch_size) != background).any(4).any(2)
-    is_inked = np.empty((B, R, C), bool)
-    # Eight pixels are compared at a time where the patches allow it.
-    word = 8 if patch_size % 8 == 0 else 1
-    blank = np.full(word, background, np.uint8).view(f"u{word}")[0]
-    for image, patches in zip(images, is_inked, strict=True):
-        words = image.view(f"u{word}") if word > 1 else image
-        columns_RX = (words.reshape(R, patch_size, -1) != blank).any(axis=1)
-        columns_RX.reshape(R, C, -1).any(axis=2, out=patches)
-    return is_inked
+    blank: Any = background
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.flags.c_contiguous:
+        # As many pixels are compared at a time as fit a patch and a machine word.
+        word = next(size for size in (8, 4, 2, 1) if patch_size % size == 0)
+        images = images.view(f"u{word}")
+        blank = np.full(word, background, np.uint8).view(f"u{word}")[0]
+    columns = (images.reshape(B, R, patch_size, images.shape[2]) != blank).any(2)
+    return columns.reshape(B, R, C, images.shape[2] // C if C else 0).any(3)

@@ -35,7 +35,8 @@ def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: fl
         parts.append(attention_packed(same, scale).flatten(0, 1))
     if longest:
         rest = qkv[tokens:], cu_seqlens[alike:] - tokens
-        is_padding_dear = (len(lengths) - alike) * longest > 1.5 * len(rest[0])
+        # Up to BUCKET tokens, all sequences would be in one bucket.
+        is_padding_dear = longest > BUCKET and (len(lengths) - alike) * longest > 1.5 * len(rest[0])
         attend = attention_bucketed if is_padding_dear else attention_padded
         parts.append(attend(*rest, longest, scale))
     return torch.cat(parts) if parts else qkv[:, 0] * 1

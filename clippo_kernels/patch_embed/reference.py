@@ -21,7 +21,7 @@ def patch_embed(
 
     For weight (D, 3, P, P), bias (D,) and pos_embed (N, D). The products are those of `dtype`.
     """
-    C, (D, _, P, _) = images.shape[1], weight.shape
+    (B, C, _, _), (D, _, P, _) = images.shape, weight.shape
     normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
     patches = patches_of(images, P, keep_indices)
     # Pixels keep the order of their channels in memory, so that the copy moves the longest runs it can.
@@ -42,7 +42,8 @@ def patch_embed(
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
     tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
     # Not a view for autograd, so that what is added in place below needs no second copy of the tokens.
-    tokens = torch.ops.aten._unsafe_view(tokens, (*patches.shape[:-1], D)).to(out_dtype)
+    shape = (B, patches.shape[1] * patches.shape[2], D) if keep_indices is None else (len(patches), D)
+    tokens = torch.ops.aten._unsafe_view(tokens, shape).to(out_dtype)
 
     added = (weight * per_channel(normalization.shifts, weight)).sum((1, 2, 3))
     if bias is not None:
@@ -93,11 +94,11 @@ def sum_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
 
 
 def patches_of(images: Tensor, P: int, keep_indices: Tensor | None) -> Tensor:
-    """All patches, (B, N, C, P, P), or those of a list, (T, C, P, P)."""
+    """All patches as they lie in the images, (B, H / P, W / P, C, P, P), or those of a list, (T, C, P, P)."""
     B, C, H, W = images.shape
     grid = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)
     if keep_indices is None:
-        return grid.flatten(1, 2)
+        return grid
     if images.requires_grad:
         return select_rows(grid.flatten(0, 2), flat_index(keep_indices, grid.shape[1] * grid.shape[2]))
     # Indexing reads the listed patches alone out of the strided view.
