@@ -29,12 +29,10 @@ import torch
 
 from clippo.bench.harness import ROWS_VARIABLE
 from clippo.bench.report import RESULTS, ROOT, Row, count_not_run, provenance, table, write
+from clippo_kernels import tuning
 
-OPS = {
-    "attention": ("tests/clippo_kernels/test_attention.py", "bench/bench_attention.py"),
-    "contrastive": ("tests/clippo_kernels/test_contrastive.py", "bench/bench_contrastive.py"),
-    "patch_embed": ("tests/clippo_kernels/test_patch_embed.py", "bench/bench_patch_embed.py"),
-}
+# Every op has its launch tables.
+OPS = sorted(path.parent.name for path in tuning.FOLDER.glob("*/launch_tables"))
 BUDGET_S = 530.0
 # No benchmark starts when the time of its op is over. One that has started may take so long to end.
 GRACE_S = 30.0
@@ -63,7 +61,7 @@ def main() -> int:
     deadline = time.monotonic() + arguments.budget
     found = provenance()
     print(", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
-    ops = [arguments.only] if arguments.only else list(OPS)
+    ops = [arguments.only] if arguments.only else OPS
     # With the time, so that no run replaces the results of an earlier one.
     about = "-" + str(found["date"])[11:19].replace(":", "")
     about += f"-{arguments.only}" if arguments.only else ""
@@ -97,7 +95,7 @@ def main() -> int:
 
 def measure_op(op: str, seconds: float, row_file: Path) -> bool:
     """Test an op and measure it in about `seconds`; returns whether its tests passed and no process died."""
-    tests, benchmarks = OPS[op]
+    tests, benchmarks = files_of(op)
     deadline = time.monotonic() + seconds
     workers = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
     if code := pytest(seconds, tests, *workers):
@@ -119,6 +117,11 @@ def measure_op(op: str, seconds: float, row_file: Path) -> bool:
     elif code < 0:
         print(f"bench.gpu: signal {-code} ended the benchmarks of {op}; the others were kept.", flush=True)
     return code >= 0 or code == TIMED_OUT
+
+
+def files_of(op: str) -> tuple[str, str]:
+    """The tests and the benchmarks of an op."""
+    return f"tests/clippo_kernels/test_{op}.py", f"bench/suites/bench_{op}.py"
 
 
 def pytest(seconds: float, *arguments: str, rows: Path | None = None) -> int:

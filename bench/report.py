@@ -1,6 +1,6 @@
 """Results of a run of benchmarks: rows of numbers, their provenance, and a table of ratios to peers.
 
-    pytest bench/bench_patch_embed.py --benchmark-json=benchmarks.json
+    pytest bench/suites/bench_patch_embed.py --benchmark-json=benchmarks.json
     python -m clippo.bench.report benchmarks.json              writes bench/results/<device>/...json
     python -m clippo.bench.report benchmarks.json --out DIR    writes DIR/<device>/...json
 

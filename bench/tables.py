@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clippo.bench import compare_training
+from clippo.bench.studies import compare_training
 from clippo.results import ROOT, Row, read_results
 
 # The files in bench/results that the tables show. To show new results, name their file here.

@@ -1,6 +1,6 @@
 """Measures the launch table of an op on this GPU.
 
-    python -m clippo.bench.tune attention               writes clippo_kernels/tuning/<architecture>.json
+    python -m clippo.bench.tune attention               writes the launch table of this GPU's architecture
     python -m clippo.bench.tune patch_embed --out FILE  writes FILE; where it exists, its rows are the start
     python -m clippo.bench.tune attention --kernel short_forward    one kernel
     python -m clippo.bench.tune attention --budget 500              starts no row after so many seconds
@@ -20,66 +20,20 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clippo.bench.gpu import OPS
 from clippo.bench.report import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row, launches_of
 
 DEVICE = "cuda"
 TOKENS = 256 * 196
-
-BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
-TILES = {
-    "BLOCK_M": [32, 64, 128, 256],
-    "BLOCK_D": [64, 128, 256],
-    "num_warps": [4, 8],
-    "num_stages": [2, 3, 4],
-}
-LOGITS = {
-    "BLOCK_R": [64, 128],
-    "BLOCK_B": [64, 128, 256],
-    "BLOCK_D": [32, 64],
-    "GROUP": [8, 16],
-    "PIECE": [16, 32],
-    "num_warps": [4, 8],
-    "num_stages": [2, 3, 4],
-}
-FLAT = {"BLOCK": [128, 256, 512, 1024, 2048], "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]}
-# By the beginning of a kernel's name; the first that fits is taken.
-CANDIDATES = {
-    "attention.short": {"BLOCK_M": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": STAGES},
-    "attention.long": {"BLOCK_M": BLOCKS, "BLOCK_N": BLOCKS, "num_warps": [4, 8], "num_stages": STAGES},
-    "attention.pool": {"BLOCK_N": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]},
-    "patch_embed.forward": TILES | {"BLOCK_K": [32, 64, 128]},
-    "patch_embed.weight_gradient": TILES | {"BLOCK_K": [64, 128, 256]},
-    "patch_embed.position_gradient_select": TILES | {"BLOCK_N": [32, 64, 128]},
-    "patch_embed.position_gradient": {
-        "BLOCK_B": [1, 2, 4, 8, 16],
-        "BLOCK_E": [256, 512, 1024, 2048],
-        "num_warps": [2, 4, 8],
-        "num_stages": [1, 2],
-    },
-    "contrastive.gradient": {
-        "BLOCK_R": [32, 64, 128],
-        "BLOCK_B": [32, 64, 128],
-        "num_warps": [4, 8],
-        "num_stages": [1, 2, 3],
-    },
-    "contrastive.combine": {
-        "BLOCK": [64, 128, 256],
-        "ROWS": [1, 4, 8, 16],
-        "num_warps": [2, 4, 8],
-        "num_stages": [1, 2],
-    },
-    "contrastive": LOGITS,
-    "patch_embed.prepare": FLAT,
-    "patch_embed.finish": FLAT,
-}
 
 Row = dict[str, Any]
 
@@ -90,8 +44,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ops = sorted({name.split(".")[0] for name in CANDIDATES})
-    parser.add_argument("op", choices=ops, help="whose kernels to tune")
+    parser.add_argument("op", choices=OPS, help="whose kernels to tune")
     parser.add_argument("--kernel", metavar="NAME", help="tune this kernel of the op alone")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no row after this time")
     parser.add_argument("--out", type=Path, help="the file to write")
@@ -101,32 +54,36 @@ def main() -> int:
         return 0
 
     name = tuning.architecture(torch.device(DEVICE))
-    kernels = [kernel for kernel in tuning.table(name) if kernel.startswith(f"{arguments.op}.")]
+    path = arguments.out or tuning.table_path(arguments.op, name)
+    kernels = [
+        kernel for op, _, kernel in (full.partition(".") for full in tuning.table(name)) if op == arguments.op
+    ]
     if arguments.kernel is not None:
-        chosen = f"{arguments.op}.{arguments.kernel}"
-        if chosen not in kernels:
-            names = ", ".join(kernel.partition(".")[2] for kernel in kernels)
+        if arguments.kernel not in kernels:
+            names = ", ".join(kernels)
             parser.error(f"--kernel must be a kernel of {arguments.op} ({names}), got {arguments.kernel}")
-        kernels = [chosen]
+        kernels = [arguments.kernel]
     deadline = float("inf") if arguments.budget is None else time.monotonic() + arguments.budget
-    path = arguments.out or tuning.FOLDER / f"{name}.json"
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        is_complete = tune(pool, name, kernels, path, deadline)
+        is_complete = tune(pool, name, arguments.op, kernels, path, deadline)
     print(f"written to {path}" if is_complete else f"the time is over; what was measured is in {path}")
     return 0
 
 
-def tune(pool: ProcessPoolExecutor, name: str, kernels: list[str], path: Path, deadline: float) -> bool:
+def tune(
+    pool: ProcessPoolExecutor, name: str, op: str, kernels: list[str], path: Path, deadline: float
+) -> bool:
     """Measure the rows of some kernels and write the table after each; returns whether all were reached."""
     found = provenance()
     device = ", ".join(f"{found[key]}" for key in ("device", "torch", "triton"))
-    table = json.loads(path.read_text()) if path.exists() else dict(tuning.table(name))
+    start = path if path.exists() else tuning.table_path(op, name)
+    table = json.loads(start.read_text())
     for kernel in kernels:
         rows = table[kernel] = list(table[kernel])
         for i, row in enumerate(rows):
             if time.monotonic() > deadline:
                 return False
-            rows[i] = fastest(pool, name, kernel, row, device)
+            rows[i] = fastest(pool, name, f"{op}.{kernel}", row, device)
             # Replaced in one step: a process that is killed here, or reads the file now, finds a whole table.
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_text(tuning.dumps(table))
@@ -136,7 +93,9 @@ def tune(pool: ProcessPoolExecutor, name: str, kernels: list[str], path: Path, d
 
 def candidates(kernel: str, row: Row) -> list[Row]:
     """The row itself, and itself with every other combination of launch options."""
-    grid = next(grid for prefix, grid in CANDIDATES.items() if kernel.startswith(prefix))
+    op, _, name = kernel.partition(".")
+    grids = import_module(f"clippo_kernels.{op}.examples").CANDIDATES
+    grid = next(grid for prefix, grid in grids.items() if name.startswith(prefix))
     launches = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [row, *({**row, "launch": launch} for launch in launches if launch != row["launch"])]
 

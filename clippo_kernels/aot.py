@@ -126,7 +126,7 @@ def launches_of(
     from . import _triton
 
     op, _, name_in_op = kernel.partition(".")
-    module = import_module(f"clippo_kernels.{op}.launch")
+    examples = import_module(f"clippo_kernels.{op}.examples")
     launches = []
 
     def keep(function: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ def launches_of(
     tuning.replace_rows(name, kernel, [row])
     try:
         with tuning.assume(name):
-            module.example(name_in_op, row, tokens, device)
+            examples.example(name_in_op, row, tokens, device)
     finally:
         _triton.on_launch = None
         tuning.clear_caches()

@@ -217,27 +217,3 @@ def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
     return all(x.data_ptr() % 16 == 0 for x in tensors) and all(
         s % elements == 0 for stride in layout for s in stride
     )
-
-
-# ---------------------------------------------------------------------------------------------------------
-
-
-def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
-    """Call what launches a kernel at the largest sizes of a row of its table."""
-    D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
-    batch = max(1, tokens // N)
-    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
-    rows: tuple[int, ...] = (batch, N)
-    cu_seqlens = None
-    if kernel.endswith("_varlen"):
-        rows = (batch * N,)
-        cu_seqlens = torch.arange(0, batch * N + 1, N, dtype=torch.int32, device=device)
-    qkv = torch.randn(*rows, 3, 12, D, dtype=dtype, device=device)
-    (q, k, v), (dq, dk, dv) = qkv.unbind(-3), torch.empty_like(qkv).unbind(-3)
-    if "pool" in kernel:
-        q, dq = q[:, 0], dq[:, 0]
-        out, lse = pool_forward(q, k, v, D**-0.5)
-        pool_backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv))
-    else:
-        out, lse = forward(q, k, v, D**-0.5, cu_seqlens, N)
-        backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv), cu_seqlens, N)

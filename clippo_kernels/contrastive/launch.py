@@ -5,15 +5,13 @@ What they compute is said in `reference`, whose functions they stand in for.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .. import tuning
 from .._triton import cdiv, launch, with_unit_last_stride
 from . import kernels
-from .positives import Positives, by_label, with_soft_targets
+from .positives import Positives
 from .problem import Problem
 
 LN_2 = 0.6931471805599453
@@ -211,26 +209,3 @@ def find(kernel: str, x: Tensor) -> dict[str, int]:
     options = tuning.find(f"contrastive.{kernel}", x.device, x.dtype)
     assert options is not None, "the last row of a table takes all sizes"
     return options
-
-
-# ---------------------------------------------------------------------------------------------------------
-
-
-def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
-    """Call what launches a kernel at the largest sizes of a row of its table: a batch of so many pairs, first
-    as they are and then with labels, by both losses.
-    """
-    D = row["at_most"].get("channels", 768)
-    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
-    image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
-    scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
-    labels = torch.arange(tokens, device=device) // 2
-    labelled, _ = with_soft_targets(by_label(labels, labels), torch.float32)
-    cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
-    if kernel in ("forward", "sigmoid_forward"):
-        del cases[1]
-    for positives in cases:
-        row_lse, column_lse, _ = contrastive_forward(image, text, scale, positives)
-        backward(Problem(image, text, scale, None, factor, row_lse, column_lse, positives), dtype, dtype)
-        sigmoid_forward(image, text, scale, bias, positives)
-        backward(Problem(image, text, scale, bias, factor, None, None, positives), dtype, dtype)

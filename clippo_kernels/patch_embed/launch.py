@@ -187,27 +187,3 @@ def split(rows: int, block: int, tiles: int, programs: int, device: torch.device
 
 def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
-
-
-# ---------------------------------------------------------------------------------------------------------
-
-
-def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
-    """Call what launches a kernel at the largest sizes of a row of its table: patches of 16 px, 768 wide."""
-    N, D = 196, 768
-    batch = max(1, tokens // N)
-    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
-    pixel_bytes = row["at_most"].get("pixel_bytes", 4)
-    image_dtype = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}[pixel_bytes]
-    C = 1 if row["at_most"].get("pixels", 768) < 768 else 3
-    images = (256 * torch.rand(batch, 224, 224, C, device=device)).to(image_dtype).movedim(-1, 1)
-    weight = torch.randn(D, 3, 16, 16, dtype=dtype, device=device)
-    dbias, pos_embed = torch.randn(D, device=device), torch.randn(N, D, device=device)
-    mean = std = [0.5] * 3
-    keep_indices = None
-    if kernel.endswith("_select"):
-        n = torch.arange(batch * N, dtype=torch.int32, device=device)
-        keep_indices = torch.stack((n // N, n % N), 1)
-    out = forward(images, weight, dbias, pos_embed, keep_indices, mean, std, dtype, dtype)
-    weight_gradient(out, images, weight, dbias, keep_indices, mean, std, dtype)
-    position_gradient(out, keep_indices, N)

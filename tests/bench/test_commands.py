@@ -37,9 +37,9 @@ def test_unknown_op(command):
 @pytest.mark.parametrize(
     ("suite", "one"),
     [
-        ("bench/bench_attention.py", "clippo and packed and 50 and both and B"),
-        ("bench/bench_patch_embed.py", "clippo and both and grey and 224"),
-        ("bench/bench_contrastive.py", "clippo and contrastive and both and 1024x512"),
+        ("bench/suites/bench_attention.py", "clippo and packed and 50 and both and B"),
+        ("bench/suites/bench_patch_embed.py", "clippo and both and grey and 224"),
+        ("bench/suites/bench_contrastive.py", "clippo and contrastive and both and 1024x512"),
     ],
 )
 def test_a_benchmark_runs_on_a_cpu_and_a_time_limit_ends_it(tmp_path, suite, one):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from clippo.bench import compare_training
-from clippo.bench.compare_training import ALL, Run
+from clippo.bench.studies import compare_training
+from clippo.bench.studies.compare_training import ALL, Run
 
 TINY = (
     "--steps 3 --batch-size 16 --model.image-size 48 --model.width 16 --model.depth 1 --model.mlp-dim 16 "

@@ -51,7 +51,10 @@ def run(monkeypatch, tmp_path):
         (tmp_path / "conftest.py").write_text("from clippo.bench.conftest import *")
         (tmp_path / "test_op.py").write_text(f"def test_op():\n    {test}\n")
         (tmp_path / "bench_op.py").write_text(SUITE.replace("ACT", ENDINGS[ending]))
-        monkeypatch.setattr(gpu, "OPS", {"op": (f"{tmp_path}/test_op.py", f"{tmp_path}/bench_op.py")})
+        monkeypatch.setattr(gpu, "OPS", ["op"])
+        monkeypatch.setattr(
+            gpu, "files_of", lambda op: (f"{tmp_path}/test_{op}.py", f"{tmp_path}/bench_{op}.py")
+        )
         monkeypatch.setattr("sys.argv", ["gpu", "--out", f"{tmp_path}/out", *arguments])
         code = gpu.main()
         files = list((tmp_path / "out").glob("*/*"))

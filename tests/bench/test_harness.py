@@ -4,11 +4,12 @@ import weakref
 import pytest
 import torch
 
-from clippo.bench import attention_peers, contrastive_peers, harness
-from clippo.bench.bench_attention import DTYPE, attention_work
-from clippo.bench.bench_contrastive import contrastive_work
-from clippo.bench.bench_patch_embed import embed_work
+from clippo.bench import harness
 from clippo.bench.harness import Ceilings, Work
+from clippo.bench.peers import attention, contrastive
+from clippo.bench.suites.bench_attention import DTYPE, attention_work
+from clippo.bench.suites.bench_contrastive import contrastive_work
+from clippo.bench.suites.bench_patch_embed import embed_work
 
 
 def test_floor_is_the_slower_of_bytes_and_arithmetic():
@@ -130,12 +131,12 @@ def test_running_out_of_memory_skips_a_benchmark_and_lets_its_tensors_go(monkeyp
 
 def test_matrices_of_an_explicit_loss():
     # Its backward holds six float32 matrices of all pairs: too many for 80 GB at 65,536 pairs.
-    assert contrastive_peers.matrix_bytes("explicit", 65536) == 6 * 4 * 65536**2
-    assert contrastive_peers.matrix_bytes("clippo", 65536) == 0
+    assert contrastive.matrix_bytes("explicit", 65536) == 6 * 4 * 65536**2
+    assert contrastive.matrix_bytes("clippo", 65536) == 0
 
 
 def test_a_backward_of_flex_attention_may_run_again():
     with torch._functorch.config.patch(donated_buffer=True):
-        attention_peers.compiled_flex_attention.cache_clear()
-        attention_peers.compiled_flex_attention()
+        attention.compiled_flex_attention.cache_clear()
+        attention.compiled_flex_attention()
         assert torch._functorch.config.donated_buffer is False

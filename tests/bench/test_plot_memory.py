@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from clippo.bench import plot_memory
 from clippo.bench.report import RESULTS
+from clippo.bench.studies import plot_memory
 
 pytest.importorskip("matplotlib")
 

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from clippo.bench import plot_tower
+from clippo.bench.studies import plot_tower
 
 pytest.importorskip("matplotlib")
 

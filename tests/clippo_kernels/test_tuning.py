@@ -9,7 +9,7 @@ from clippo_kernels import tuning
 
 CPU = torch.device("cpu")
 TABLE = {
-    "op.kernel": [
+    "kernel": [
         {"itemsize": 2, "at_most": {"head_dim": 64, "keys": 64}, "launch": {"num_warps": 1}},
         {"itemsize": 2, "at_most": {"head_dim": 64, "keys": 256}, "launch": {"num_warps": 2}},
         {"itemsize": 2, "at_most": {"head_dim": 128}, "launch": {"num_warps": 4}},
@@ -35,7 +35,9 @@ ALWAYS_FOUND = [
 
 @pytest.fixture
 def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "sm_90.json").write_text(json.dumps(TABLE))
+    folder = tmp_path / "op" / "launch_tables"
+    folder.mkdir(parents=True)
+    (folder / "sm_90.json").write_text(json.dumps(TABLE))
     monkeypatch.setattr(tuning, "FOLDER", tmp_path)
     tuning.clear_caches()
     yield
@@ -85,8 +87,9 @@ def test_rows_of_a_process(own_table):
 
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
 def test_files_are_as_written(architecture):
-    text = (tuning.FOLDER / f"{architecture}.json").read_text()
-    assert tuning.dumps(json.loads(text)) == text
+    for op in ("attention", "contrastive", "patch_embed"):
+        text = tuning.table_path(op, architecture).read_text()
+        assert tuning.dumps(json.loads(text)) == text
 
 
 def test_assumed_architecture():

@@ -1,6 +1,6 @@
 """Draws what contrastive losses take of memory against the number of pairs, from measured results.
 
-    python -m clippo.bench.plot_memory bench/results/amd-epyc/<date>-<commit>.json
+    python -m clippo.bench.studies.plot_memory bench/results/amd-epyc/<date>-<commit>.json
 
 writes docs/img/contrastive_memory.png, or the file named by --out. Needs matplotlib (the `bench` extra).
 """
@@ -66,7 +66,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m clippo.bench.plot_memory",
+        prog="python -m clippo.bench.studies.plot_memory",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

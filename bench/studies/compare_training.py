@@ -1,8 +1,8 @@
 """Trains models that differ in one thing, several seeds each, and puts them side by side.
 
-    python -m clippo.bench.compare_training emoji      the recipe alone, with all its metrics
-    python -m clippo.bench.compare_training recipe     all patches of a text or those with ink; text as bytes
-    python -m clippo.bench.compare_training tokens     all patches or those with ink, two canvases, short runs
+    python -m clippo.bench.studies.compare_training emoji     the recipe alone, with all its metrics
+    python -m clippo.bench.studies.compare_training recipe    all patches of a text, inked ones, or bytes
+    python -m clippo.bench.studies.compare_training tokens    all patches or inked ones, two sizes, short runs
 
 Every run is a `clippo train` of its own, one after the other, in a folder of --out; runs that are there
 already are not run again. The table goes to the terminal, and with the commands to a file in bench/results.
@@ -62,7 +62,7 @@ EXPERIMENTS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m clippo.bench.compare_training",
+        prog="python -m clippo.bench.studies.compare_training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

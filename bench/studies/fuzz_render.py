@@ -1,7 +1,7 @@
 """Draws random Unicode, and checks that no string fails, takes long, or comes out differently elsewhere.
 
-    python -m clippo.bench.fuzz_render                      200,000 strings
-    python -m clippo.bench.fuzz_render --count 5000 --seed 1
+    python -m clippo.bench.studies.fuzz_render                      200,000 strings
+    python -m clippo.bench.studies.fuzz_render --count 5000 --seed 1
 
 Strings are of up to 1,000 code points of all planes, assigned or not, with surrogates; of single scripts; and
 made of what breaks text layout: hundreds of combining marks, directional overrides, joiners, line ends. Every
@@ -68,7 +68,7 @@ def digest_of_all(seed: int, batches: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m clippo.bench.fuzz_render",
+        prog="python -m clippo.bench.studies.fuzz_render",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

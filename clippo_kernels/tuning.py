@@ -1,6 +1,7 @@
-"""Launch tables: tile sizes, warps and pipeline stages of every kernel, one JSON file an architecture.
+"""Launch tables: tile sizes, warps and pipeline stages of every kernel.
 
-A file maps "op.kernel" to rows. A row says for which sizes it is meant ("at_most"), what the kernel is
+Each op has a JSON file for each architecture, `OP/launch_tables/ARCHITECTURE.json`, which maps the names of
+its kernels to rows. A row says for which sizes it is meant ("at_most"), what the kernel is
 launched with ("launch") and how that was chosen: "arithmetic" (bytes, products and registers, see
 docs/kernels.md) or "measured". The first row that the sizes fit is taken, so rows go from small to large.
 Nothing is tuned at run time; `python -m clippo.bench.tune` measures a table.
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent  # of the ops
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 assumed: str | None = None
@@ -44,9 +45,19 @@ def assume(name: str) -> Iterator[None]:
         assumed = before
 
 
+def table_path(op: str, name: str) -> Path:
+    """The launch table of an op for an architecture."""
+    return FOLDER / op / "launch_tables" / f"{name}.json"
+
+
 @cache
 def table(name: str) -> dict[str, list[dict[str, Any]]]:
-    return json.loads((FOLDER / f"{name}.json").read_text())
+    """The rows of all ops for an architecture, by "op.kernel"."""
+    return {
+        f"{path.parent.parent.name}.{kernel}": rows
+        for path in sorted(FOLDER.glob(f"*/launch_tables/{name}.json"))
+        for kernel, rows in json.loads(path.read_text()).items()
+    }
 
 
 def find(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> dict[str, int] | None:

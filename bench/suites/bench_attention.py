@@ -1,6 +1,6 @@
 """Attention at the lengths of vision towers, against PyTorch's own and flash-attn.
 
-    pytest bench/bench_attention.py                        on this machine; a CPU times the reference
+    pytest bench/suites/bench_attention.py                        on this machine; a CPU times the reference
     python -m clippo.bench.gpu --only attention     on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, about 50,000 tokens a call, time on the device. On a CPU: float32, 1,024 tokens.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from clippo.bench.attention_peers import Attention, attentions, heads_first
 from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo.bench.peers.attention import Attention, attentions, heads_first
 from clippo_kernels import (
     attention_pool,
     flash_attention,

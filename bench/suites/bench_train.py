@@ -1,6 +1,6 @@
 """One optimizer step of the emoji recipe, and the batch it needs.
 
-    pytest bench/bench_train.py
+    pytest bench/suites/bench_train.py
 
 In float32 and under bfloat16 autocast; with all patches of a text or the inked ones, on canvases of several
 sizes, with and without half of each photograph; and of the models that CLIPPO is compared with.

@@ -1,7 +1,7 @@
 """Rendering captions in six kinds of text, against other ways to draw them; strings per second.
 
-    pytest bench/bench_render.py
-    pytest bench/bench_render.py -k English
+    pytest bench/suites/bench_render.py
+    pytest bench/suites/bench_render.py -k English
 
 "unseen": a renderer that has drawn 10,000 captions draws others. "repeated": it draws those again. One
 thread; "processes" are RenderPools, and their rates include what hands the images over. All

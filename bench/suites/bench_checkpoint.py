@@ -1,6 +1,6 @@
 """Reading and writing a B/16 of 357 MB, by the reference's file and by ours.
 
-pytest bench/bench_checkpoint.py
+pytest bench/suites/bench_checkpoint.py
 """
 
 import pytest

@@ -1,7 +1,7 @@
 """Draws what the tower reads and does, with a real picture and a real caption.
 
-    python -m clippo.bench.plot_tower                                       writes docs/img/tower.png
-    python -m clippo.bench.plot_tower --emoji 🍓 --text "a ripe strawberry" --out berry.png
+    python -m clippo.bench.studies.plot_tower                                       writes docs/img/tower.png
+    python -m clippo.bench.studies.plot_tower --emoji 🍓 --text "a ripe strawberry" --out berry.png
 
 Needs matplotlib (the `bench` extra) and the fonts of `clippo train`.
 """
@@ -139,7 +139,7 @@ def rectangle(corner: tuple[float, float], width: float, height: float, **style:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m clippo.bench.plot_tower",
+        prog="python -m clippo.bench.studies.plot_tower",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,39 @@
+"""Problems for the rows of the launch tables, and launch options to try in their place.
+
+The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+"""
+
+from typing import Any
+
+import torch
+
+from .launch import backward, forward, pool_backward, pool_forward
+
+BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
+# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+CANDIDATES: dict[str, dict[str, list[int]]] = {
+    "short": {"BLOCK_M": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": STAGES},
+    "long": {"BLOCK_M": BLOCKS, "BLOCK_N": BLOCKS, "num_warps": [4, 8], "num_stages": STAGES},
+    "pool": {"BLOCK_N": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]},
+}
+
+
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
+    """Launch a kernel at the largest sizes of a row of its table, on about `tokens` tokens."""
+    D, N = row["at_most"]["head_dim"], row["at_most"].get("keys", 1024)
+    batch = max(1, tokens // N)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    rows: tuple[int, ...] = (batch, N)
+    cu_seqlens = None
+    if kernel.endswith("_varlen"):
+        rows = (batch * N,)
+        cu_seqlens = torch.arange(0, batch * N + 1, N, dtype=torch.int32, device=device)
+    qkv = torch.randn(*rows, 3, 12, D, dtype=dtype, device=device)
+    (q, k, v), (dq, dk, dv) = qkv.unbind(-3), torch.empty_like(qkv).unbind(-3)
+    if "pool" in kernel:
+        q, dq = q[:, 0], dq[:, 0]
+        out, lse = pool_forward(q, k, v, D**-0.5)
+        pool_backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv))
+    else:
+        out, lse = forward(q, k, v, D**-0.5, cu_seqlens, N)
+        backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv), cu_seqlens, N)

@@ -1,0 +1,58 @@
+"""Problems for the rows of the launch tables, and launch options to try in their place.
+
+The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+"""
+
+from typing import Any
+
+import torch
+
+from .launch import backward, contrastive_forward, sigmoid_forward
+from .positives import Positives, by_label, with_soft_targets
+from .problem import Problem
+
+# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+CANDIDATES: dict[str, dict[str, list[int]]] = {
+    "gradient": {
+        "BLOCK_R": [32, 64, 128],
+        "BLOCK_B": [32, 64, 128],
+        "num_warps": [4, 8],
+        "num_stages": [1, 2, 3],
+    },
+    "combine": {
+        "BLOCK": [64, 128, 256],
+        "ROWS": [1, 4, 8, 16],
+        "num_warps": [2, 4, 8],
+        "num_stages": [1, 2],
+    },
+    "": {
+        "BLOCK_R": [64, 128],
+        "BLOCK_B": [64, 128, 256],
+        "BLOCK_D": [32, 64],
+        "GROUP": [8, 16],
+        "PIECE": [16, 32],
+        "num_warps": [4, 8],
+        "num_stages": [2, 3, 4],
+    },
+}
+
+
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
+    """Launch a kernel at the largest sizes of a row of its table.
+
+    The problem is a batch of `tokens` pairs, first without and then with labels, for both losses.
+    """
+    D = row["at_most"].get("channels", 768)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
+    scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
+    labels = torch.arange(tokens, device=device) // 2
+    labelled, _ = with_soft_targets(by_label(labels, labels), torch.float32)
+    cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
+    if kernel in ("forward", "sigmoid_forward"):
+        del cases[1]
+    for positives in cases:
+        row_lse, column_lse, _ = contrastive_forward(image, text, scale, positives)
+        backward(Problem(image, text, scale, None, factor, row_lse, column_lse, positives), dtype, dtype)
+        sigmoid_forward(image, text, scale, bias, positives)
+        backward(Problem(image, text, scale, bias, factor, None, None, positives), dtype, dtype)

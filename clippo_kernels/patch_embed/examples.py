@@ -1,0 +1,53 @@
+"""Problems for the rows of the launch tables, and launch options to try in their place.
+
+The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+"""
+
+from typing import Any
+
+import torch
+
+from .launch import forward, position_gradient, weight_gradient
+
+TILES = {
+    "BLOCK_M": [32, 64, 128, 256],
+    "BLOCK_D": [64, 128, 256],
+    "num_warps": [4, 8],
+    "num_stages": [2, 3, 4],
+}
+FLAT = {"BLOCK": [128, 256, 512, 1024, 2048], "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]}
+# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+CANDIDATES: dict[str, dict[str, list[int]]] = {
+    "forward": TILES | {"BLOCK_K": [32, 64, 128]},
+    "weight_gradient": TILES | {"BLOCK_K": [64, 128, 256]},
+    "position_gradient_select": TILES | {"BLOCK_N": [32, 64, 128]},
+    "position_gradient": {
+        "BLOCK_B": [1, 2, 4, 8, 16],
+        "BLOCK_E": [256, 512, 1024, 2048],
+        "num_warps": [2, 4, 8],
+        "num_stages": [1, 2],
+    },
+    "prepare": FLAT,
+    "finish": FLAT,
+}
+
+
+def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
+    """Launch a kernel at the largest sizes of a row of its table: patches of 16 px, 768 features."""
+    N, D = 196, 768
+    batch = max(1, tokens // N)
+    dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32
+    pixel_bytes = row["at_most"].get("pixel_bytes", 4)
+    image_dtype = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}[pixel_bytes]
+    C = 1 if row["at_most"].get("pixels", 768) < 768 else 3
+    images = (256 * torch.rand(batch, 224, 224, C, device=device)).to(image_dtype).movedim(-1, 1)
+    weight = torch.randn(D, 3, 16, 16, dtype=dtype, device=device)
+    dbias, pos_embed = torch.randn(D, device=device), torch.randn(N, D, device=device)
+    mean = std = [0.5] * 3
+    keep_indices = None
+    if kernel.endswith("_select"):
+        n = torch.arange(batch * N, dtype=torch.int32, device=device)
+        keep_indices = torch.stack((n // N, n % N), 1)
+    out = forward(images, weight, dbias, pos_embed, keep_indices, mean, std, dtype, dtype)
+    weight_gradient(out, images, weight, dbias, keep_indices, mean, std, dtype)
+    position_gradient(out, keep_indices, N)
