@@ -26,6 +26,8 @@ from clippo.results import ROOT, Row, read_results
 RENDERERS = "amd-epyc/2026-11-24-865f5c1.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
+PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
+CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/emoji.json"
 
@@ -119,6 +121,47 @@ def short_runs_at_96_px(rows: Sequence[Row]) -> str:
     return compare_training.table([row for row in rows if not row["name"].startswith("64 px")])
 
 
+def patch_embed_times(rows: Sequence[Row]) -> str:
+    """Milliseconds of patch embedding, and how many times as long the peers take."""
+    times = by_group_and_name(rows, "median_us")
+    shares = by_group_and_name(rows, "share_of_roofline")
+    lines = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        ours = times[group, "clippo"]
+        best_peer = min(time for (of, name), time in times.items() if of == group and name != "clippo")
+        lines.append(
+            [
+                group.removeprefix("patch_embed, "),
+                f"{ours / 1e3:.1f}",
+                f"{times[group, 'conv'] / ours:.2f}x",
+                f"{best_peer / ours:.2f}x",
+                f"{shares[group, 'clippo']:.0%}",
+            ]
+        )
+    return markdown(["", "clippo, ms", "eager convolution / clippo", "best peer / clippo", "roofline"], lines)
+
+
+def contrastive_times(rows: Sequence[Row]) -> str:
+    """Milliseconds of the contrastive loss with its gradients, how many times as long the peers take, MiB."""
+    times = by_group_and_name(rows, "median_us")
+    memory = by_group_and_name(rows, "peak_mib")
+    peers = {"explicit": "explicit", "explicit-compiled": "compiled", "open_clip": "open_clip"}
+    peers["checkpointed"] = "checkpointed"
+    lines = []
+    for group in dict.fromkeys(row["group"] for row in rows if row["group"].startswith("contrastive, both")):
+        ours = times[group, "clippo"]
+        lines.append(
+            [
+                group.removeprefix("contrastive, both, ").replace("channels", "features"),
+                f"{ours / 1e3:,.0f}",
+                *(f"{times[group, peer] / ours:.2f}x" for peer in peers),
+                *(f"{memory[group, name]:,.0f}" for name in ("clippo", "explicit")),
+            ]
+        )
+    ratios = [f"{label} / clippo" for label in peers.values()]
+    return markdown(["", "clippo, ms", *ratios, "clippo, MiB", "explicit, MiB"], lines)
+
+
 def emoji_recalls(rows: Sequence[Row]) -> str:
     """R@1 and R@10 of images by text: a line a language, means over the seeds, and chance."""
     header, chances = ["language"], ["*chance*"]
@@ -190,6 +233,8 @@ TABLES = {
     "thousands_per_second": Table(RENDERERS, thousands_per_second),
     "strings_per_second": Table(RENDERERS, strings_per_second),
     "strings_per_second_of_pools": Table(RENDERERS, strings_per_second_of_pools),
+    "patch_embed_times": Table(PATCH_EMBED, patch_embed_times),
+    "contrastive_times": Table(CONTRASTIVE, contrastive_times),
     "training_steps": Table(STEPS, training_steps),
     "recipe_by_text_tokens": Table(RECIPE, recipe_by_text_tokens),
     "recipe_and_baselines": Table(RECIPE, compare_training.table),

@@ -1,6 +1,6 @@
-"""Read and write the `.npz` checkpoints of the reference implementation (google-research/big_vision).
+"""Read and write the `.npz` checkpoints of big_vision (google-research/big_vision), the published code.
 
-The reference multiplies from the right (kernels are in x out), keeps the heads as an axis of their own,
+big_vision multiplies from the right (kernels are in x out), keeps the heads as an axis of their own,
 stores q, k and v apart, and lays patches out as height, width, channel. `entries` is the one place that says
 which of its arrays is which part of which tensor of ours; both directions follow it.
 """
@@ -55,7 +55,7 @@ def load_big_vision(
     are read one after the other, so that the peak is little more than the parameters. Nothing is unpickled.
 
     Args:
-        path: the file; its blocks may be stacked, as the reference's `scan` option leaves them.
+        path: the file; its blocks may be stacked, as big_vision's `scan` option leaves them.
         renderer: draws strings; the published one by default.
         image_size: side of the images that the model will see, px; the file's by default. To another, the
             position embedding is resampled, bilinearly from corner to corner.
@@ -86,7 +86,7 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
     Args:
         model: of the sizes of the ViT.
         path: the file.
-        dont_load: regular expressions; what they find in the names of arrays, as the reference names them
+        dont_load: regular expressions; what they find in the names of arrays, as big_vision names them
             today, is neither read from the file nor expected there, and stays as it is in the model.
 
     Raises:
@@ -119,14 +119,14 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
 
 
 def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> None:
-    """Write the parameters of a model as the reference implementation would, under `params/`.
+    """Write the parameters of a model as big_vision would, under `params/`.
 
     The file appears whole or not at all.
 
     Args:
         model: of any dtype; written as float32.
         path: the file, "NAME.npz".
-        scan: stack the blocks, as the reference's `scan` option expects them.
+        scan: stack the blocks, as big_vision's `scan` option expects them.
     """
     with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for name, array in big_vision_arrays(model.state_dict(), model.config, scan=scan):
@@ -139,7 +139,7 @@ def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> N
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of the reference's, and where it goes.
+    """One array of a big_vision checkpoint, and the parameter that it goes to.
 
     Attributes:
         theirs: its name, without prefix.
@@ -315,7 +315,7 @@ def stacked_name(name: str) -> str | None:
 def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
     """(1, positions, D) of a square grid (1, N, D), with or without a class token before it.
 
-    Bilinear with aligned corners, as the reference resamples.
+    Bilinear with aligned corners, as big_vision resamples.
     """
     own = isqrt(pos_embed.shape[1])
     grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
