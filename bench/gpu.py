@@ -28,7 +28,8 @@ from pathlib import Path
 import torch
 
 from clippo.bench.harness import ROWS_VARIABLE
-from clippo.bench.report import RESULTS, ROOT, Row, count_not_run, provenance, table, write
+from clippo.bench.report import RESULTS, count_not_run, table, write
+from clippo.results import ROOT, Row, provenance
 from clippo_kernels import tuning
 
 # Every op has its launch tables.

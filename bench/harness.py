@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 import torch
 
-from clippo.bench.report import Row, row_of
+from clippo.bench.report import row_of
+from clippo.results import Row
 
 ROWS_VARIABLE = "CLIPPO_BENCH_ROWS"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,7 +162,8 @@ def timed(call: Callable[[], Any]) -> float:
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    value: float = start.elapsed_time(end) / 1e3
+    return value
 
 
 def peak_memory(make: Callable[[], Callable[[], Any]]) -> int:

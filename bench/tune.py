@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from clippo.bench.gpu import OPS
-from clippo.bench.report import provenance
+from clippo.results import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row, launches_of
 
@@ -127,7 +127,8 @@ def seconds(name: str, kernel: str, row: Row) -> float:
     def launch() -> None:
         function[(programs,)](*args, **options)
 
-    return do_bench(launch, warmup=5, rep=30, return_mode="median") / 1e3  # all in milliseconds
+    value: float = do_bench(launch, warmup=5, rep=30, return_mode="median") / 1e3  # all in milliseconds
+    return value
 
 
 if __name__ == "__main__":

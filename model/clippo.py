@@ -153,12 +153,14 @@ class Clippo(nn.Module):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Embed pixels: (B, E), not normalised, with a graph."""
-        return self.tower.encoder(*self.image_tokens(images))
+        out: Tensor = self.tower.encoder(*self.image_tokens(images))
+        return out
 
     def embed_texts(self, texts: Tensor) -> Tensor:
         """Embed what the tokenizer gave: (B, E), not normalised, with a graph."""
         encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
-        return encoder(*self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed))
+        out: Tensor = encoder(*self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed))
+        return out
 
     # Use
 
@@ -285,7 +287,8 @@ class Clippo(nn.Module):
 def normalized(z: Tensor) -> Tensor:
     """Divide embeddings by their norms."""
     # The published models add the epsilon to the norm instead of clamping it.
-    return z / (torch.linalg.vector_norm(z.float(), dim=-1, keepdim=True) + 1e-8)
+    out: Tensor = z / (torch.linalg.vector_norm(z.float(), dim=-1, keepdim=True) + 1e-8)
+    return out
 
 
 def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInfo]:

@@ -61,7 +61,8 @@ def masked_attention(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
     """Run an `Attention` with keys only where a mask (B, 1, 1, N) is True."""
     q, k, v = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, N, F)
-    return attention.proj(mixed.transpose(1, 2).flatten(-2))
+    out: Tensor = attention.proj(mixed.transpose(1, 2).flatten(-2))
+    return out
 
 
 def masked_pool(pool: AttentionPool, x: Tensor, mask: Tensor) -> Tensor:

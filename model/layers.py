@@ -89,7 +89,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         # (B, N, H, F) or (T, H, F)
         mixed = flash_attention_qkvpacked(qkv) if varlen is None else flash_attention_varlen(qkv, *varlen)
-        return self.proj(mixed.flatten(-2))
+        out: Tensor = self.proj(mixed.flatten(-2))
+        return out
 
 
 class Mlp(nn.Module):
@@ -106,7 +107,8 @@ class Mlp(nn.Module):
             nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
 
 
 class Block(nn.Module):
@@ -127,7 +129,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, varlen: VarlenInfo | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), varlen)
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class AttentionPool(nn.Module):
@@ -164,7 +167,8 @@ class AttentionPool(nn.Module):
     def project(self, pooled_BHF: Tensor) -> Tensor:
         """Mix the heads of the pooled values (B, H, F), and add the MLP."""
         x_BD = self.proj(pooled_BHF.flatten(1))
-        return x_BD + self.mlp(self.norm(x_BD))
+        out: Tensor = x_BD + self.mlp(self.norm(x_BD))
+        return out
 
 
 def xavier_uniform_(layer: nn.Linear, parts: int = 1) -> None:

@@ -121,11 +121,13 @@ class Encoder(nn.Module):
                 x = checkpoint(block, x, varlen, use_reentrant=False)
             else:
                 x = block(x, varlen)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     def forward_head(self, x: Tensor, varlen: VarlenInfo | None = None) -> Tensor:
         """Pool each sequence of tokens to its embedding (B, E), which is not normalised."""
-        return self.head(self.pool(x, varlen))
+        out: Tensor = self.head(self.pool(x, varlen))
+        return out
 
     def forward(self, x: Tensor, varlen: VarlenInfo | None = None) -> Tensor:
         """Embed sequences of tokens: (B, E), not normalised."""
@@ -157,6 +159,6 @@ class Tower(nn.Module):
             images: pixels in any layout that `PatchEmbed` takes.
             kept: the patches to look at; all by default.
         """
-        if kept is None:
-            return self.encoder(self.patch_embed(images))
-        return self.encoder(self.patch_embed(images, kept.keep_indices), kept.varlen)
+        keep_indices, varlen = (None, None) if kept is None else (kept.keep_indices, kept.varlen)
+        out: Tensor = self.encoder(self.patch_embed(images, keep_indices), varlen)
+        return out

@@ -67,7 +67,8 @@ class UnifontGlyphs:
         distinct, inverse = np.unique(code_points, return_inverse=True)
         fonts = (self._plane_0, self._higher_planes)
         in_0, above = (np.array(font.getTypeface().unicharsToGlyphs(distinct.tolist())) for font in fonts)
-        return (np.where(distinct < END_OF_PLANE_0, in_0, above) != 0)[inverse]
+        out: np.ndarray = (np.where(distinct < END_OF_PLANE_0, in_0, above) != 0)[inverse]
+        return out
 
     def _load(self, path: Path) -> Any:
         # A font manager of its own: the default one reads the system's whole font configuration first.

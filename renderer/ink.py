@@ -71,7 +71,8 @@ class InkPool:
 
     def widths(self, unit_C: np.ndarray) -> np.ndarray:
         """Widths in px, (C,) int32."""
-        return self._width[unit_C]
+        out: np.ndarray = self._width[unit_C]
+        return out
 
     def draw(self, out: np.ndarray, unit_C: np.ndarray, corner_C: np.ndarray) -> None:
         """Write C units into the flat, contiguous `out`, each from the index of its top left pixel on."""

@@ -168,7 +168,8 @@ class ParagraphRenderer(Renderer):
         return self._typesetters[font_size]
 
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
-        return (self._fonts.font_of(code_point_C) >= 0) | invisible_code_points()[code_point_C]
+        out: np.ndarray = (self._fonts.font_of(code_point_C) >= 0) | invisible_code_points()[code_point_C]
+        return out
 
     def _draw(
         self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int

@@ -24,10 +24,12 @@ def resize(pixels_YXC: np.ndarray, height: int, width: int) -> np.ndarray:
 
     def along_row(y: np.ndarray) -> np.ndarray:
         a, b = (pixels_YXC[y[:, None], x].astype(np.float32) for x in (left, right))
-        return a + (b - a) * across
+        out: np.ndarray = a + (b - a) * across
+        return out
 
     top, bottom = along_row(above), along_row(below)
-    return (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
+    out: np.ndarray = (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
+    return out
 
 
 def neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

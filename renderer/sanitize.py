@@ -66,7 +66,7 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     out. A run of marks may be found across the end of a string, which does no harm.
     """
     class_C = character_classes()[code_point_C]
-    suspicious_C = class_C == UNSAFE
+    suspicious_C: np.ndarray = class_C == UNSAFE
     end_B = np.cumsum(length_B)
     for string in np.flatnonzero(length_B > MAX_SCRIPT_RUNS).tolist():
         first, end = int(end_B[string] - length_B[string]), int(end_B[string])

@@ -28,4 +28,5 @@ def import_skia() -> ModuleType:
             f"skia-python needs the system library {library[0]}, which is missing: "
             "apt-get install libegl1 libgl1 libexpat1"
         ) from error
-    return skia
+    module: ModuleType = skia
+    return module

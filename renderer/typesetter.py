@@ -44,7 +44,7 @@ class Fonts:
 
     def font_of(self, code_point_C: np.ndarray) -> np.ndarray:
         """(C,) index of the first font with a glyph for each code point, -1 where none has one."""
-        font_C = self._font_of[code_point_C]
+        font_C: np.ndarray = self._font_of[code_point_C]
         if (font_C == UNKNOWN).any():
             new_G = np.unique(code_point_C[font_C == UNKNOWN])
             self._font_of[new_G] = NONE
@@ -56,7 +56,8 @@ class Fonts:
 
     def is_shapeless(self, code_point_C: np.ndarray) -> np.ndarray:
         """(C,) bool, True for code points from a font without any rules for ligatures or kerning."""
-        return self._is_shapeless[self.font_of(code_point_C)]  # the last entry is for "none"
+        is_shapeless_C: np.ndarray = self._is_shapeless[self.font_of(code_point_C)]  # the last is for "none"
+        return is_shapeless_C
 
 
 def has_no_shaping_rules(typeface: Any) -> bool:

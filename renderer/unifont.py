@@ -205,7 +205,7 @@ class GlyphTable:
 
     def units(self, code_point_C: np.ndarray) -> np.ndarray:
         """Units of the pool, (C,) int32. Draws the glyphs that are new."""
-        unit_C = self._unit[code_point_C]
+        unit_C: np.ndarray = self._unit[code_point_C]
         is_new_C = unit_C == NOT_DRAWN
         if is_new_C.any():
             self._add(np.unique(code_point_C[is_new_C]))
@@ -214,7 +214,8 @@ class GlyphTable:
 
     def cut_units(self, code_point_C: np.ndarray) -> np.ndarray:
         """The same glyphs without what lies below the image's edge, in the image's last, incomplete row."""
-        return self._cut_unit[code_point_C]
+        unit_C: np.ndarray = self._cut_unit[code_point_C]
+        return unit_C
 
     def _add(self, code_point_G: np.ndarray) -> None:
         """Draw and trim G glyphs."""

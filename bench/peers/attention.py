@@ -48,7 +48,8 @@ def flex(qkv: Tensor) -> Tensor:
 
 
 def flash_attn(qkv: Tensor) -> Tensor:
-    return pytest.importorskip("flash_attn").flash_attn_qkvpacked_func(qkv)
+    out: Tensor = pytest.importorskip("flash_attn").flash_attn_qkvpacked_func(qkv)
+    return out
 
 
 def attentions(device: torch.device) -> dict[str, Attention]:

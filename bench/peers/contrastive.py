@@ -64,13 +64,15 @@ def liger(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """Liger's fused linear cross-entropy in each direction, the other side as its classifier."""
     loss = pytest.importorskip("liger_kernel.transformers").LigerFusedLinearCrossEntropyLoss()
     scale = scale.to(image.dtype)
-    return (loss(text, scale * image, pairs(image)) + loss(image, scale * text, pairs(image))) / 2
+    out: Tensor = (loss(text, scale * image, pairs(image)) + loss(image, scale * text, pairs(image))) / 2
+    return out
 
 
 def inf_cl(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """Inf-CL's kernels in each direction."""
     cal_inf_loss = pytest.importorskip("inf_cl").cal_inf_loss
-    return (cal_inf_loss(scale * image, text) + cal_inf_loss(scale * text, image)) / 2
+    out: Tensor = (cal_inf_loss(scale * image, text) + cal_inf_loss(scale * text, image)) / 2
+    return out
 
 
 @cache

@@ -23,8 +23,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from clippo.bench.report import RESULTS, Row, provenance, write
-from clippo.results import read_results
+from clippo.bench.report import RESULTS, write
+from clippo.results import Row, provenance, read_results
 
 ALL = "--model.text.tokens all".split()
 # Short runs of the emoji recipe, as in docs/training.md.

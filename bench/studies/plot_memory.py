@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clippo.bench.report import OURS, ROOT
+from clippo.bench.report import OURS
+from clippo.results import ROOT
 
 CHANNELS = 768
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from clippo.bench.report import ROOT
 from clippo.data.emoji import EmojiFont
 from clippo.errors import UserError
 from clippo.renderer import UnifontRenderer
+from clippo.results import ROOT
 
 SIZE, PATCH = 128, 16
 PHOTOGRAPH, TEXT = "#d9822b", "#2b6cb0"  # tokens of either

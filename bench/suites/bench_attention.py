@@ -9,6 +9,7 @@ On a GPU: bfloat16, about 50,000 tokens a call, time on the device. On a CPU: fl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,13 +70,13 @@ def attention_work(tokens: int, pairs: int, H: int, D: int, which: str) -> Work:
 @pytest.mark.parametrize("N", LENGTHS)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_packed(benchmark, which, N, heads, name):
+def test_packed(benchmark: Any, which: str, N: int, heads: str, name: str) -> None:
     H, D = HEADS[heads]
     B = max(1, TOKENS // N)
     benchmark.group = f"attention, {which}, N {N}, {H} heads of {D}"
     benchmark.extra_info.update(name=name, batch=B)
 
-    def make():
+    def make() -> Callable[[], object]:
         qkv = torch.randn(B, N, 3, H, D, device=DEVICE, dtype=DTYPE)
         return prepare(ATTENTIONS[name], qkv, which)
 
@@ -140,13 +141,13 @@ if ON_GPU:
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("name", VARLEN)
-def test_varlen(benchmark, which, mixture, name):
+def test_varlen(benchmark: Any, which: str, mixture: str, name: str) -> None:
     H, D = HEADS["B"]
     lengths = MIXTURES[mixture]
     benchmark.group = f"varlen, {which}, {mixture}, {H} heads of {D}"
     benchmark.extra_info.update(name=name, sequences=len(lengths))
 
-    def make():
+    def make() -> Callable[[], object]:
         batch, attention = VARLEN[name](lengths)
         return prepare(attention, torch.randn(*batch, 3, H, D, device=DEVICE, dtype=DTYPE), which)
 
@@ -175,13 +176,13 @@ POOLS = {
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("N", [196, 576])
 @pytest.mark.parametrize("name", POOLS)
-def test_pool(benchmark, which, N, name):
+def test_pool(benchmark: Any, which: str, N: int, name: str) -> None:
     H, D = HEADS["B"]
     B = max(1, TOKENS // N)
     benchmark.group = f"pool, {which}, N {N}, {H} heads of {D}"
     benchmark.extra_info.update(name=name, batch=B)
 
-    def make():
+    def make() -> Callable[[], object]:
         q = torch.randn(H, D, device=DEVICE, dtype=DTYPE)
         kv = torch.randn(B, N, 2, H, D, device=DEVICE, dtype=DTYPE)
         return prepare(lambda kv: POOLS[name](q, kv), kv, which)

@@ -12,10 +12,13 @@ share of the rate of large products in the same run, and `peak_mib` what a run h
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
 from clippo.bench.peers.contrastive import losses, matrix_bytes
@@ -51,13 +54,13 @@ def embeddings(B: int, D: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("B", "D"), SHAPES, ids=[f"{B}x{D}" for B, D in SHAPES])
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_contrastive(benchmark, B, D, which, name):
+def test_contrastive(benchmark: Any, B: int, D: int, which: str, name: str) -> None:
     benchmark.group = f"contrastive, {which}, {B:,} pairs, {D} channels"
     benchmark.extra_info.update(name=name, batch=B, channels=D, which=which)
     if matrix_bytes(name, B) > 0.8 * memory_bytes():
         pytest.skip("its matrices do not fit")
 
-    def make():
+    def make() -> Callable[[], object]:
         image, text = embeddings(B, D)
         scale = torch.tensor(20.0, device=DEVICE)
         inputs = [x.requires_grad_(which == "both") for x in (image, text, scale)]
@@ -70,16 +73,16 @@ def test_contrastive(benchmark, B, D, which, name):
 
 @timed_on_device
 @pytest.mark.parametrize("name", ["clippo", "explicit"])
-def test_sigmoid(benchmark, name):
+def test_sigmoid(benchmark: Any, name: str) -> None:
     B, D = (32768, 768) if ON_GPU else (4096, 768)
     benchmark.group = f"sigmoid, both, {B:,} pairs, {D} channels"
     benchmark.extra_info.update(name=name, batch=B, channels=D, which="both")
 
-    def explicit(image, text, scale, bias):
+    def explicit(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         z = 2 * torch.eye(B, device=DEVICE) - 1
         return -F.logsigmoid(z * ((image @ text.T).float() * scale + bias)).sum() / B
 
-    def make():
+    def make() -> Callable[[], object]:
         image, text = embeddings(B, D)
         scalars = [torch.tensor(value, device=DEVICE) for value in (10.0, -10.0)]
         inputs = [x.requires_grad_() for x in (image, text, *scalars)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -96,12 +97,12 @@ def embed_work(B: int, S: int, P: int, C: int, which: str) -> Work:
 @pytest.mark.parametrize("kind", CHANNELS)
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("name", EMBEDS)
-def test_on_device(benchmark, B, geometry, kind, which, name):
+def test_on_device(benchmark: Any, B: int, geometry: str, kind: str, which: str, name: str) -> None:
     (S, P), C = GEOMETRIES[geometry], CHANNELS[kind]
     benchmark.group = f"patch_embed, {which}, {kind}, {geometry}, batch {B}"
     benchmark.extra_info.update(name=name)
 
-    def make():
+    def make() -> Callable[[], object]:
         images, args = random_bytes(B, S, S, C).to(DEVICE), parameters(S, P)
         if which == "forward":
             args = [x.detach() for x in args]
@@ -116,7 +117,7 @@ def test_on_device(benchmark, B, geometry, kind, which, name):
 @timed_on_device
 @pytest.mark.parametrize("kind", CHANNELS)
 @pytest.mark.parametrize("name", EMBEDS)
-def test_from_the_host(benchmark, kind, name):
+def test_from_the_host(benchmark: Any, kind: str, name: str) -> None:
     B, (S, P), C = 256, GEOMETRIES["224/16"], CHANNELS[kind]
     benchmark.group = f"patch_embed, forward from the host, {kind}, 224/16, batch {B}"
     images = random_bytes(B, S, S, C)
@@ -125,7 +126,7 @@ def test_from_the_host(benchmark, kind, name):
     benchmark.extra_info.update(name=name, host_bytes=images.nbytes)
     pinned = images.pin_memory()
 
-    def make():
+    def make() -> Callable[[], object]:
         args = [x.detach() for x in parameters(S, P)]
         return lambda: EMBEDS[name](pinned.to(DEVICE, non_blocking=True), *args)
 

@@ -124,7 +124,7 @@ def measure(benchmark: Any, name: str, strings: int, draw_all: Callable[..., Any
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
 @pytest.mark.parametrize("seen", ["unseen", "repeated"])
-def test_renderer(benchmark, kind, renderer_type, seen):
+def test_renderer(benchmark: Any, kind: str, renderer_type: type[Renderer], seen: str) -> None:
     texts = texts_of(kind)
     benchmark.group = f"{kind}, {seen}"
     out = np.empty((BATCH, SIZE, SIZE), np.uint8)
@@ -145,7 +145,7 @@ def test_renderer(benchmark, kind, renderer_type, seen):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("peer", PEERS)
-def test_peer(benchmark, kind, peer):
+def test_peer(benchmark: Any, kind: str, peer: str) -> None:
     if peer == "Pillow raqm" and not features.check("raqm"):
         pytest.skip("Pillow was built without raqm")
     texts = texts_of(kind)[WARM_UP : WARM_UP + FOR_PEERS]
@@ -164,7 +164,7 @@ def test_peer(benchmark, kind, peer):
 @pytest.mark.parametrize("kind", ["English", "Arabic", "Hindi"])
 @pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_processes(benchmark, kind, renderer_type, workers):
+def test_processes(benchmark: Any, kind: str, renderer_type: type[Renderer], workers: int) -> None:
     texts = texts_of(kind)
     benchmark.group = f"{kind}, processes"
     with RenderPool(renderer_type(SIZE), workers=workers, batch_size=2 * BATCH, ahead=3) as pool:

@@ -8,6 +8,7 @@ sizes, with and without half of each photograph; and of the models that CLIPPO i
 
 import dataclasses
 import itertools
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,13 +18,14 @@ from clippo.data.order import Order
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
 from clippo.model.packing import patch_dropout
 from clippo.recipes.emoji import recipe
+from clippo.training.config import TrainConfig
 from clippo_kernels import contrastive_loss
 
 CONFIG = recipe()
 STEPS = 8
 
 
-def batches_of(config):
+def batches_of(config: TrainConfig) -> tuple[Batches, Clippo]:
     """The batches of a run by step, and its model."""
     torch.manual_seed(0)
     size = config.model.image_size
@@ -38,13 +40,13 @@ def batches_of(config):
     return batches, model
 
 
-def measure(benchmark, name, config, dtype=torch.float32):
+def measure(benchmark: Any, name: str, config: TrainConfig, dtype: torch.dtype = torch.float32) -> None:
     """Steps over batches of different texts, which are made before."""
     batches, model = batches_of(config)
     ready = itertools.cycle([batches.read(step) for step in range(STEPS)])
     optimizer = config.optimizer.build(model.named_parameters())
 
-    def step():
+    def step() -> None:
         kept, batch = None, next(ready)
         if config.patch_dropout:
             kept = patch_dropout(config.batch_size, config.model.num_patches, config.patch_dropout)
@@ -61,13 +63,13 @@ def measure(benchmark, name, config, dtype=torch.float32):
     keep(benchmark, name, config.batch_size)
 
 
-def keep(benchmark, name, pairs):
+def keep(benchmark: Any, name: str, pairs: int) -> None:
     seconds = benchmark.stats["median"]
     benchmark.extra_info |= {"name": name, "median_us": 1e6 * seconds, "pairs_per_s": round(pairs / seconds)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_dtype(benchmark, dtype):
+def test_dtype(benchmark: Any, dtype: torch.dtype) -> None:
     tower = dataclasses.replace(CONFIG.model, text=RenderedTextConfig(tokens="all"))
     measure(benchmark, f"all, {dtype}", dataclasses.replace(CONFIG, model=tower), dtype)
 
@@ -75,20 +77,20 @@ def test_dtype(benchmark, dtype):
 @pytest.mark.parametrize("tokens", ["all", "inked"])
 @pytest.mark.parametrize("dropped", [0.0, 0.5], ids=["whole", "half"])
 @pytest.mark.parametrize("canvas_px", [64, 96, 128, 160])
-def test_text_tokens(benchmark, canvas_px, dropped, tokens):
+def test_text_tokens(benchmark: Any, canvas_px: int, dropped: float, tokens: Literal["all", "inked"]) -> None:
     text = RenderedTextConfig(tokens=tokens)
     tower = dataclasses.replace(CONFIG.model, image_size=canvas_px, text=text)
     measure(benchmark, tokens, dataclasses.replace(CONFIG, model=tower, patch_dropout=dropped))
 
 
 @pytest.mark.parametrize("num_towers", [1, 2])
-def test_bytes(benchmark, num_towers):
+def test_bytes(benchmark: Any, num_towers: Literal[1, 2]) -> None:
     tower = dataclasses.replace(CONFIG.model, text=ByteTextConfig(), num_towers=num_towers)
     name = {1: "1T", 2: "two towers"}[num_towers]
     measure(benchmark, name, dataclasses.replace(CONFIG, model=tower))
 
 
-def test_batch(benchmark):
+def test_batch(benchmark: Any) -> None:
     batches, _ = batches_of(CONFIG)
     steps = iter(range(1000))
     benchmark.group = "training batch"

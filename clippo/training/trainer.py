@@ -99,11 +99,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             if config.patch_dropout:
                 kept = patch_dropout(len(images), config.model.num_patches, config.patch_dropout)
             with autocast:
-                return model(images, texts[0], kept, *texts[1:])
+                out: tuple[Tensor, Tensor] = model(images, texts[0], kept, *texts[1:])
+                return out
 
         def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
             with autocast:
-                return loss_module(z_images, z_texts, model.logit_scale.exp(), context.group)
+                out: Tensor = loss_module(z_images, z_texts, model.logit_scale.exp(), context.group)
+                return out
 
         # Steps
         bar = tqdm(

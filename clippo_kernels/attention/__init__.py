@@ -191,7 +191,8 @@ def positive_scale_packed(qkv: Tensor, scale: float) -> tuple[Tensor, float]:
 
 def check_scale(scale: float | None, head_dim: int) -> float:
     if scale is None:
-        return head_dim**-0.5
+        value: float = head_dim**-0.5
+        return value
     if not isinstance(scale, int | float):
         raise TypeError(f"scale must be a number, got {type(scale).__name__}")
     if not math.isfinite(scale):

@@ -15,28 +15,33 @@ OPS = torch.ops.clippo_kernels
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return Attention.apply(q, k, v, scale)
+    out: Tensor = Attention.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def attention_packed(qkv: Tensor, scale: float) -> Tensor:
-    return PackedAttention.apply(qkv, None, 0, scale)
+    out: Tensor = PackedAttention.apply(qkv, None, 0, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    return PackedAttention.apply(qkv, cu_seqlens, max_seqlen, scale)
+    out: Tensor = PackedAttention.apply(qkv, cu_seqlens, max_seqlen, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def attention_pool(q: Tensor, kv: Tensor, scale: float) -> Tensor:
-    return AttentionPool.apply(q, kv, None, scale)
+    out: Tensor = AttentionPool.apply(q, kv, None, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    return AttentionPool.apply(q, kv, cu_seqlens, scale)
+    out: Tensor = AttentionPool.apply(q, kv, cu_seqlens, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 class Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Any:
         out, lse = OPS.attention_forward(q, k, v, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale = scale
@@ -50,7 +55,7 @@ class Attention(torch.autograd.Function):
 
 class PackedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float) -> Any:
         out, lse = OPS.attention_packed_forward(qkv, cu_seqlens, max_seqlen, scale)
         ctx.save_for_backward(qkv, out, lse, cu_seqlens)
         ctx.max_seqlen, ctx.scale = max_seqlen, scale
@@ -65,7 +70,7 @@ class PackedAttention(torch.autograd.Function):
 
 class AttentionPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> Any:
         out, lse = OPS.attention_pool_forward(q, kv, cu_seqlens, scale)
         ctx.save_for_backward(q, kv, out, lse, cu_seqlens)
         ctx.scale = scale

@@ -63,7 +63,8 @@ def contrastive_loss(
     """
     image, text, labels, group = check(image_embeddings, text_embeddings, labels, group, scale=logit_scale)
     scale = to_scalar(logit_scale, image)
-    return ContrastiveLoss.apply(image, text, scale, *(labels or (None, None)), group)
+    out: Tensor = ContrastiveLoss.apply(image, text, scale, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
+    return out
 
 
 def sigmoid_loss(
@@ -91,7 +92,8 @@ def sigmoid_loss(
         image_embeddings, text_embeddings, labels, group, scale=logit_scale, bias=logit_bias
     )
     scale, bias = to_scalar(logit_scale, image), to_scalar(logit_bias, image)
-    return SigmoidLoss.apply(image, text, scale, bias, *(labels or (None, None)), group)
+    out: Tensor = SigmoidLoss.apply(image, text, scale, bias, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
+    return out
 
 
 def check(

@@ -17,7 +17,7 @@ def world_size(group: dist.ProcessGroup | None) -> int:
 
 def named_group(name: str) -> dist.ProcessGroup:
     """An operator takes the name of a group, not the group."""
-    return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
+    return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
 
 
 def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -53,4 +53,5 @@ def all_reduce(x: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
 
 
 def wait(x: Tensor) -> Tensor:
-    return torch.ops._c10d_functional.wait_tensor(x)
+    out: Tensor = torch.ops._c10d_functional.wait_tensor(x)
+    return out

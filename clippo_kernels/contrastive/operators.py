@@ -157,15 +157,17 @@ def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
     def kernels(*arguments: Any) -> tuple[Tensor, ...]:
         from . import launch
 
-        return getattr(launch, name)(*arguments)
+        out: tuple[Tensor, ...] = getattr(launch, name)(*arguments)
+        return out
 
     implementations: Implementations = {"reference": getattr(reference, name)}
     if image.dtype != torch.float64:
         implementations = {**implementations, "triton": kernels}
     local = select("contrastive", image.device, implementations)
-    if not ring_of:
-        return local(*arguments)
-    return getattr(ring, name)(local, named_group(ring_of), *arguments)
+    results: tuple[Tensor, ...] = (
+        getattr(ring, name)(local, named_group(ring_of), *arguments) if ring_of else local(*arguments)
+    )
+    return results
 
 
 def run_contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:

@@ -136,7 +136,8 @@ def embed(
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
     kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
     implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
-    return implementation(images, weight, bias, pos_embed, keep_indices, *statistics, dtype, out_dtype)
+    out: Tensor = implementation(images, weight, bias, pos_embed, keep_indices, *statistics, dtype, out_dtype)
+    return out
 
 
 def check_images(images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class PatchEmbed(torch.autograd.Function):
         std: tuple[float, ...],
         dtype: torch.dtype,
         out_dtype: torch.dtype,
-    ) -> Tensor:
+    ) -> Any:
         out = OPS.patch_embed_forward(
             images, weight, bias, pos_embed, keep_indices, mean, std, dtype, out_dtype
         )

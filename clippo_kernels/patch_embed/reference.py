@@ -50,7 +50,8 @@ def patch_embed(
         added = added + bias
     if pos_embed is not None:
         added = added + (pos_embed if keep_indices is None else select_rows(pos_embed, keep_indices[:, 1]))
-    return tokens.add_(added)
+    out: Tensor = tokens.add_(added)
+    return out
 
 
 def image_gradient(

@@ -259,7 +259,7 @@ def check(arrays: Arrays, config: TowerConfig, wanted: Sequence[Entry]) -> None:
         found = arrays.members.get(name)
         if found is None:
             problems[name] = f"expected float32 {shape}, found nothing"
-        elif (found.shape, found.dtype) != (shape, np.float32):
+        elif (found.shape, found.dtype) != (shape, np.dtype(np.float32)):
             problems[name] = f"expected float32 {shape}, found {found.dtype} {found.shape}"
     problems |= {name: "not a part of it" for name in arrays.members if name in unread}
     if problems:
