@@ -15,6 +15,7 @@ from .contrastive import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
+    "__version__",
     "attention_pool",
     "attention_pool_varlen",
     "cached_contrastive_step",
@@ -26,3 +27,5 @@ __all__ = [
     "patch_embed_select",
     "sigmoid_loss",
 ]
+
+__version__ = "0.1.0"

@@ -28,6 +28,7 @@ WARM_UP, UNSEEN, FOR_PEERS = 10_000, 4096, 512
 UNIFONT = "unifont.otf"
 
 Draw = Callable[[list[str], np.ndarray], Any]
+RendererType = type[UnifontRenderer] | type[ParagraphRenderer]
 
 
 @cache
@@ -124,7 +125,7 @@ def measure(benchmark: Any, name: str, strings: int, draw_all: Callable[..., Any
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
 @pytest.mark.parametrize("seen", ["unseen", "repeated"])
-def test_renderer(benchmark: Any, kind: str, renderer_type: type[Renderer], seen: str) -> None:
+def test_renderer(benchmark: Any, kind: str, renderer_type: RendererType, seen: str) -> None:
     texts = texts_of(kind)
     benchmark.group = f"{kind}, {seen}"
     out = np.empty((BATCH, SIZE, SIZE), np.uint8)
@@ -164,7 +165,7 @@ def test_peer(benchmark: Any, kind: str, peer: str) -> None:
 @pytest.mark.parametrize("kind", ["English", "Arabic", "Hindi"])
 @pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_processes(benchmark: Any, kind: str, renderer_type: type[Renderer], workers: int) -> None:
+def test_processes(benchmark: Any, kind: str, renderer_type: RendererType, workers: int) -> None:
     texts = texts_of(kind)
     benchmark.group = f"{kind}, processes"
     with RenderPool(renderer_type(SIZE), workers=workers, batch_size=2 * BATCH, ahead=3) as pool:

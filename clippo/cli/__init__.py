@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clippo import __version__
 from clippo.errors import UserError
 
 
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if not given or given[0] in ("-h", "--help"):
             print(overview())
+        elif given[0] == "--version":
+            print(f"clippo {__version__}")
         elif given[0] in verbs():
             importlib.import_module(f"clippo.cli.{given[0]}").main(given[1:])
         else:

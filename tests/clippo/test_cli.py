@@ -5,12 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import clippo_kernels
+from clippo import __version__
 from clippo.cli import main
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
@@ -151,6 +154,12 @@ def test_help_needs_no_torch(cwd):
     assert run.returncode == 0, run.stderr
     for verb in ("evaluate", "export", "fonts", "render", "search", "train"):
         assert f"  {verb} " in run.stdout
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"clippo {__version__}\n"
+    assert clippo_kernels.__version__ == __version__ == version("clippo-kernels")
 
 
 def test_a_closed_pipe_is_no_error(cwd):
