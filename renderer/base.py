@@ -1,4 +1,4 @@
-"""What the renderers have in common: strings in, uint8 images and a report out."""
+"""Base classes of the renderers, which turn strings into uint8 images and a report."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig(ABC):
-    """Options of a renderer, but for the size of its images. The subclasses are the choices.
+    """Options of a renderer, without the size of its images. The subclasses are the choices.
 
     Creating one checks its values and needs no fonts.
     """
@@ -28,7 +28,7 @@ class RendererConfig(ABC):
 
     @abstractmethod
     def build(self, size: int) -> "Renderer":
-        """Make the renderer of images of a height and width in px, with the fonts of this machine."""
+        """Make a renderer of images with this height and width in px, with the fonts of this machine."""
 
     def _check_integers(self, **limits: tuple[int, int | None]) -> None:
         for name, (low, high) in limits.items():
@@ -42,7 +42,7 @@ class RendererConfig(ABC):
 class Renderer(ABC):
     """Turns batches of strings into batches of grey images.
 
-    A renderer keeps what it has drawn, so it should be reused. It pickles and copies by its configuration. It
+    A renderer caches its glyphs, so it should be reused. Pickling and copying keep only its configuration. It
     must not be called from several threads at once.
 
     Attributes:
@@ -80,12 +80,12 @@ class Renderer(ABC):
     @property
     @abstractmethod
     def row_height(self) -> int:
-        """From one line of text to the next, px."""
+        """Distance from one line of text to the next, px."""
 
     @property
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+        """Everything that the pixels depend on, as JSON values: font hashes, versions and options."""
 
     @property
     def fingerprint(self) -> str:
@@ -153,7 +153,7 @@ class Renderer(ABC):
     def _draw(
         self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
     ) -> None:
-        """Draw a block of a batch, its first string `texts[start]` there, and append an outcome a string."""
+        """Draw a block of a batch, which begins at string `start`, and append one outcome for each string."""
 
     @abstractmethod
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:

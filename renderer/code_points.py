@@ -5,18 +5,18 @@ from functools import cache
 
 import numpy as np
 
-CODE_POINTS = 0x110000  # how many there are: the length of tables over all of them
+CODE_POINTS = 0x110000  # number of all code points, the length of the tables over them
 
 
 def code_points_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) code points of B strings, one after the other, and (B,) how many each has."""
+    """Concatenate the code points of B strings: (C,) code points, and (B,) the number in each string."""
     utf32 = "".join(texts).encode("utf-32-le", "surrogatepass")
     return np.frombuffer(utf32, "<u4"), np.fromiter(map(len, texts), np.intp, len(texts))
 
 
 @cache
 def scripts() -> tuple[tuple[str, ...], np.ndarray]:
-    """Codes of scripts, "" for what belongs to none or to all, and of each code point its index."""
+    """List the codes of scripts, "" for no or any script, and the index into them of each code point."""
     from fontTools.unicodedata import Scripts
 
     shared = ("Zyyy", "Zinh", "Zzzz")

@@ -22,9 +22,9 @@ def compose(
     """Write a question into a copy of each photograph, so that one image holds both.
 
     The text takes as many lines as it needs, up to half of the image; the photograph is resized into the rows
-    that are left, without regard to its proportions, as the published preprocessing does. So an empty
-    question gives the pixels of a photograph that was preprocessed alone. In the middle, the text parts the
-    upper half of the photograph from the lower one, between two lines.
+    that are left, without keeping its aspect ratio, as the published preprocessing does. So an
+    empty question gives the pixels of the preprocessed photograph. In the middle, the text stands between the
+    upper and the lower half of the photograph.
 
     Args:
         images: B photographs (H, W, 3) or (H, W) uint8, of any sizes.

@@ -27,7 +27,7 @@ def renderer_configs() -> dict[str, type[RendererConfig]]:
 def from_description(description: Mapping[str, Any]) -> Renderer:
     """Make a renderer of the kind and options of a `Renderer.description`, with the fonts of this machine.
 
-    Its own description differs where fonts or versions do.
+    The description of the new renderer differs where fonts or versions differ.
 
     Raises:
         ValueError: not the description of a renderer, or one with options that it does not have.

@@ -9,7 +9,7 @@ FONT_PATH_VARIABLE = "CLIPPO_FONT_PATH"
 SYSTEM_FONT_FOLDERS = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
-    "/usr/share/unifont",  # Debian keeps unifont.hex apart from the fonts
+    "/usr/share/unifont",  # Debian keeps unifont.hex outside the font folders
     "~/.local/share/fonts",
     "~/.fonts",
     "/Library/Fonts",
@@ -18,7 +18,7 @@ SYSTEM_FONT_FOLDERS = (
 )
 
 
-# What captions are usually drawn with, and the Debian package of each.
+# The fonts that captions are usually drawn with, and the Debian package of each.
 PACKAGES = {
     "unifont.otf": "fonts-unifont",
     "unifont_upper.otf": "fonts-unifont",
@@ -32,7 +32,7 @@ PACKAGES = {
 
 
 class FontNotFoundError(FileNotFoundError):
-    """A font file is in none of the places where it was looked for."""
+    """A font file was not found in any of the folders that were searched."""
 
 
 def find_font(filename: str, *, package: str, path: str | os.PathLike[str] | None = None) -> Path:
@@ -68,7 +68,7 @@ def find_font(filename: str, *, package: str, path: str | os.PathLike[str] | Non
 
 
 def find_named_font(name: str) -> Path:
-    """Find the font that a user names: a path, if it has a separator, or a file name to look for.
+    """Find the font that a user names, either by a path, which has a separator, or by a file name.
 
     Raises:
         FontNotFoundError: no such file.

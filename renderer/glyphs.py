@@ -18,7 +18,7 @@ GLYPHS_PER_CANVAS = 1024  # Skia's rasteriser is limited to canvases below 32,76
 
 
 class UnifontGlyphs:
-    """Bitmaps as the font's .hex sources define them: 8x16 glyphs in the left half of the cell.
+    """Glyph bitmaps as the .hex sources of the font define them; 8x16 glyphs fill the left half of a cell.
 
     The OpenType files hold the same pixels, with one difference: combining marks have no advance and are
     shifted left, over the preceding character. Those of plane 0 are read from unifont.hex instead. Debian has
@@ -43,7 +43,7 @@ class UnifontGlyphs:
         plane_0 = find_font("unifont.otf", package="fonts-unifont", path=folder)
         higher_planes = find_font("unifont_upper.otf", package="fonts-unifont", path=folder)
         self._plane_0, self._higher_planes = self._load(plane_0), self._load(higher_planes)
-        # Looked up now, read when the first mark comes: a missing file must not stop a run half-way.
+        # The file is found now and read at the first mark, so that a missing file cannot stop a run half-way.
         self._hex_path = find_font("unifont.hex", package="unifont", path=folder)
         self.paths = plane_0, higher_planes, self._hex_path
 
@@ -63,7 +63,7 @@ class UnifontGlyphs:
         return cells_GYX
 
     def has_glyph(self, code_points: np.ndarray) -> np.ndarray:
-        """Which of the code points are not blank for want of a glyph, (G,) integers -> (G,) bool."""
+        """(G,) bool, True for the code points (G,) that the font has a glyph for."""
         distinct, inverse = np.unique(code_points, return_inverse=True)
         fonts = (self._plane_0, self._higher_planes)
         in_0, above = (np.array(font.getTypeface().unicharsToGlyphs(distinct.tolist())) for font in fonts)
@@ -71,7 +71,7 @@ class UnifontGlyphs:
         return out
 
     def _load(self, path: Path) -> Any:
-        # A font manager of its own: the default one reads the system's whole font configuration first.
+        # The default font manager would read the whole font configuration of the system first.
         typeface = self._skia.FontMgr.New_Custom_Empty().makeFromFile(str(path))
         if typeface is None:
             raise OSError(f"{path} is not a font that Skia can read")
@@ -80,7 +80,7 @@ class UnifontGlyphs:
         return font
 
     def _draw(self, font: Any, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """-> (G, 16, 16) uint8 bitmaps, and which of the G are combining marks, as indices."""
+        """Draw G glyphs: (G, 16, 16) uint8 bitmaps, and the indices of those that are combining marks."""
         skia = self._skia
         cells_GYX = np.zeros((len(code_points), CELL_PX, CELL_PX), np.uint8)
         glyph_ids_G = np.array(font.getTypeface().unicharsToGlyphs(code_points.tolist()), np.intp)
@@ -91,8 +91,8 @@ class UnifontGlyphs:
         is_mark = np.array(font.getWidths(glyph_ids)) == 0
         overhang = np.array([max(0.0, -bounds.left()) for bounds in font.getBounds(glyph_ids)])
 
-        # The cells are stacked into one tall canvas: ink could get from one to another only through a cell's
-        # top or bottom, and no glyph of the font reaches beyond these.
+        # The cells are stacked in one tall canvas. No ink reaches another cell, because no glyph of the font
+        # extends above or below its own.
         x = np.where(is_mark, np.ceil(overhang / HALF_CELL_PX) * HALF_CELL_PX, 0)
         y = known * CELL_PX + BASELINE_PX
         builder = skia.TextBlobBuilder()
@@ -110,8 +110,8 @@ class UnifontGlyphs:
 
     def _hex_bitmap(self, code_point: int) -> np.ndarray | None:
         """(16, 16) uint8 from unifont.hex, or None where it has no such line."""
-        # Lines are "0301:" and 32 or 64 digits. A search takes a millisecond or so, once for each mark, and
-        # spares a dictionary of 57,000 glyphs.
+        # A line is "0301:" and 32 or 64 digits. A search takes about a millisecond, once for each mark, and
+        # avoids a dictionary of 57,000 glyphs.
         key = b"\n%04X:" % code_point
         start = self._hex_lines.find(key)
         if start < 0:

@@ -8,10 +8,10 @@ CHUNK_PIXELS = 8  # pixels; a chunk of offsets fills one cache line
 class InkPool:
     """Small bitmaps, and the means to draw thousands of them at once into a batch of images.
 
-    A bitmap is a unit: an index, a width, and chunks of eight offsets of inked pixels, the last one filled up
-    with pixels that it holds already. All chunks lie in one table. So drawing is to gather rows of that
-    table, to add to each the place where its unit begins, and to write the ink: no step is taken for a single
-    pixel, nor for a single unit.
+    A bitmap is stored as a unit: an index, a width, and chunks of eight offsets of inked pixels. The last
+    chunk is padded with offsets that it already holds. One table holds all chunks. Drawing gathers rows
+    of that table, adds the position of each unit, and writes the ink, so no Python code runs for a single
+    pixel or unit.
 
     Args:
         row_stride: pixels from one row of an image to the next.
@@ -36,10 +36,10 @@ class InkPool:
         return self._chunks * self._offset.itemsize * CHUNK_PIXELS
 
     def add(self, pixels_GYX: np.ndarray, is_inked_GYX: np.ndarray, width_G: np.ndarray) -> np.ndarray:
-        """Keep G bitmaps.
+        """Store G bitmaps.
 
         Args:
-            pixels_GYX: (G, Y, X) uint8 grey levels; not looked at if the pool has an `ink`.
+            pixels_GYX: (G, Y, X) uint8 grey levels; ignored if the pool has an `ink`.
             is_inked_GYX: (G, Y, X) bool, the pixels to write.
             width_G: (G,) integers.
 
@@ -57,7 +57,7 @@ class InkPool:
         self._first_chunk[unit_G] = first_chunk_G
         self._chunk_count[unit_G] = chunk_count_G
 
-        # Every slot first gets its chunk's first pixel, and then, where there is one, its own.
+        # Pad every chunk with its first pixel, then write the pixels into their slots.
         nth_P = np.arange(len(glyph_P)) - np.repeat(np.cumsum(count_G) - count_G, count_G)
         chunk_P, slot_P = first_chunk_G[glyph_P] + nth_P // CHUNK_PIXELS, nth_P % CHUNK_PIXELS
         leads = slot_P == 0
@@ -81,16 +81,16 @@ class InkPool:
         chunk_K = np.repeat(self._first_chunk[unit_C] - before_C, count_C)
         chunk_K += np.arange(len(chunk_K))
         if len(chunk_K) > len(self._target):
-            # Kept, because fresh memory of this size comes from the system page by page.
+            # The buffer is reused, because new memory of this size is mapped by the system page by page.
             self._target = np.empty((2 * len(chunk_K), CHUNK_PIXELS), np.intp)
         target_KP = self._target[: len(chunk_K)]
-        # "clip" only spares the copy that numpy makes of `out` when an index may be out of range.
+        # With "clip", NumPy does not copy `out` first, as it does when an index may be out of range.
         np.take(self._offset, chunk_K, axis=0, out=target_KP, mode="clip")
         target_KP += np.repeat(corner_C, count_C)[:, None]
         out[target_KP] = self._shade[chunk_K] if self._ink is None else self._ink
 
     def _reserve(self, units: int, chunks: int) -> None:
-        """Make room for more, and count it as used."""
+        """Reserve units and chunks, and grow the tables where they are too short."""
         self._units += units
         self._chunks += chunks
         if self._units > len(self._width):

@@ -29,7 +29,7 @@ Overflow = Literal["clip", "shrink", "error"]
 
 
 class TextOverflowError(ValueError):
-    """A text does not fit, and the renderer was told not to cut any."""
+    """A text does not fit, and overflow="error" forbids cutting it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,14 @@ class ParagraphRendererConfig(RendererConfig):
     Attributes:
         font_size: px an em. Unifont is pixel-exact at 16 and its multiples, and smoothed at others.
         line_height: px from one baseline to the next.
-        max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the narrowest, and marks.
+        max_chars: code points of a string that are kept; 224 x 224 px hold 392 of the
+            narrowest characters, and combining marks.
         background: grey level of the background, 0 to 255.
         ink: grey level of the text, 0 to 255. Glyphs in colour keep their own luminance.
         overflow: what to do with text that is too long for an image. "clip": leave out the lines that do not
-            fit. "shrink": take the largest font size at which it does, down to half of `font_size`, the lines
-            moving closer with it; clip what still does not fit. "error": raise TextOverflowError.
+            fit. "shrink": take the largest font size at which the text fits, down to half of `font_size`, and
+            scale the line height with it; then clip the lines that still do not fit. "error": raise
+            TextOverflowError.
         fonts: names of font files, or paths to them; names are searched for in the system's font folders.
 
     Raises:
@@ -81,14 +83,14 @@ class ParagraphRendererConfig(RendererConfig):
 
 
 class ParagraphRenderer(Renderer):
-    """Sets text as a word processor would: shaped, in bidirectional order, broken at words, in any script.
+    """Renderer of shaped text in any script, in bidirectional order, with line breaks between words.
 
     Text fills lines of `line_height` px from the top; with 16, each line is one row of 16 px patches. A text
     whose first letter is Arabic, Hebrew or the like is set from right to left, at the right edge. Lines are
-    broken where Unicode's rules allow it (within Thai text, by ICU's dictionary), and a word that is wider
-    than the image anywhere. Lines that do not fit as a whole are not drawn.
+    broken where the rules of Unicode allow it (within Thai text, by the dictionary of ICU); a word that is
+    wider than the image is broken anywhere. Lines that do not fit as a whole are not drawn.
 
-    Each cluster of a text is set in the first of `fonts` that has it; the system's fonts are never asked, so
+    Each cluster of a text is set in the first of `fonts` that has it. Fonts of the system are never used, so
     that the same files give the same pixels everywhere. The default, GNU Unifont, has all scripts, and plain
     text in it is drawn much faster than Skia lays out paragraphs. For typographic shapes give a list of Noto
     fonts with Unifont at its end, and perhaps a smaller `font_size`: lines keep their distance, and tall
@@ -142,12 +144,12 @@ class ParagraphRenderer(Renderer):
 
     @property
     def row_height(self) -> int:
-        """From one line of text to the next, px."""
+        """Distance from one line of text to the next, px."""
         return self.line_height
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+        """Everything that the pixels depend on, as JSON values: font hashes, versions and options."""
         return {
             "renderer": "ParagraphRenderer",
             "options": {name: value for name, value in self.__getstate__().items() if name != "fonts"}
@@ -221,7 +223,7 @@ class ParagraphRenderer(Renderer):
     def _draw_paragraph(
         self, text: str, image_YX: np.ndarray, position: int, report: bool
     ) -> tuple[int, int]:
-        """Draw one sanitised string on a blank image -> how many code points fit, if asked, and font size."""
+        """Draw one sanitised string; return how many code points fit, if asked, and the font size."""
         height, width = self.image_shape
         smallest = -(-self.font_size // 2) if self.overflow == "shrink" else self.font_size
         for font_size in range(self.font_size, smallest - 1, -1):
@@ -241,11 +243,11 @@ class ParagraphRenderer(Renderer):
         return self._count_fitting(text, typesetter, image_YX[: int(lines_height)]), font_size
 
     def _count_fitting(self, text: str, typesetter: Typesetter, image_YX: np.ndarray) -> int:
-        """How many code points of a text are in an image that it has been drawn into.
+        """Count the code points of a text that are within the image that it was drawn into.
 
-        Skia's binding does not tell. But what fits by itself is found by bisection; and from there it is only
-        a word, at most, back to what fits in the whole text: the beginning of a word may fit where the whole
-        word moved to the next line, and then it leaves ink that the image does not have.
+        The binding of Skia does not report this. Bisection finds the longest prefix that fits by itself. The
+        whole text may hold up to a word less, because the beginning of a word may fit on a line from which
+        the whole word moved to the next; such a prefix has ink that the image lacks, and is shortened.
         """
         height, width = image_YX.shape
         fits = bisect.bisect_right(

@@ -1,9 +1,9 @@
-"""Which text can be broken into lines without a full implementation of the Unicode algorithms.
+"""Line breaking of plain text, without a full implementation of the Unicode algorithms.
 
 Most captions are letters, digits and common punctuation with single spaces between the words. For these the
-rules of UAX #14 for line breaking come down to a table over pairs of neighbours. This module has that table,
-for a few kinds of characters and only where the rules leave no doubt; all other text is left to ICU. The
-tests hold it against ICU's own breaks.
+rules of UAX #14 for line breaking reduce to a table over pairs of neighbours. This module has that table,
+for a few kinds of characters and only where the rules are unambiguous; ICU breaks all other text. The tests
+compare it with the breaks of ICU.
 """
 
 import unicodedata
@@ -16,7 +16,7 @@ from clippo.renderer.code_points import CODE_POINTS
 
 
 class Kind(IntEnum):
-    """What a character is to line breaking; names in parentheses are classes of UAX #14."""
+    """Kind of a character for line breaking; the names in parentheses are classes of UAX #14."""
 
     OTHER = 0
     SPACE = 1  # U+0020
@@ -40,7 +40,7 @@ class Kind(IntEnum):
 
 
 class Break(IntEnum):
-    """What may happen between two characters."""
+    """Whether a line may be broken between two characters."""
 
     FORBIDDEN = 0
     ALLOWED = 1

@@ -24,23 +24,23 @@ SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared
 
 
 class RenderPool:
-    """Processes that render ahead, in the order asked for, with the bits that one renderer would give.
+    """Processes that render batches ahead, in order, with the same pixels as a single renderer.
 
     Every worker builds a renderer of the same configuration, and draws its share of each batch straight into
-    memory that all processes share. Use it as a context, so that the processes end:
+    memory that all processes share. Use it as a context manager, so that the processes end:
 
         with RenderPool(UnifontRenderer(224), workers=4) as pool:
             for pixels in pool.map(batches):  # of strings
                 ...
 
     Args:
-        renderer: whose configuration the workers take.
+        renderer: the workers build renderers of its configuration.
         workers: processes.
         batch_size: the most strings in a batch.
         ahead: batches that may be rendered before they are asked for.
 
     Raises:
-        TypeError, ValueError: an argument is none that a pool can have.
+        TypeError, ValueError: an argument has the wrong type or is out of range.
         OSError: there is too little shared memory.
     """
 
@@ -53,7 +53,7 @@ class RenderPool:
         buffers = ahead + 1  # one is the caller's
         needed = buffers * batch_size * height * width
         if SHARED_MEMORY_FOLDER.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY_FOLDER).free) < needed:
-            # Writing to what is not there would end the process with SIGBUS.
+            # Writing to shared memory that the system cannot provide would end the process with SIGBUS.
             raise OSError(
                 f"{SHARED_MEMORY_FOLDER} has {free / 2**20:.0f} MiB free, and batch_size={batch_size} needs "
                 f"{needed / 2**20:.0f}: lower it, or give the container more (docker run --shm-size=1g)"
@@ -73,18 +73,18 @@ class RenderPool:
             self._processes.append(process)
             self._pipes.append(ours)
         self._pending: deque[tuple[int, int]] = deque()  # buffers that are being filled, and their strings
-        # Also called when the program ends without having closed the pool, so that no memory is left behind.
+        # This also runs when the program ends without closing the pool, so that no shared memory is leaked.
         self._release = Finalize(self, release, (self._pipes, self._processes, self._memory), exitpriority=1)
 
     def map(self, batches: Iterable[Sequence[str]]) -> Generator[np.ndarray, None, None]:
-        """Render batch after batch, while the caller works on the one before.
+        """Render batches in order, ahead of the caller.
 
         Args:
             batches: sequences of at most `batch_size` strings; read as far ahead as the pool renders.
 
         Yields:
-            (B, height, width) uint8 arrays, in order. Each is a view of the shared memory, which is written
-            anew once the next one is asked for.
+            (B, height, width) uint8 arrays, in order. Each is a view of shared memory, which is overwritten
+            once the next array is requested.
 
         Raises:
             TypeError, ValueError: a batch that the renderer refuses, when its turn comes.
@@ -115,19 +115,19 @@ class RenderPool:
                 elif failure is not None:
                     raise failure
         finally:
-            while self._pending and self._processes:  # what nobody will ask for any more
+            while self._pending and self._processes:  # discard the batches that were rendered ahead
                 self._collect()
             self._free = deque(range(len(self._memory)))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Render one batch, spread over the workers -> (B, height, width) uint8, the caller's own."""
+        """Render one batch on all workers: (B, height, width) uint8, a new array."""
         images = self.map([texts])
         pixels = next(images).copy()
         images.close()
         return pixels
 
     def _submit(self, texts: Sequence[str]) -> None:
-        """Have the workers fill a buffer, each its share."""
+        """Send each worker its share of a batch."""
         if not self._pipes:
             raise RuntimeError("the pool is closed")
         buffer = self._free.popleft()
@@ -138,7 +138,7 @@ class RenderPool:
         self._pending.append((buffer, len(texts)))
 
     def _collect(self) -> tuple[int, int, list[Exception]]:
-        """Wait for the oldest batch -> its buffer, its number of strings, and what the workers ran into."""
+        """Wait for the oldest batch: its buffer, its number of strings, and the errors of the workers."""
         buffer, count = self._pending.popleft()
         with self._closing_if_a_worker_died():
             answers = [pipe.recv() for pipe in self._pipes]
@@ -153,7 +153,7 @@ class RenderPool:
             raise RuntimeError("a worker of the pool died") from error
 
     def close(self) -> None:
-        """End the processes and give the shared memory back."""
+        """End the processes and free the shared memory."""
         self._release()
         self._pending.clear()
 
@@ -165,7 +165,7 @@ class RenderPool:
 
 
 def release(pipes: list[Connection], processes: list[BaseProcess], memories: list[SharedMemory]) -> None:
-    """End the processes of a pool, give its shared memory back, and empty the lists."""
+    """End the processes of a pool, free its shared memory, and empty the lists."""
     for pipe in pipes:
         pipe.close()  # which ends the worker
     for process in processes:
@@ -173,7 +173,9 @@ def release(pipes: list[Connection], processes: list[BaseProcess], memories: lis
         if process.is_alive():
             process.terminate()
     for memory in memories:
-        with contextlib.suppress(BufferError):  # an array still views it: it is unmapped with the array
+        with contextlib.suppress(
+            BufferError
+        ):  # an array still views the memory, which is unmapped together with that array
             memory.close()
         memory.unlink()
     for released in (pipes, processes, memories):
@@ -181,7 +183,7 @@ def release(pipes: list[Connection], processes: list[BaseProcess], memories: lis
 
 
 def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None:
-    """The life of a worker: until its pipe is closed, draw strings into shared memory."""
+    """Main loop of a worker: draw strings into shared memory until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that asked to handle
     renderer: Any = pickle.loads(configuration)  # noqa: S301 - from the process that started this one
     height, width = renderer.image_shape
@@ -200,5 +202,5 @@ def run_worker(pipe: Connection, configuration: bytes, names: list[str]) -> None
             answer = error
         try:
             pipe.send(answer)
-        except OSError:  # nobody waits for the answer any more
+        except OSError:  # the parent process no longer reads the pipe
             return

@@ -1,11 +1,10 @@
-"""Sets plain text from pieces that Skia has drawn before, with the pixels that Skia would give.
+"""Fast path for plain text: copies letters and words that Skia has drawn, with the pixels of Skia.
 
-A paragraph costs Skia tens of microseconds, and most of it goes into finding out, again and again, what the
-same words look like. In a font without ligatures or kerning, where every advance is a whole number of pixels,
-a piece looks the same wherever it stands. So text without combining marks is set letter by letter, and text
-with marks, or whose letters join, word by word; thousands at once, as `InkPool` draws them. Where lines may
-break is looked up in `plain_text`. What this route cannot do is left to Skia, string by string, and so is a
-string with several words that are new: then the cache never makes anything slower by much.
+Skia takes tens of microseconds for a paragraph, mostly for shaping the same words again. In a font without
+ligatures or kerning, where every advance is a whole number of pixels, a letter or word has the same pixels
+everywhere. So text without combining marks is set letter by letter, and text with marks, or whose letters join,
+word by word; `InkPool` draws thousands at once. Line breaks come from `plain_text`. Skia draws the strings that
+this path does not support, and those with several new words, so that filling the cache never costs much.
 """
 
 import numpy as np
@@ -25,7 +24,7 @@ RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATI
 
 
 class QuickPath:
-    """Draws batches of strings, as far as it can.
+    """Draw the strings of a batch that the fast path supports.
 
     Args:
         fonts: where glyphs come from.
@@ -59,17 +58,17 @@ class QuickPath:
     def draw(
         self, texts: list[str], code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray
     ) -> np.ndarray:
-        """Draw what can be drawn here of B strings onto blank images.
+        """Draw those of B strings that the fast path supports, onto blank images.
 
         Args:
             texts: B sanitised strings, none empty.
-            code_point_C: those of all strings, one after the other.
+            code_point_C: the code points of all strings, concatenated.
             length_B: code points of each.
             out_BYX: contiguous, without ink.
 
         Returns:
-            (B,) how many code points of each string are within the image; NOT_SET for strings that are left
-            for Skia, their images untouched.
+            (B,) number of code points of each string within the image; NOT_SET for strings that Skia must
+            draw, whose images stay blank.
         """
         fit_B = np.full(len(texts), NOT_SET, np.intp)
         if self._pool.nbytes > CACHE_BYTES:
@@ -94,7 +93,7 @@ class QuickPath:
         by_words_B = is_plain_B & needs_shaping_B
         if by_words_B.any():
             is_rtl_B = np.logical_or.reduceat(is_rtl_C, first_B)
-            # In text with both directions, what stands where depends on all of it.
+            # In text with both directions, the position of a word depends on the whole text.
             by_words_B &= ~(is_rtl_B & np.logical_or.reduceat(~self._is_in_rtl[kind_C], first_B))
             self._draw_words(by_words_B, texts, first_B, length_B, starts_piece_C, is_rtl_B, fit_B, out_BYX)
         return fit_B
@@ -108,7 +107,7 @@ class QuickPath:
         fit_B: np.ndarray,
         out_BYX: np.ndarray,
     ) -> None:
-        """Draw the chosen strings, a unit a character."""
+        """Draw the chosen strings, with one unit for each character."""
         image_B = np.flatnonzero(is_chosen_B)
         if len(image_B) < len(is_chosen_B):
             is_chosen_C = np.repeat(is_chosen_B, length_B)
@@ -117,7 +116,7 @@ class QuickPath:
         unit_C = self._unit_of_char[code_point_C]
         is_new_C = unit_C == NOT_DRAWN
         if is_new_C.any():
-            # What is left over makes its strings go to Skia, so that no string pays for hundreds of letters.
+            # Skia draws the strings with further new letters, so that no call draws hundreds of letters.
             most = NEW_LETTERS * len(image_B)
             for code_point in np.unique(code_point_C[is_new_C])[:most].tolist():
                 self._unit_of_char[code_point] = self._draw_unit(chr(code_point))
@@ -139,7 +138,7 @@ class QuickPath:
         fit_B: np.ndarray,
         out_BYX: np.ndarray,
     ) -> None:
-        """Draw the chosen strings, a unit a piece between two breaks, but not those with several new ones."""
+        """Draw the chosen strings, with one unit between two breaks, except those with several new units."""
         images: list[int] = []
         words_of: list[int] = []
         words: list[str] = []
@@ -192,14 +191,14 @@ class QuickPath:
         is_rtl_B: np.ndarray | None,
         out_BYX: np.ndarray,
     ) -> np.ndarray:
-        """Put U units of B strings into lines, and draw them. S counts pieces, between which lines may break.
+        """Set U units of B strings in lines, and draw them. Lines may break between pieces, counted by S.
 
         Args:
             image_B: the image of each string.
             units_B: its number of units.
-            unit_U: of the pool, or negative for what cannot be set.
-            width_U: px, with the space that ends it.
-            hanging_U: of that, the space, which takes no room at the end of a line.
+            unit_U: index in the pool, or negative where there is no unit.
+            width_U: px, including the space at its end.
+            hanging_U: px of that space, which takes no room at the end of a line.
             starts_piece_U: bool, whether a line may begin with the unit.
             length_U: code points of each; one if None.
             is_rtl_B: bool, whether a string is set from right to left; none is if None.
@@ -238,12 +237,12 @@ class QuickPath:
     def _break_lines(
         self, start_S: np.ndarray, end_S: np.ndarray, pieces_B: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Fill lines with as many pieces as go into each; all strings at once, a line of each at a time.
+        """Fill each line with as many pieces as fit, for all strings at once, line by line.
 
         Args:
-            start_S: where pieces begin, px, if all strings are one line.
-            end_S: where they end, without a space at their end.
-            pieces_B: how many a string has.
+            start_S: start of each piece in px, with all strings on one line.
+            end_S: end of each piece in px, without the space at its end.
+            pieces_B: number of pieces of each string.
 
         Returns:
             (S,) the row of each piece, too high for those below the image; (S,) where its line begins, px.
@@ -264,7 +263,7 @@ class QuickPath:
         return row_S, start_S[starts_line_S][line_S]
 
     def _draw_unit(self, text: str) -> int:
-        """Have Skia draw a word or letter, and keep it if it has whole pixels and stays inside of its box."""
+        """Draw a word or letter with Skia, and keep it if its advance is whole and its ink in its box."""
         if not self._has_whole_space or not self._fonts.is_shapeless(np.array([ord(c) for c in text])).all():
             return UNFIT
         if text == " ":

@@ -1,4 +1,4 @@
-"""What became of the strings of a batch."""
+"""Reports on the strings of a batch: drawn, missing, cut and sanitised code points."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from clippo.renderer.code_points import code_points_of, scripts
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one string.
+    """Report on one string.
 
     Attributes:
-        text: what was to be drawn: the string, sanitised and cut.
-        fit: the first so many code points of `text` are within the image.
+        text: the string to draw, sanitised and cut.
+        fit: number of leading code points of `text` that are within the image.
         font_size: px.
-        cleaned: what sanitising did, as `sanitize` counts it.
+        cleaned: counts of the changes by sanitising; see `sanitize`.
     """
 
     text: str
@@ -28,17 +28,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RenderReport:
-    """What became of B strings; every code point is counted once: given = drawn + missing + unfit + removed.
+    """Report on B strings. Every code point is counted once: given = drawn + missing + unfit + removed.
 
     Attributes:
         given: (B,) code points of the strings.
-        drawn: (B,) those within the image, spaces and invisible ones among them.
-        missing: (B,) those within the image for which no font has a glyph; they are drawn as a box or a gap.
-        unfit: (B,) those below the image, and those beyond the renderer's `max_chars`.
-        removed: (B,) those that sanitising took out.
-        cleaned: for each string, what sanitising did and how often; see `renderer.sanitize`.
+        drawn: (B,) code points within the image, including spaces and invisible ones.
+        missing: (B,) code points within the image that no font has a glyph for; a box or a gap is drawn.
+        unfit: (B,) code points below the image, or beyond the `max_chars` of the renderer.
+        removed: (B,) code points that sanitising removed.
+        cleaned: for each string, counts of the changes by sanitising; see `renderer.sanitize`.
         scripts: for each string, the scripts within the image, as codes of ISO 15924 ("Latn", "Hani").
-        font_size: (B,) px; smaller than asked for where text was shrunk.
+        font_size: (B,) px; smaller than the configured one where text was shrunk.
         inked: (B, R, C) bool, the patches that hold ink, R rows of C.
     """
 
@@ -58,7 +58,7 @@ class RenderReport:
         return np.asarray(self.inked.any(axis=2))
 
     def __str__(self) -> str:
-        """One line that names what went wrong, for people."""
+        """Summarise the report in one line for people."""
         strings = "string" if len(self.given) == 1 else "strings"
         parts = [f"{len(self.given)} {strings}, {self.given.sum()} code points"]
         for name, what in (
@@ -125,7 +125,7 @@ def inked_patches(images: Any, patch_size: int, background: int) -> Any:
     R, C = height // patch_size, width // patch_size
     blank: Any = background
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.flags.c_contiguous:
-        # As many pixels are compared at a time as fit a patch and a machine word.
+        # Up to eight pixels are compared at a time, as one integer.
         word = next(size for size in (8, 4, 2, 1) if patch_size % size == 0)
         images = images.view(f"u{word}")
         blank = np.full(word, background, np.uint8).view(f"u{word}")[0]

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def resize(pixels_YXC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image, without regard to its proportions.
+    """Resize an image, without keeping its aspect ratio.
 
     The interpolation is bilinear between pixel centres, without antialiasing, and truncated to whole grey
     levels, which gives the pixels of `tf.image.resize` followed by a cast to uint8. Only the source pixels

@@ -1,4 +1,4 @@
-"""Makes any string safe to lay out: bounded in length, and free of what breaks or misleads text layout."""
+"""Sanitising: bound the length of strings, and remove code points that break or mislead text layout."""
 
 import re
 import unicodedata
@@ -30,19 +30,22 @@ ALL_BUT_MARKS = re.compile(f"[\t{LINE_END}{CONTROLS}{BIDI_CONTROLS}{SURROGATES}]
 
 
 def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
-    """Clean a string, and count what was done to it.
+    """Clean a string, and count the changes.
 
-    In this order: what is beyond `max_chars` code points is cut off, or where the script changes for the
-    128th time, so that time is bounded; line ends of every kind become line feeds, tabs become spaces, and
-    other control characters go; so do the controls that open and close directional embeddings, overrides and
-    isolates, with which text can be made to read differently from what it says (the marks U+200E, U+200F and
-    U+061C stay); lone surrogates become U+FFFD; variation selectors go that follow no character of their own,
-    but a mark, a format character or nothing, and so do skin tones that follow no symbol (on some of these
-    Skia crashes); of more than four combining marks on a base, also if format characters are between them,
-    the first four stay.
+    The steps are, in this order:
+
+    - The string is cut at `max_chars` code points, or where the script changes for the 128th time, so that
+      the time to lay it out is bounded.
+    - Line ends of every kind become line feeds, tabs become spaces, and other control characters are removed.
+    - Controls that open and close directional embeddings, overrides and isolates are removed, because they
+      can make text read differently from its code points (the marks U+200E, U+200F and U+061C stay).
+    - Lone surrogates become U+FFFD.
+    - Variation selectors that do not follow a character of their own are removed, and so are skin tones that
+      do not follow a symbol. Skia crashes on some of these.
+    - At most four combining marks are kept on a base, also where format characters are between them.
 
     Returns:
-        The clean string, and a count by what was done, without zeros; "cut off" counts code points.
+        The clean string, and the number of changes of each kind, without zeros; "cut off" counts code points.
     """
     done = {}
     kept = min(max_chars, end_of_script_runs(code_points_of([text[:max_chars]])[0]))
@@ -60,10 +63,11 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
 
 
 def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarray:
-    """(C,) bool; where none of a string's code points is True, `sanitize` does not change it.
+    """Mark code points that may need sanitising: (C,) bool; `sanitize` changes no string without any.
 
-    For B strings of `length_B` code points at once, joined: searching each of them costs as much as laying it
-    out. A run of marks may be found across the end of a string, which does no harm.
+    All B strings are searched at once, concatenated, with `length_B` code points each, because searching them
+    one by one costs as much as laying them out. A run of marks across the end of a string may be marked
+    too, which only costs time.
     """
     class_C = character_classes()[code_point_C]
     suspicious_C: np.ndarray = class_C == UNSAFE
@@ -74,7 +78,7 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     is_selector_C = class_C == SELECTOR
     is_mark_C = (class_C == MARK) | is_selector_C
     if is_mark_C.any():
-        # A selector must have its character before it; a space or a line feed is none.
+        # A selector must follow its character, which is not a space or a line feed.
         has_own_C = np.zeros(len(class_C), bool)
         has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
         has_own_C[(end_B - length_B)[length_B > 0]] = False
@@ -92,12 +96,12 @@ UNSAFE, MARK, SELECTOR = 1, 2, 3
 
 @cache
 def character_classes() -> np.ndarray:
-    """Over all code points: what sanitising changes, and marks or what may stand between them."""
+    """Class of every code point: unsafe, a mark, or a character that may stand between marks."""
     table = np.zeros(CODE_POINTS, np.uint8)
     for category in ("M", "Cf"):
         table[[ord(c) for c in characters_in(category)]] = MARK
     table[[c for c in ASSIGNED if SELECTOR_PATTERN.match(chr(c))]] = SELECTOR
-    table[0x1F3FB:0x1F400] = UNSAFE  # a matter of what is before them
+    table[0x1F3FB:0x1F400] = UNSAFE  # these depend on the character before them
     unsafe = [c for c in range(0x3000) if ALL_BUT_MARKS.match(chr(c))]
     table[unsafe] = UNSAFE
     table[0xD800:0xE000] = UNSAFE
@@ -105,18 +109,20 @@ def character_classes() -> np.ndarray:
 
 
 def end_of_script_runs(code_point_C: np.ndarray) -> int:
-    """How many code points a string has up to the end of its last run that is laid out."""
+    """Number of code points of a string up to the end of its last script run that is laid out."""
     if len(code_point_C) <= MAX_SCRIPT_RUNS:
         return len(code_point_C)
     script_names, script_of = scripts()
     script_C = script_of[code_point_C]
-    own = np.flatnonzero(script_C != script_names.index(""))  # spaces and marks are of the script before them
+    own = np.flatnonzero(
+        script_C != script_names.index("")
+    )  # spaces and marks belong to the script before them
     starts = own[1:][np.diff(script_C[own]) != 0]
     return int(starts[MAX_SCRIPT_RUNS - 1]) if len(starts) >= MAX_SCRIPT_RUNS else len(code_point_C)
 
 
 def without_strays(text: str, done: dict[str, int]) -> str:
-    """Without excess marks, and selectors and skin tones that are out of place; counts them in `done`."""
+    """Remove excess marks and misplaced selectors and skin tones, and count them in `done`."""
     kept: list[str] = []
     categories: list[str] = []  # of what is kept
     marks = 0
@@ -151,5 +157,5 @@ def without_strays(text: str, done: dict[str, int]) -> str:
 
 @cache
 def characters_in(category: str) -> str:
-    """All characters whose general category begins with this."""
+    """All characters whose general category begins with the given letters."""
     return "".join(chr(c) for c in ASSIGNED if unicodedata.category(chr(c)).startswith(category))

@@ -1,4 +1,4 @@
-"""Lays text out with Skia's paragraphs: HarfBuzz shaping, bidirectional order, ICU line breaking."""
+"""Text layout by the paragraphs of Skia: HarfBuzz shaping, bidirectional order, ICU line breaking."""
 
 import re
 import unicodedata
@@ -26,8 +26,8 @@ class Fonts:
     def __init__(self, paths: Sequence[Path]):
         skia = import_skia()
         self.paths = tuple(paths)
-        # Registered under names of our own: two files may call their family the same. A collection with only
-        # this provider never asks the system for a font.
+        # The fonts are registered under unique names, because two files may have the same family name. A
+        # collection with this provider alone never uses fonts of the system.
         self.names = [f"font {i}" for i in range(len(paths))]
         self._provider = skia.textlayout.TypefaceFontProvider()
         self._typefaces = []
@@ -78,7 +78,7 @@ class Typesetter:
     Args:
         fonts: where the glyphs come from.
         font_size: px an em.
-        line_height: px from one baseline to the next, whatever the fonts ask for.
+        line_height: px from one baseline to the next, which overrides that of the fonts.
         ink: grey level of the text; colour glyphs keep their own luminance.
     """
 
@@ -107,11 +107,11 @@ class Typesetter:
         self._make = layout.ParagraphBuilder.make
 
     def paragraph(self, text: str, width: int) -> Any:
-        """A skia Paragraph of a sanitised text, laid out in lines of at most `width` px.
+        """Lay out a sanitised text as a skia Paragraph, in lines of at most `width` px.
 
-        Its base direction is that of the first strong character. Skia's binding knows only one direction for
-        a whole paragraph, left to right; so the text is put into an isolate, every line of it into its own,
-        for the Unicode algorithm ends an isolate where a line is ended.
+        Its base direction is that of the first strong character. The binding of Skia supports only
+        left-to-right paragraphs, so each line of the text is put into an isolate of that direction; it takes
+        one isolate a line, because the Unicode algorithm ends isolates at line ends.
         """
         style = self._left
         if is_right_to_left(text):
@@ -125,7 +125,7 @@ class Typesetter:
         return paragraph
 
     def draw(self, paragraph: Any, image_YX: np.ndarray, x: int = 0, y: int = 0) -> None:
-        """Draw onto a C-contiguous uint8 image; what lies outside of it is cut off."""
+        """Draw onto a C-contiguous uint8 image, clipped to it."""
         skia = self._skia
         # The canvas draws into the array, but does not keep it alive.
         canvas = skia.Canvas(image_YX, skia.kGray_8_ColorType, skia.kOpaque_AlphaType)

@@ -1,7 +1,7 @@
 """The text renderer of the published CLIPPO models, for whole batches at a time.
 
 Every character is one glyph of GNU Unifont, trimmed to its ink, in logical order: no shaping, no
-bidirectional reordering, no word wrap. That is what the published weights have learned to read.
+bidirectional reordering, no word wrap. The published weights were trained on this layout.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class UnifontRendererConfig(RendererConfig):
         max_chars: code points of a string that are kept.
         background: grey level of the background, 0 to 255.
         ink: grey level of the text, 0 to 255.
-        lower: lower-case A to Z, and only these, as the published models expect.
+        lower: lower-case the letters A to Z, and no others, as the published models expect.
         monospace: give every character a whole cell instead of trimming it to its ink.
         spacing: columns in px that are kept before a glyph's first inked column and, less one, after its
-            last, as far as its cell has them. So 0 cuts the last inked column.
+            last, where its cell has them. With 0, the last inked column is cut.
         min_width: least width of a trimmed glyph in px, blanks included.
         font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; searched for by default.
 
@@ -112,12 +112,12 @@ class UnifontRenderer(Renderer):
 
     @property
     def row_height(self) -> int:
-        """From one line of text to the next, px."""
+        """Distance from one line of text to the next, px."""
         return self.font_size
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that decides on a pixel, fit for JSON: hashes of the fonts, versions, options."""
+        """Everything that the pixels depend on, as JSON values: font hashes, versions and options."""
         return {
             "renderer": "UnifontRenderer",
             "options": {name: value for name, value in self.__getstate__().items() if name != "font_path"},
@@ -143,15 +143,15 @@ class UnifontRenderer(Renderer):
     def _draw_code_points(
         self, code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray
     ) -> np.ndarray:
-        """-> (B,) how many code points of each string are within its image."""
+        """Draw code points and return how many of each string are within its image, (B,)."""
         fit_B = np.zeros(len(length_B), np.intp)
         if len(code_point_C) == 0:
             return fit_B
         unit_C = self._glyphs.units(code_point_C)
         width_C = self._glyphs.pool.widths(unit_C)
 
-        # The published layout keeps one running width over a whole string and divides it by what is left of
-        # a row beside the string's widest glyph: no row can overflow, and none depends on those before it.
+        # The published layout keeps one running width over a whole string, and divides it by the width of the
+        # image less that of the string's widest glyph. So no row overflows or depends on earlier ones.
         length_B, image_B = length_B[length_B > 0], np.flatnonzero(length_B)  # without the empty strings
         first_B = np.cumsum(length_B) - length_B  # index of a string's first character
         end_C = np.cumsum(width_C)
@@ -159,8 +159,8 @@ class UnifontRenderer(Renderer):
         room_B = self.size - np.maximum.reduceat(width_C, first_B)
         row_C = (end_C - np.repeat(start_C[first_B], length_B)) // np.repeat(room_B, length_B)
 
-        # A row is set flush left: x counts from where the row's first character starts. These starts ascend,
-        # so a running maximum hands each of them on to the characters after it.
+        # A row is set flush left, so x is relative to the start of the row's first character. These starts
+        # ascend, so a running maximum copies each of them to the characters that follow it.
         begins_row_C = np.ones(len(row_C), bool)
         np.not_equal(row_C[1:], row_C[:-1], out=begins_row_C[1:])
         begins_row_C[first_B] = True
@@ -179,10 +179,10 @@ class UnifontRenderer(Renderer):
 
 
 class GlyphTable:
-    """The trimmed glyphs of a renderer, drawn when they are first needed.
+    """Trimmed glyphs of a renderer, which are drawn at their first use.
 
-    Tables over all code points say which unit of the pool a character is; the system commits their memory
-    only where characters have been used.
+    Tables over all code points map characters to units of the pool. The operating system commits their memory
+    only for the pages that have been used.
     """
 
     def __init__(self, renderer: UnifontRenderer):
@@ -190,7 +190,7 @@ class GlyphTable:
         self.font = UnifontGlyphs(renderer.font_path)
         self.pool = InkPool(renderer.size, renderer.ink if renderer.font_size == CELL_PX else None)
         self._unit = np.full(CODE_POINTS, NOT_DRAWN, np.int32)
-        # Glyphs of a row that the image's lower edge cuts.
+        # Units of the glyphs in a row that the lower edge of the image cuts.
         self._cut_unit = np.zeros(CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
 
         # Area resampling of a 16 px cell to font_size px, in exact integers: the overlap of output pixel i
@@ -204,7 +204,7 @@ class GlyphTable:
         self._shade_of_coverage = shade.astype(np.uint8)
 
     def units(self, code_point_C: np.ndarray) -> np.ndarray:
-        """Units of the pool, (C,) int32. Draws the glyphs that are new."""
+        """Draw the glyphs that are new, and return the units of all, (C,) int32."""
         unit_C: np.ndarray = self._unit[code_point_C]
         is_new_C = unit_C == NOT_DRAWN
         if is_new_C.any():
@@ -213,7 +213,7 @@ class GlyphTable:
         return unit_C
 
     def cut_units(self, code_point_C: np.ndarray) -> np.ndarray:
-        """The same glyphs without what lies below the image's edge, in the image's last, incomplete row."""
+        """Units of the same glyphs, cut at the lower edge of the image, for its last, incomplete row."""
         unit_C: np.ndarray = self._cut_unit[code_point_C]
         return unit_C
 
@@ -230,14 +230,14 @@ class GlyphTable:
         font_size = renderer.font_size
         left_G, right_G = np.zeros_like(code_point_G), np.full_like(code_point_G, font_size)
         if not renderer.monospace:
-            # The ends are the first and the last inked column, 0 and 0 in a blank glyph. As `right` is
+            # The bounds are the first and the last inked column, both 0 in a blank glyph. As `right` is
             # exclusive, spacing=1 leaves a blank column before the ink and none after it.
             is_inked_GX = coverage_GYX.any(axis=1)
             first_G = is_inked_GX.argmax(axis=1)
             last_G = np.where(is_inked_GX.any(axis=1), font_size - 1 - is_inked_GX[:, ::-1].argmax(axis=1), 0)
             left_G = np.maximum(first_G - renderer.spacing, 0)
             right_G = np.maximum(last_G + renderer.spacing, left_G + renderer.min_width).clip(max=font_size)
-            # Every glyph moves to the left edge of its cell, and what is right of its width goes.
+            # Shift every glyph to the left edge of its cell, and clear the columns beyond its width.
             x = np.arange(font_size)
             column_GX = np.minimum(left_G[:, None] + x, font_size - 1)
             coverage_GYX = np.take_along_axis(coverage_GYX, column_GX[:, None, :], axis=2)
