@@ -29,7 +29,7 @@ RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
-EMOJI = "amd-epyc/emoji.json"
+EMOJI = "amd-epyc/2026-11-25-3b75896-training-emoji.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -196,7 +196,7 @@ def emoji_values(rows: Sequence[Row], evaluator: str) -> dict[str, list[float]]:
     return {
         row["metric"]: row["values"]
         for row in rows
-        if (row["recipe"], row["evaluator"]) == ("emoji", evaluator)
+        if (row.get("recipe"), row.get("evaluator")) == ("emoji", evaluator)
     }
 
 

@@ -16,7 +16,7 @@ def recipe() -> TrainConfig:
     """A small CLIPPO on emoji and their names in five languages.
 
     Command: `clippo train emoji` (or `make train`).
-    Hardware: two cores of an AMD EPYC, about five minutes.
+    Hardware: two cores of an AMD EPYC, about eight minutes.
     Result: the tables of README.md and docs/training.md, which also tells how the settings were found.
     """
     return TrainConfig(
