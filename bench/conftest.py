@@ -1,4 +1,4 @@
-"""What the benchmarks share. `make bench` runs them all; one core for the renderer, all for training."""
+"""Options and hooks of the benchmarks. `make bench` runs them all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Function, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record why a contestant was not measured beside the rows of those that were."""
+    """Record why a contestant was not measured, in the same file as the rows of the others."""
     report = yield
     parameters = parameters_of(item)
     if call.excinfo is not None and "name" in parameters:

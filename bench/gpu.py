@@ -37,7 +37,7 @@ OPS = sorted(path.parent.name for path in tuning.FOLDER.glob("*/launch_tables"))
 BUDGET_S = 530.0
 # No benchmark starts when the time of its op is over. One that has started may take so long to end.
 GRACE_S = 30.0
-TIMED_OUT = -1000  # beside the exit codes of processes, which are negative where a signal ended them
+TIMED_OUT = -1000  # differs from all exit codes, which are negative where a signal ended a process
 
 
 def main() -> int:

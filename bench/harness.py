@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this device reached in this run: a large copy, and a large matrix product."""
+    """Rates that this device reached in this run, of a large copy and of a large matrix product."""
 
     bytes_per_s: float
     flops_per_s: float
@@ -167,7 +167,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def peak_memory(make: Callable[[], Callable[[], Any]]) -> int:
-    """The most bytes that a run holds at one time beside what `make` has prepared."""
+    """Peak memory of a run in bytes, without the inputs that `make` has prepared."""
     call = make()
     if DEVICE.type == "cpu":
         return peak_cpu_memory(call)

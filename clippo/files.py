@@ -1,7 +1,7 @@
 """Files that appear whole or not at all.
 
-Content is written beside its place, flushed to the disk and renamed; then the folder is flushed, so that the
-new name survives a power cut as well. What stood in the place before is there until the rename.
+Content is written to a temporary file in the same folder, flushed to the disk and renamed. Then the folder is
+flushed, so that the new name survives a power cut as well. An older file of that name stays until the rename.
 """
 
 from __future__ import annotations

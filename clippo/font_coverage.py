@@ -1,4 +1,4 @@
-"""Which fonts this machine has, and which scripts they cover."""
+"""Table of the fonts of this machine and the scripts that they cover."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from clippo.files import write_text
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # beside torch, whose version names its build
+PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # in addition to torch
 
 
 @dataclass(frozen=True)

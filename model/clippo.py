@@ -1,4 +1,4 @@
-"""CLIPPO: a tower, a way for text to enter, and a temperature."""
+"""The CLIPPO model: a tower, a text input, and a temperature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputC
 from clippo.model.tower import Encoder, Tower, TowerConfig
 
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
-Texts = Tensor | np.ndarray | Sequence[str]  # what the tokenizer gave, or strings
+Texts = Tensor | np.ndarray | Sequence[str]  # the output of the tokenizer, or strings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +52,19 @@ class ClippoConfig(TowerConfig):
 class Clippo(nn.Module):
     """One tower for images and text, trained with a contrastive loss alone (arXiv 2212.08045).
 
-    `encode_image`, `encode_text` and `encode_image_text` are for using a model: they take images and strings
-    as people have them, in batches, and give embeddings without a graph, on a GPU by bfloat16 products. To
-    train, call the model.
+    `encode_image`, `encode_text` and `encode_image_text` are for inference: they take images of any size and
+    strings, work in batches, and return embeddings without a graph; on a GPU they run under bfloat16
+    autocast. To train, call the model.
 
     Args:
         config: sizes of the tower and how text enters.
         renderer: draws B strings as a (B, S, S) uint8 array, S = `config.image_size`, for instance a
-            `clippo.renderer.ParagraphRenderer`. By default the published one, made when strings first come.
+            `clippo.renderer.ParagraphRenderer`. By default the published one, which is made at the first use.
 
     Attributes:
         tower: embeds images, and text that is drawn.
         text_input: turns text into tokens.
-        text_encoder: embeds the tokens of text in a model of two towers, None in one of one.
+        text_encoder: embeds the tokens of text in a model of two towers; None in a model of one.
         logit_scale: (1,) parameter, the logarithm of the factor on cosine similarities, as in open_clip.
     """
 
@@ -112,15 +112,15 @@ class Clippo(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Embed B images and B texts, in one pass through the tower if it is shared.
 
-        Photographs have three channels and rendered text has one, so each is cut into patches on its own.
-        From there on they are one batch: of 2 B sequences of N tokens, or packed without padding where
-        either has sequences of different lengths.
+        Photographs have three channels and rendered text has one, so their patches are embedded separately.
+        The tokens then form one batch of 2 B sequences of N tokens, or are packed without padding where
+        sequences have different lengths.
 
         Args:
             images: pixels in any layout that `PatchEmbed` takes. They may be on the CPU.
-            texts: what the tokenizer of `text_input` gave. They may be on the CPU.
+            texts: output of the tokenizer of `text_input`. They may be on the CPU.
             kept: patches of the images to look at, for instance `packing.patch_dropout`; all by default.
-            text_mask: what `text_input.mask` gave for the texts, on the CPU; computed by default.
+            text_mask: output of `text_input.mask` for the texts, on the CPU; computed by default.
 
         Returns:
             (B, E) embeddings of the images and of the texts, of unit length.
@@ -157,7 +157,7 @@ class Clippo(nn.Module):
         return out
 
     def embed_texts(self, texts: Tensor) -> Tensor:
-        """Embed what the tokenizer gave: (B, E), not normalised, with a graph."""
+        """Embed the output of the tokenizer: (B, E), not normalised, with a graph."""
         encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
         out: Tensor = encoder(*self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed))
         return out
@@ -180,14 +180,14 @@ class Clippo(nn.Module):
         return self._encode(self.embed_images, batches(images, batch_size, self._prepare), normalize)
 
     def encode_text(self, texts: Texts, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
-        """Embed strings, or what the tokenizer made of them: (B, E) float32.
+        """Embed strings, or the output of the tokenizer: (B, E) float32.
 
         Args:
             texts: strings, or a batch of pixels as for `encode_image`.
             normalize, batch_size: as for `encode_image`.
 
         Raises:
-            TypeError, ValueError: what the renderer says about strings; pixels of another size.
+            TypeError, ValueError: strings that the renderer refuses; pixels of another size.
         """
         return self._encode(self.embed_texts, batches(texts, batch_size, self.tokenize), normalize)
 
@@ -227,7 +227,7 @@ class Clippo(nn.Module):
         return preprocess_image(image, self.config.image_size)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Turn strings into what `embed_texts` takes, on the CPU: (B, S, S) uint8 pixels, or bytes."""
+        """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes."""
         return torch.from_numpy(self.text_input.tokenizer(texts))
 
     def _prepare(self, images: Sequence[Any]) -> Tensor:
@@ -247,7 +247,7 @@ class Clippo(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing.
 
-        If the model has a renderer, `renderer.json` says what decides on its pixels.
+        If the model has a renderer, `renderer.json` describes it.
         """
         description = self.text_input.description if isinstance(self.text_input, RenderedText) else None
         safetensors.write_folder(folder, to_dict(self.config), self.state_dict(), description)
@@ -256,11 +256,11 @@ class Clippo(nn.Module):
     def from_pretrained(
         cls, source: str | Path, renderer: TextRenderer | None = None, *, revision: str | None = None
     ) -> Self:
-        """Read what `save_pretrained` wrote, from a folder or a repository of the Hugging Face Hub.
+        """Load a model from a folder that `save_pretrained` wrote, or from the Hugging Face Hub.
 
-        A model has learned to read one renderer's pixels. Without a `renderer` the one that `renderer.json`
-        describes is made when strings come. If it, or `renderer`, would draw other pixels than the model was
-        trained with, a warning says what differs: fonts, versions or options. Nothing is unpickled.
+        A model was trained on the pixels of one renderer. Without `renderer`, the one that `renderer.json`
+        describes is made at the first use. If the renderer would draw other pixels than the model was trained
+        on, a warning names the difference: fonts, versions or options. Nothing is unpickled.
 
         Args:
             source: a folder, or "owner/name" on the Hub, which needs the `hub` extra.
@@ -292,7 +292,7 @@ def normalized(z: Tensor) -> Tensor:
 
 
 def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInfo]:
-    """Tokens (T, D) and the sequences that they form, of tokens (B, N, D) or of packed ones."""
+    """Pack tokens (B, N, D) as (T, D) with their `VarlenInfo`; packed tokens are returned as they are."""
     if varlen is not None:
         return tokens, varlen
     B, N, _ = tokens.shape
@@ -300,7 +300,7 @@ def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInf
 
 
 def batches(items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor]) -> Iterable[Tensor]:
-    """Cut a batch of pixels, or a sequence of which `prepare` makes pixels, into smaller batches."""
+    """Split a batch of pixels, or a sequence that `prepare` turns into pixels, into smaller batches."""
     if isinstance(items, np.ndarray):
         items = torch.from_numpy(items)
     if not isinstance(items, Tensor | Sequence) or isinstance(items, str | bytes):

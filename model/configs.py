@@ -61,11 +61,11 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(cls: type[T], content: Any, path: str = "") -> T:
-    """Undo `to_dict` for a configuration of a class or kind.
+    """Make a configuration of a class or kind from the output of `to_dict`.
 
     Raises:
-        ValueError: the content is not that of such a configuration; the message names the field. Whatever
-            the configuration itself says about its values.
+        ValueError: the content is not that of such a configuration; the message names the field. Errors of
+            the configuration itself are passed on.
     """
     at = path.rstrip(".") or "the configuration"
     if not isinstance(content, Mapping):
@@ -87,7 +87,7 @@ def from_dict(cls: type[T], content: Any, path: str = "") -> T:
 
 
 def value_of(hint: Any, value: Any, path: str) -> Any:
-    """A value of JSON as the type of its field wants it."""
+    """Convert a JSON value to the type of its field."""
     if is_kind(hint) or is_dataclass(hint):
         return from_dict(hint, value, path)
     if get_origin(hint) is tuple and isinstance(value, list):
@@ -98,7 +98,7 @@ def value_of(hint: Any, value: Any, path: str) -> Any:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"fonts": {"a": 1}}` -> `{"fonts.a": 1}`."""
+    """Flatten nested dictionaries: `{"fonts": {"a": 1}}` becomes `{"fonts.a": 1}`."""
     out: dict[str, Any] = {}
     for key, value in content.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

@@ -1,4 +1,4 @@
-"""A trained model as one graph, for runtimes without PyTorch."""
+"""Export of a trained model as one graph, for runtimes without PyTorch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ TOLERANCE = 1e-4  # on embeddings of unit length: other runtimes sum in another 
 
 
 class ImageGraph(nn.Module):
-    """(B, S, S, 3) uint8 -> (B, E) embeddings of unit length."""
+    """Graph from (B, S, S, 3) uint8 images to (B, E) embeddings of unit length."""
 
     def __init__(self, clippo: Clippo) -> None:
         super().__init__()
         self.tower = clippo.tower
 
     def forward(self, images: Tensor) -> Tensor:
-        # For bytes, patch_embed takes a route of its own that ONNX has no operators for.
+        # ONNX has no operators for the uint8 path of patch_embed.
         return normalized(self.tower(images.float() / 127.5 - 1))
 
 
 class TextGraph(nn.Module):
-    """(B, S, S) uint8 rendered texts -> (B, E) embeddings of unit length.
+    """Graph from (B, S, S) uint8 rendered texts to (B, E) embeddings of unit length.
 
     Runtimes have no packed attention. For a model that reads only the inked patches of text, the graph
-    computes all patches and masks the blank ones: the same embeddings, at the price of all patches.
+    computes all patches and masks the blank ones. The embeddings are the same, at the cost of all patches.
     """
 
     def __init__(self, text_input: RenderedText, clippo: Clippo) -> None:
@@ -81,8 +81,7 @@ def export(clippo: Clippo, out: Path, *, texts: bool = False) -> float:
     Args:
         clippo: the model.
         out: the file, which appears whole or not at all; its ending names the format.
-        texts: the graph for texts. A model that reads all patches has the same one for both, but for the
-            number of channels.
+        texts: export the graph for texts instead of images.
 
     Returns:
         The largest difference between embeddings of the file, read back and run on two batch sizes, and
@@ -134,7 +133,7 @@ def example_images(clippo: Clippo, count: int) -> Tensor:
 
 
 def example_texts(text_input: RenderedText, count: int) -> Tensor:
-    """Random dots, about one for each patch, so that a third of the patches is blank."""
+    """Random dots, about one for each patch, so that a third of the patches are blank."""
     size, patch_size = text_input.image_size, text_input.patch_size
     is_ink = torch.rand(count, size, size) < patch_size**-2
     return torch.where(is_ink, 0, text_input.background).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Images of any kind -> the square of pixels that the published models were trained on."""
+"""Preprocessing of images of any kind, as for the published models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a c
 
 
 def preprocess_image(image: Any, size: int) -> np.ndarray:
-    """Resize an image to a square, without regard to its proportions, as the published models saw them.
+    """Resize an image to a square, without keeping its aspect ratio, as for the published models.
 
     Args:
         image: as of `rgb_pixels`.
@@ -30,17 +30,17 @@ def preprocess_image(image: Any, size: int) -> np.ndarray:
 
 
 def rgb_pixels(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8 of one image.
+    """Convert one image to (H, W, 3) uint8.
 
-    A PIL image is turned upright if it says how (EXIF), and one with an alpha channel, as an array with four
-    channels, is laid on white.
+    The EXIF orientation of a PIL image is applied. Images with an alpha channel, and arrays with four
+    channels, are composited on white.
 
     Args:
         image: a PIL image; or an array or a tensor (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, uint8,
-            or floating in [-1, 1]. Where both axes could be the channels, they are the last.
+            or floating in [-1, 1]. Where the first and the last axis could both be the channels, the last is.
 
     Raises:
-        TypeError: not an image, or pixels of more than 8 bits, of which it is not known what is white.
+        TypeError: not an image, or pixels of more than 8 bits, whose white level is unknown.
         ValueError: another shape, or no pixels.
     """
     if isinstance(image, Image.Image):

@@ -32,7 +32,7 @@ class TextRenderer(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that decides on a pixel, fit for JSON."""
+        """Everything that the pixels depend on, as JSON values."""
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Draw B strings: (B, S, S) uint8."""
@@ -161,7 +161,7 @@ class RenderedText(TextInput):
         return self.renderer
 
     def mask(self, texts: Tensor) -> Tensor | None:
-        """(B, N) bool, the patches that are not blank; of a blank text, its first patch.
+        """Mark the patches that are not blank, (B, N) bool; a blank text keeps its first patch.
 
         Args:
             texts: (B, S, S), (B, S, S, C) or (B, C, S, S); uint8, or floating in [-1, 1].
@@ -183,8 +183,8 @@ class ByteTextConfig(TextInputConfig):
     """Text is read as its UTF-8 bytes, through an embedding of its own.
 
     Attributes:
-        max_bytes: bytes of a text that are read; the rest is cut. 64 are twice as many as a text of 64 px
-            shows letters.
+        max_bytes: bytes of a text that are read; the rest is cut. 64 is twice the number of
+            letters that a rendered text of 64 px shows.
 
     Raises:
         ValueError: `max_bytes` below 1.
@@ -208,7 +208,7 @@ NO_BYTE = -1  # fills the arrays of ByteTokenizer
 
 @dataclass(frozen=True)
 class ByteTokenizer:
-    """Strings to (B, max_bytes) int16, their UTF-8 bytes, padded with -1. What is longer is cut."""
+    """Turn strings into their UTF-8 bytes, (B, max_bytes) int16, padded with -1 and cut at max_bytes."""
 
     max_bytes: int
 
@@ -239,7 +239,7 @@ class ByteText(TextInput):
         return ByteTokenizer(self.max_bytes)
 
     def mask(self, texts: Tensor) -> Tensor | None:
-        """(B, max_bytes) bool, the bytes; of an empty text, its first position."""
+        """Mark the bytes, (B, max_bytes) bool; an empty text keeps its first position."""
         mask = texts != NO_BYTE
         mask[:, 0] = True
         return mask
@@ -255,7 +255,7 @@ class ByteText(TextInput):
 
 
 def inked_mask(texts: Tensor, patch_size: int, background: int) -> Tensor:
-    """(B, N) bool, the patches that are not blank; see `RenderedText.mask`."""
+    """Mark the patches that are not blank, (B, N) bool; see `RenderedText.mask`."""
     if texts.is_floating_point():
         texts = ((texts + 1) * 127.5).round().to(torch.uint8)
     if texts.ndim == 4:

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from clippo.model.layers import LAYER_NORM_EPS, AttentionPool, Block, PatchEmbed, lecun_normal_
 from clippo.model.packing import KeptPatches, VarlenInfo
 
-# Far above any vision transformer: a broken or hostile file is refused before memory is allocated for it.
+# The limits are far above any vision transformer. They reject a broken or hostile file before memory is
+# allocated for it.
 LARGEST = {
     "width": 16_384,
     "depth": 512,
@@ -83,8 +84,8 @@ class Encoder(nn.Module):
     padding; a `VarlenInfo` then says where each begins and ends.
 
     Attributes:
-        grad_checkpointing: keep only the input of each block for the backward pass and compute the rest
-            again there: a third more time for a fraction of the memory (Chen et al., arXiv 1604.06174).
+        grad_checkpointing: keep only the input of each block for the backward pass, and recompute the rest
+            there. It costs a third more time and saves most of the memory (Chen et al., arXiv 1604.06174).
     """
 
     def __init__(self, config: TowerConfig) -> None:
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         """Fill the parameters from the distributions of the published models.
 
         `residual_scale` then multiplies the two matrices of each block that write to the residual stream.
-        Below 1 the tower starts closer to the identity, which short training runs profit from
+        Below 1, the tower starts closer to the identity, which helps short training runs
         (docs/training.md has the measurements).
         """
         for block in self.blocks:

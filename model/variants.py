@@ -26,7 +26,7 @@ VARIANTS = {
 }
 PATCH_SIZES = (8, 14, 16, 32)
 
-SEARCH_VARIABLE = "CLIPPO_MODEL_PATH"  # folders that published files are looked for in
+SEARCH_VARIABLE = "CLIPPO_MODEL_PATH"  # folders that are searched for published files
 ORIGIN = "gs://big_vision/clippo"
 
 
@@ -37,7 +37,7 @@ class Published:
     Attributes:
         data: what it was trained on; C4 stands for pairs of neighbouring sentences.
         steps: of training, in thousands.
-        initialized_from: "scratch", or what its tower was before.
+        initialized_from: "scratch", or the weights that training started from.
         results: in percent, as its authors report them: ImageNet-1k with ten shots and zero-shot, COCO
             retrieval at rank 1 image->text and text->image, and the mean score on GLUE.
     """
@@ -93,7 +93,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        weights: a `.npz` of big_vision, or what `Clippo.from_pretrained` takes. A published checkpoint is
+        weights: a `.npz` of big_vision, or a source for `Clippo.from_pretrained`. A published checkpoint is
             looked for under its file name, "NAME.npz", in the folders of CLIPPO_MODEL_PATH and in the current
             one. A variant is initialised at random.
         renderer: draws strings; the published one by default.
@@ -143,7 +143,7 @@ def named_config(name: str, **fields: Any) -> ClippoConfig:
 
 
 def find_published(name: str) -> Path:
-    """The file of a published checkpoint."""
+    """Find the file of a published checkpoint."""
     folders = [*filter(None, os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep)), "."]
     for folder in folders:
         path = Path(folder).expanduser() / f"{name}.npz"

@@ -95,7 +95,7 @@ def losses(device: torch.device) -> dict[str, Loss]:
 
 
 def matrix_bytes(name: str, B: int) -> int:
-    """What a peer that holds matrices of B x B needs at least, so that nobody waits for it to run out."""
+    """Least memory in bytes of a peer that stores B x B matrices, so that hopeless cases are skipped."""
     # The backward of an explicit matrix holds logits before and after the scale, two log-softmaxes and their
     # gradients at one time.
     matrices = {"explicit": 6, "explicit-compiled": 2, "open_clip": 5}.get(name, 0)

@@ -52,7 +52,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("pairs in the batch")
-    axes.set_ylabel("peak memory beside the inputs, MiB")
+    axes.set_ylabel("peak memory without the inputs, MiB")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     found = results["provenance"]

@@ -1,6 +1,6 @@
 """Attention at the lengths of vision towers, against PyTorch's own and flash-attn.
 
-    pytest bench/suites/bench_attention.py                        on this machine; a CPU times the reference
+    pytest bench/suites/bench_attention.py        on this machine; a CPU times the reference
     python -m clippo.bench.gpu --only attention     on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, about 50,000 tokens a call, time on the device. On a CPU: float32, 1,024 tokens.
@@ -83,7 +83,7 @@ def test_packed(benchmark: Any, which: str, N: int, heads: str, name: str) -> No
     measure(benchmark, make, attention_work(B * N, B * N * N, H, D, which), DTYPE)
 
 
-# Patches that hold ink, of captions alone and of as many photographs beside them.
+# Inked patches of captions, alone or with as many photographs.
 MIXTURES = {
     "captions": np.random.default_rng(0).integers(5, 21, CAPTIONS),
     "captions and photographs": np.concatenate(

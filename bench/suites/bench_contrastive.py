@@ -1,12 +1,12 @@
 """Contrastive losses of large batches: time and memory, against losses that hold the matrix and others.
 
-    pytest bench/suites/bench_contrastive.py                        on this machine; a CPU times the reference
+    pytest bench/suites/bench_contrastive.py        on this machine; a CPU times the reference
     python -m clippo.bench.gpu --only contrastive   on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, up to 262,144 pairs, time on the device. On a CPU: float32, up to 16,384 pairs. A peer is
 left out where its matrices would not fit into memory. The FLOP are those of the least work, 2 B² D for the
 forward and 8 B² D for forward and backward, whatever a contestant computes again; `share_of_roofline` is the
-share of the rate of large products in the same run, and `peak_mib` what a run holds beside its inputs.
+share of the rate of large products in the same run, and `peak_mib` the peak memory without the inputs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Read and write the `.npz` checkpoints of big_vision (google-research/big_vision), the published code.
 
 big_vision multiplies from the right (kernels are in x out), keeps the heads as an axis of their own,
-stores q, k and v apart, and lays patches out as height, width, channel. `entries` is the one place that says
-which of its arrays is which part of which tensor of ours; both directions follow it.
+stores q, k and v apart, and lays patches out as height, width, channel. `entries` maps its arrays to parts of
+our tensors, for reading and for writing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
-DONT_LOAD = ("^head/", "^pre_logits/", "^MAPHead_0/", "^cls$")  # what a classifier has of its own
+DONT_LOAD = (
+    "^head/",
+    "^pre_logits/",
+    "^MAPHead_0/",
+    "^cls$",
+)  # arrays of a classifier that a tower does not have
 
-# What the ViTs of arXiv 2106.10270 (AugReg) call it, and what it is called since.
+# Names in the ViTs of AugReg (arXiv 2106.10270), and the names in use since.
 OLD_NAMES = (
     (re.compile(r"(encoderblock_\d+)/LayerNorm_2/"), r"\1/LayerNorm_1/"),
     (re.compile(r"/MultiHeadDotProductAttention_1/"), "/MultiHeadDotProductAttention_0/"),
@@ -49,16 +54,17 @@ def load_big_vision(
     image_size: int | None = None,
     text_tokens: Literal["all", "inked"] = "all",
 ) -> Clippo:
-    """Load a CLIPPO `.npz` checkpoint, with or without the optimizer's state beside the parameters.
+    """Load a CLIPPO `.npz` checkpoint, with or without the state of the optimizer.
 
-    The sizes are read off the arrays' shapes, and all are checked before any memory is taken. Then the arrays
-    are read one after the other, so that the peak is little more than the parameters. Nothing is unpickled.
+    The sizes are inferred from the shapes of the arrays, and all shapes are checked before memory is
+    allocated. Then the arrays are read one by one, so that peak memory is little more than the parameters.
+    Nothing is unpickled.
 
     Args:
         path: the file; its blocks may be stacked, as big_vision's `scan` option leaves them.
         renderer: draws strings; the published one by default.
-        image_size: side of the images that the model will see, px; the file's by default. To another, the
-            position embedding is resampled, bilinearly from corner to corner.
+        image_size: side of the images of the model in px; that of the file by default. For another size, the
+            position embedding is resampled, bilinearly with aligned corners.
         text_tokens: see `RenderedTextConfig`.
 
     Raises:
@@ -80,14 +86,14 @@ def load_big_vision(
 def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT_LOAD) -> None:
     """Start the tower of a model from a ViT `.npz`, such as those of AugReg (arXiv 2106.10270).
 
-    Names of before and after 2020 are known; a position embedding that begins with a class token loses it,
-    and is resampled to the model's image size.
+    Both the names before and after 2020 are supported. A class token is dropped from the position embedding,
+    which is then resampled to the image size of the model.
 
     Args:
         model: of the sizes of the ViT.
         path: the file.
-        dont_load: regular expressions; what they find in the names of arrays, as big_vision names them
-            today, is neither read from the file nor expected there, and stays as it is in the model.
+        dont_load: regular expressions. Arrays whose present big_vision name matches one are neither read nor
+            required, and the model keeps its own values.
 
     Raises:
         FileNotFoundError, ValueError: as of `load_big_vision`; the model is as it was.
@@ -142,11 +148,11 @@ class Entry:
     """One array of a big_vision checkpoint, and the parameter that it goes to.
 
     Attributes:
-        theirs: its name, without prefix.
-        shape: its shape.
-        ours: the tensor that it is, or is a part of, in the state of a Clippo.
-        part: which of how many parts of equal height.
-        kind: how it is laid out: a "kernel" of a linear layer, a "conv" kernel, or "same" but for its shape.
+        theirs: name of the array, without prefix.
+        shape: shape of the array.
+        ours: name of the tensor in the state of a Clippo that holds the array.
+        part: index among the equal parts of that tensor, and their number.
+        kind: layout: "kernel" of a linear layer, "conv" kernel, or "same", which differs in shape alone.
     """
 
     theirs: str
@@ -156,7 +162,7 @@ class Entry:
     kind: Literal["kernel", "conv", "same"] = "same"
 
     def to_ours(self, array: Tensor, like: Tensor) -> Tensor:
-        """The array in the shape of the part `like` of our tensor."""
+        """Convert an array to the layout and shape of `like`, a part of our tensor."""
         if self.kind == "kernel":
             return array.reshape(like.shape[1], like.shape[0]).T
         if self.kind == "conv":
@@ -225,7 +231,7 @@ def entries(config: TowerConfig) -> list[Entry]:
 
 
 def infer_config(arrays: Arrays) -> TowerConfig:
-    """Sizes of the tower whose arrays these are, as far as their shapes tell."""
+    """Infer the sizes of a tower from the shapes of its arrays."""
     shapes = arrays.shapes
     try:
         patch_size = shapes["img/embedding/kernel"][0]
@@ -248,7 +254,7 @@ def infer_config(arrays: Arrays) -> TowerConfig:
 
 
 def check(arrays: Arrays, config: TowerConfig, wanted: Sequence[Entry]) -> None:
-    """Raise a ValueError that names the first three arrays that are not as they should be."""
+    """Raise a ValueError that names the first three arrays that are missing, unknown or of another shape."""
     problems: dict[str, str] = {}
     unread = set(arrays.members)
     for entry in wanted:
@@ -276,7 +282,7 @@ def copy(arrays: Arrays, model: Clippo, wanted: Sequence[Entry]) -> None:
         stacked = stacked_name(entry.theirs)
         by_name.setdefault(stacked if stacked in arrays.members else entry.theirs, []).append(entry)
     for name, layers in by_name.items():
-        # A stack is read a layer at a time, or it would be a third of all there is.
+        # A stack is read layer by layer, because a whole stack is a third of the checkpoint.
         parts = arrays.layers(name) if name == stacked_name(layers[0].theirs) else iter([arrays.read(name)])
         for entry, array in zip(layers, parts, strict=True):
             target = entry.part_of(state[entry.ours])
@@ -307,21 +313,21 @@ def big_vision_arrays(
 
 
 def stacked_name(name: str) -> str | None:
-    """`.../encoderblock_3/x` -> `.../encoderblock/x`, None for what is not in a block."""
+    """Name of the stack that holds an array: `.../encoderblock_3/x` is in `.../encoderblock/x`; or None."""
     match = BLOCK.match(name)
     return f"{match[1]}{match[3]}" if match else None
 
 
 def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
-    """(1, positions, D) of a square grid (1, N, D), with or without a class token before it.
+    """Resample the position embedding of a square grid, (1, N, D), to (1, positions, D).
 
-    Bilinear with aligned corners, as big_vision resamples.
+    A class token before it is dropped. The interpolation is bilinear with aligned corners, as in big_vision.
     """
     own = isqrt(pos_embed.shape[1])
     grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
     if own**2 == positions:
         return grid
-    # The reference computes in float64.
+    # big_vision computes in float64.
     grid_DYX = grid.double().reshape(1, own, own, -1).permute(0, 3, 1, 2)
     resampled = F.interpolate(grid_DYX, size=(isqrt(positions),) * 2, mode="bilinear", align_corners=True)
     return resampled.flatten(2).mT.to(pos_embed.dtype)
@@ -338,7 +344,7 @@ def modern_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Member:
-    """An array in an archive that is not read yet."""
+    """An array in an archive, which has not been read."""
 
     file: str
     shape: tuple[int, ...]
@@ -346,7 +352,7 @@ class Member:
 
 
 class Arrays:
-    """The arrays of an open `.npz`: what they are at once, their content when it is asked for.
+    """The arrays of an open `.npz`. Shapes and dtypes are read at once, contents when they are needed.
 
     Attributes:
         members: by name.
@@ -381,7 +387,7 @@ class Arrays:
         self.members = {name: member for name, member in self.members.items() if is_kept(name)}
 
     def verify(self) -> None:
-        """Read everything once, and compare it with its checksums."""
+        """Read all arrays once, and compare them with their checksums."""
         if (broken := self._archive.testzip()) is not None:
             raise ValueError(f"{broken} is damaged")
 
@@ -390,7 +396,7 @@ class Arrays:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
     def layers(self, name: str) -> Iterator[np.ndarray]:
-        """The parts of an array along its first axis, one at a time."""
+        """Read the parts of an array along its first axis, one at a time."""
         with self._archive.open(self.members[name].file) as file:
             (count, *shape), is_fortran, dtype = read_header(file)
             if is_fortran:
@@ -401,7 +407,7 @@ class Arrays:
                 yield np.frombuffer(content, dtype).reshape(shape)
 
 
-# What zipfile, zlib and numpy's reader of headers raise on damaged, encrypted or foreign files.
+# The errors of zipfile, zlib and NumPy's header reader for damaged, encrypted or foreign files.
 BROKEN = (
     ValueError,
     EOFError,
@@ -417,7 +423,7 @@ BROKEN = (
 
 @contextmanager
 def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Iterator[Arrays]:
-    """Open a `.npz`; whatever turns out to be wrong with it is a ValueError that names the file."""
+    """Open a `.npz`; every fault of the file becomes a ValueError that names it."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield Arrays(archive, prefixes)
@@ -426,7 +432,7 @@ def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Itera
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of the `.npy` that a file goes on with."""
+    """Read the header of a `.npy`: shape, whether in Fortran order, and dtype."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)

@@ -1,8 +1,8 @@
-"""A Clippo with the interface of an open_clip model, for code that was written for those.
+"""A Clippo with the interface of an open_clip model, for code that expects one.
 
     model, preprocess, tokenizer = open_clip_trio(clippo)
 
-CLIP_benchmark, clip-retrieval and the like need nothing else of a model.
+CLIP_benchmark and clip-retrieval need no other methods of a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clippo.model.clippo import Clippo, normalized
 class OpenClipModel(nn.Module):
     """The interface of open_clip's `CLIP`: encoders whose embeddings are not normalised unless asked for.
 
-    Gradients flow, as they do there; wrap calls in `torch.inference_mode()` where they are not wanted.
+    Gradients flow as in open_clip; wrap calls in `torch.inference_mode()` where they are not wanted.
 
     Attributes:
         logit_scale: (1,) parameter, the logarithm of the factor on cosine similarities.
@@ -34,12 +34,12 @@ class OpenClipModel(nn.Module):
         return self.clippo.logit_scale
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Embed what `preprocess` gave, stacked: (B, E)."""
+        """Embed a stack of outputs of `preprocess`: (B, E)."""
         z = self.clippo.embed_images(image)
         return normalized(z) if normalize else z
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Embed what the tokenizer gave: (B, E)."""
+        """Embed the output of the tokenizer: (B, E)."""
         z = self.clippo.embed_texts(text)
         return normalized(z) if normalize else z
 

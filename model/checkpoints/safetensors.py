@@ -18,7 +18,7 @@ from clippo.model.checkpoints.hub import download, is_hub_name
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-RENDERER_FILE = "renderer.json"  # describes the renderer whose pixels the model has learned to read
+RENDERER_FILE = "renderer.json"  # describes the renderer that the model was trained with
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=nn.Module)
@@ -69,7 +69,7 @@ def find_folder(source: str | Path, revision: str | None) -> Path:
 
 
 def read_config(folder: Path, make: Callable[[Any], Config]) -> Config:
-    """Read `config.json` by a function that makes a configuration of its content, and checks it.
+    """Read `config.json` with a function that makes a configuration from its content and checks it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,7 +83,7 @@ def read_config(folder: Path, make: Callable[[Any], Config]) -> Config:
 
 
 def read_weights(folder: Path, model: Model) -> Model:
-    """Read `model.safetensors` into a model without memory, that is on the meta device.
+    """Read `model.safetensors` into a model on the meta device.
 
     Shapes come from the header alone, so that a mismatch is found before anything large is allocated.
 

@@ -1,8 +1,7 @@
-"""Model folders of version 0.1.0, which named some fields and tensors otherwise.
+"""Model folders of version 0.1.0, in which some fields and tensors had other names.
 
 They are recognised by a `config.json` without "text" and by a tensor `log_scale`, and converted when they are
-read. Models of that version which read text as bytes have the tensors of their text under other names; they
-were written for comparison alone and are refused by the check of shapes.
+read. Byte models of that version, which were baselines, have other tensor names and are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ TENSORS = (
 
 
 def upgraded_config(content: Any) -> Any:
-    """Content of a `config.json` of today, from one of either version."""
+    """Convert the content of a `config.json` of either version to the present one."""
     if not isinstance(content, dict) or "text" in content or "heads" not in content:
         return content
     content = {FIELDS.get(name, name): value for name, value in content.items()}
@@ -30,7 +29,7 @@ def upgraded_config(content: Any) -> Any:
 
 
 def upgraded_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of the tensors of today, and what each is called in a file of either version."""
+    """Map the present names of tensors to their names in a file of either version."""
     if "log_scale" not in names:
         return {name: name for name in names}
     upgraded = {}
@@ -43,5 +42,5 @@ def upgraded_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def upgraded_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a tensor of today: the temperature was a scalar."""
+    """Convert the shape of a tensor to the present one: the temperature was a scalar."""
     return (1,) if name == "log_scale" and shape == () else shape
