@@ -15,7 +15,6 @@ from .contrastive import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
-    "__version__",
     "attention_pool",
     "attention_pool_varlen",
     "cached_contrastive_step",

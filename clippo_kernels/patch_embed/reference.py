@@ -42,7 +42,7 @@ def patch_embed(
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
     tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
     # Not a view for autograd, so that what is added in place below needs no second copy of the tokens.
-    shape = (B, patches.shape[1] * patches.shape[2], D) if keep_indices is None else (len(patches), D)
+    shape = (B, patches.shape[1] * patches.shape[2], D) if keep_indices is None else (patches.shape[0], D)
     tokens = torch.ops.aten._unsafe_view(tokens, shape).to(out_dtype)
 
     added = (weight * per_channel(normalization.shifts, weight)).sum((1, 2, 3))
