@@ -1,7 +1,7 @@
 """Differentiable operations for vision transformers and contrastive training.
 
-Every op has a reference implementation in plain PyTorch, which is its definition and its fast path on
-CPUs; `clippo_kernels.dispatch` says how an implementation is chosen.
+Every op has a reference implementation in plain PyTorch, which defines the op and is its fast path on CPUs.
+`clippo_kernels.dispatch` describes how an implementation is chosen.
 """
 
 from .attention import (

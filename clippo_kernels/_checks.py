@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops. Each names the argument, what was expected, and what came."""
+"""Argument checks shared by the ops. Errors name the argument, the expected value and the actual one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 def check_tensor(name: str, value: Any, shape: str) -> None:
-    """`value` is a tensor with as many axes as `shape`, written as "(B, N, D)"."""
+    """Check that `value` is a tensor with as many axes as `shape`, which is written like "(B, N, D)"."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(value).__name__}")
     if value.ndim != shape.count(",") + (not shape.endswith(",)")):
@@ -27,25 +27,25 @@ def check_same_device(name: str, tensor: torch.Tensor, other_name: str, other: t
 
 
 def check_same_kind(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """`tensor` has the device and the dtype of `other`."""
+    """Check that `tensor` has the device and the dtype of `other`."""
     check_same_device(name, tensor, other_name, other)
     if tensor.dtype != other.dtype:
         raise TypeError(f"{name} must have dtype {other.dtype} like {other_name}, got {tensor.dtype}")
 
 
-# The version of each tensor when its values were checked, and what for.
+# The last check of each tensor's values: the function, the tensor's version at that time, and the limits.
 checked_values = WeakIdKeyDictionary()
 
 
 def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..., None]) -> None:
-    """`check(values, *limits)`, which reads values on the host: once for a tensor that is not changed.
+    """Call `check(values, *limits)`, which reads values on the host, once per tensor until it is modified.
 
-    Not at all where there are no values yet: while compiling, and of fake tensors.
+    The check is skipped under torch.compile and for fake tensors, because there are no values to read.
     """
     if torch.compiler.is_compiling() or isinstance(values, FakeTensor):
         return
-    # An inference tensor does not count its versions, so that it is checked once whatever becomes of it: a
-    # check at every call would wait for the device in every layer.
+    # Inference tensors have no version counter, so they are checked only once, even if they are modified
+    # later: a check at every call would synchronize with the device in every layer.
     version = None if values.is_inference() else values._version
     checked = (check, version, *limits)
     if checked_values.get(values) != checked:

@@ -1,4 +1,4 @@
-"""Registration of operators, and what their autograd functions share."""
+"""Registration of operators, and helpers that their autograd functions share."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,9 +11,10 @@ from torch import Tensor
 def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define `torch.ops.clippo_kernels.<name>`, so that torch.compile and torch.export see one operator.
 
-    `run` computes it on every device, `fake` gives shapes and dtypes alone. Gradients are the business of the
-    autograd functions, also where torch.export has left only the operators; and an operator computes in the
-    dtypes it is given, autocast or not.
+    `run` computes the operator on every device; `fake` returns its output shapes and dtypes for fake tensors.
+    An operator has no gradient of its own, not even in an exported graph, where only the operators are left:
+    the autograd functions define the gradients. An operator ignores autocast and computes in the dtypes of
+    its arguments.
     """
 
     def run_alone(x: Tensor, *args: Any) -> Any:
@@ -26,29 +27,29 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be that of the tensors."""
+    """Make the device of `x` the current one, because Triton launches kernels on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def refuse_second_derivative(name: str) -> None:
-    """Called by a backward that is a kernel of its own and has no derivative."""
-    # Grad mode is on in a backward only for create_graph=True. The result would come without a graph, and the
-    # second-order term would be dropped silently. (torch.compile refuses by itself.)
+    """Raise in a backward with create_graph=True, because the kernel of that backward has no derivative."""
+    # Grad mode is on in a backward only for create_graph=True. The result would have no graph, and the
+    # second-order term would be dropped silently. (torch.compile raises an error of its own.)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(f"{name} can be differentiated once, not with create_graph=True")
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x` in `dtype`, without an operator where it has that dtype.
+    """Convert `x` to `dtype`, without adding an operator if `x` already has that dtype.
 
-    For results of an autograd function: torch.compile in torch 2.11 gives a function whose forward ends in a
-    `.to` that does nothing gradients of 0.
+    This is for results of an autograd function: in torch 2.11, torch.compile returns gradients of 0 for a
+    function whose forward ends in a `.to` that does nothing.
     """
     return x if x.dtype == dtype else x.to(dtype)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of products with `x`: that of autocast where it is on, which leaves float64 alone."""
+    """The dtype of products with `x`: the autocast dtype if autocast is on. Autocast ignores float64."""
     device_type = x.device.type
     if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return x.dtype

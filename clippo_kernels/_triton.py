@@ -1,6 +1,6 @@
-"""What the Triton kernels of every op share: device functions, and their launch.
+"""Device functions and the launch function that the Triton kernels of all ops share.
 
-Importing this module imports Triton, so it is imported where a kernel is about to run and nowhere else.
+Importing this module imports Triton, so it is imported only where a kernel is about to run.
 """
 
 import os
@@ -11,24 +11,25 @@ import torch
 import triton
 import triton.language as tl
 
-# Triton reads the variable when a kernel is decorated: a process either interprets or compiles.
+# Triton reads the variable when a kernel is decorated, so a process either interprets or compiles all
+# kernels.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
 def dot(a, b, acc):
-    """`acc + a @ b`, summed in float32; products of float32 are exact ones, not tf32."""
+    """Compute `acc + a @ b`, accumulated in float32; float32 operands are multiplied exactly, not as tf32."""
     if INTERPRETED:
-        # The interpreter would multiply the bit patterns of bfloat16. And NumPy sums a product in an order
-        # that depends on the shape of the tile, so that two kernels would find different logits for a pair;
-        # summed in float64 and rounded once they are the same, as those of a tensor core are.
+        # The interpreter would multiply the bit patterns of bfloat16 numbers. In addition, NumPy sums in an
+        # order that depends on the tile shape, so that two kernels would compute different logits for a pair.
+        # Sums in float64 that are rounded once are equal, as they are on tensor cores.
         return acc + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
     return tl.dot(a, b, acc, input_precision="ieee")
 
 
 @triton.jit
 def cast(x, dtype: tl.constexpr):
-    """`x` as `dtype`, rounded to nearest even."""
+    """Convert `x` to `dtype`, rounding to nearest even."""
     if INTERPRETED and dtype == tl.bfloat16 and x.dtype != tl.bfloat16:  # the interpreter would truncate
         x = x.to(tl.float32)
         bits = x.to(tl.uint32, bitcast=True)
@@ -37,13 +38,14 @@ def cast(x, dtype: tl.constexpr):
     return x.to(dtype)
 
 
-# If set, called instead of launching a kernel, by `aot` and `bench.tune`.
+# Launch hook. If set, it is called instead of launching a kernel; `aot` and `bench.tune` use it.
 on_launch: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
-    """Run `programs` instances of a kernel; `options` are its constexprs and its row of the launch table."""
-    # The default of Triton 3.10 will be to keep multiplies and adds apart, which no kernel here wants.
+    """Launch `programs` programs of a kernel; `options` are its constexprs and launch options."""
+    # From Triton 3.10 on, multiplies and adds are no longer fused by default; all kernels here want them
+    # fused.
     options["enable_fp_fusion"] = True
     if on_launch is not None:
         on_launch(kernel, programs, args, options)

@@ -1,12 +1,12 @@
-"""Compiles every row of the launch tables without a GPU, and reports what the compiler made of it.
+"""Compile every row of the launch tables without a GPU, and report the resources of each kernel.
 
     python -m clippo_kernels.aot                  all architectures
-    python -m clippo_kernels.aot --arch sm_90     one of them; --json for programs to read
+    python -m clippo_kernels.aot --arch sm_90     one architecture; --json for machine-readable output
 
-The ops run as they would, on tensors without memory and with a driver that only knows its target, and every
-launch ends in Triton's compiler: the very kernels, specialised in the very way, that a device would get.
-Exits with 1 where a kernel spills registers that its row does not admit to ("spill_bytes" and "why"), needs
-more shared or tensor memory than the device has, or has a matrix product that did not become a tensor-core
+The ops run on meta tensors with a driver that only knows its target, and every launch calls Triton's compiler
+instead. The kernels and their specializations are therefore exactly those that a device would get. The exit
+status is 1 if a kernel spills registers that its row does not allow ("spill_bytes" and "why"), needs more
+shared or tensor memory than the device has, or has a matrix product that was not compiled to a tensor-core
 instruction (float32 products are exact and have none).
 """
 
@@ -31,32 +31,32 @@ from . import tuning
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a program may take, from the vendors' programming guides. Shared memory in bytes."""
+    """Resource limits of an architecture, from the vendors' programming guides. Shared memory is in bytes."""
 
-    target: tuple[str, int | str, int]  # backend, architecture, threads of a warp
+    target: tuple[str, int | str, int]  # backend, architecture, threads per warp
     shared_per_block: int
     shared_per_sm: int
-    registers_per_sm: int  # 32 bit
+    registers_per_sm: int  # of 32 bits each
     warps_per_sm: int
-    instruction: str  # what a matrix product compiles to, as a pattern
+    instruction: str  # regular expression of the tensor-core instructions
     tensor_memory_columns: int = 0
 
 
 ARCHITECTURES = {
-    # 99 KiB is what 8.6, 8.9 and 12.x have, which the same table serves; 8.0 itself has 163.
+    # 8.6, 8.9 and 12.x have 99 KiB of shared memory, and the same table serves them; 8.0 itself has 163 KiB.
     "sm_80": Architecture(("cuda", 80, 32), 101376, 102400, 65536, 48, r"\bmma\.sync"),
     "sm_90": Architecture(("cuda", 90, 32), 232448, 233472, 65536, 64, r"\b(wgmma\.mma_async|mma)\.sync"),
     "sm_100": Architecture(
         ("cuda", 100, 32), 232448, 233472, 65536, 64, r"\b(tcgen05\.mma|mma\.sync)", tensor_memory_columns=512
     ),
-    # A compute unit has 4 SIMDs of 512 vector registers a lane, in waves of 64.
+    # A compute unit has 4 SIMDs with 512 vector registers per lane, and a wave has 64 lanes.
     "gfx942": Architecture(("hip", "gfx942", 64), 65536, 65536, 4 * 512 * 64, 32, r"\bv_mfma"),
 }
 
 
 @dataclass
 class Report:
-    """One row of a launch table, compiled."""
+    """Result of compiling one row of a launch table."""
 
     architecture: str
     kernel: str
@@ -72,7 +72,10 @@ class Report:
 
 
 class TargetDriver:
-    """As much of a driver as the compiler asks for. Triton keeps kernels by device: one an architecture."""
+    """The part of a driver that the compiler calls.
+
+    Triton caches kernels by device, so every architecture has a device index of its own.
+    """
 
     def __init__(self, name: str) -> None:
         from triton.backends.compiler import GPUTarget
@@ -91,11 +94,11 @@ class TargetDriver:
 
 
 def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
-    """Compile what the ops launch at the largest sizes of a row."""
+    """Compile the kernels that the ops launch at the largest sizes of a row."""
     report = Report(name, kernel, row["itemsize"], row["at_most"], row["launch"])
     try:
         compiled = compile_kernels(name, kernel, row)
-    except Exception as error:  # a row that does not compile is one line of the report, not its end
+    except Exception as error:  # one bad row must not end the report
         report.problems.append(f"does not compile: {type(error).__name__}: {error}"[:300])
         return report
     inspect(report, compiled, row)
@@ -110,18 +113,18 @@ def compile_kernels(name: str, kernel: str, row: dict[str, Any]) -> list[Any]:
     return [function.warmup(*args, grid=(1,), **options) for function, _, args, options in launches]
 
 
-# Suffixes of rows for a kernel that also runs on what is packed without padding, or with labels.
+# Suffixes of rows for a kernel that also runs on packed sequences, on listed patches, or with labels.
 VARIANTS = ("_varlen", "_select", "_labelled")
 
 
 def launches_of(
     name: str, kernel: str, row: dict[str, Any], tokens: int, device: str
 ) -> list[tuple[Any, int, tuple[Any, ...], dict[str, Any]]]:
-    """What the op launches for a kernel by a row of its table: function, programs, arguments, options.
+    """Return the launches of a kernel by its op, for a row of its table: (function, programs, args, options).
 
-    For about so many tokens, at the largest sizes of the row; where a row serves several uses of a kernel,
-    the usual one comes first. On a device with memory the op really runs, so that a backward finds the
-    results of its forward.
+    The op runs on about `tokens` tokens, at the largest sizes of the row. If a row serves several uses of a
+    kernel, the usual one comes first. On devices other than "meta" the kernels really run, so that a backward
+    reads the results of its forward.
     """
     from . import _triton
 
@@ -148,8 +151,9 @@ def launches_of(
 
 
 def inspect(report: Report, compiled: list[Any], row: dict[str, Any]) -> None:
-    """Fill in the report from the kernels that were compiled for it: from the one that takes most registers,
-    with the problems of all.
+    """Fill in the report from the compiled kernel that spills or uses the most registers.
+
+    The problems of all compiled kernels are added.
     """
     reports = []
     for kernel in compiled:
@@ -169,11 +173,11 @@ def inspect_kernel(report: Report, compiled: Any, row: dict[str, Any]) -> None:
     report.tensor_core_instructions = len(re.findall(architecture.instruction, assembly))
     if backend == "cuda":
         report.registers, report.spill_bytes = cubin_resources(compiled.asm["cubin"])
-        shared = report.shared_bytes + 1024  # what the system keeps of every block's
+        shared = report.shared_bytes + 1024  # CUDA reserves 1 KiB per block
     else:
         report.registers, report.spill_bytes = amdgcn_resources(assembly)
         shared = max(1, report.shared_bytes)
-    registers = -(-report.registers // 8) * 8 * threads  # handed out in eights
+    registers = -(-report.registers // 8) * 8 * threads  # allocated in multiples of 8 per thread
     report.programs_per_sm = min(
         architecture.registers_per_sm // max(1, registers),
         architecture.shared_per_sm // shared,
@@ -192,7 +196,11 @@ def inspect_kernel(report: Report, compiled: Any, row: dict[str, Any]) -> None:
 def problems_of(
     report: Report, row: dict[str, Any], *, products: int, scalar: int, tensor_memory: int
 ) -> list[str]:
-    """What is wrong with a kernel of so many products, `scalar` ones, and columns of tensor memory."""
+    """List the problems of a compiled kernel.
+
+    The kernel has `products` matrix products, of which `scalar` do not use tensor cores, and needs
+    `tensor_memory` columns of tensor memory.
+    """
     architecture = ARCHITECTURES[report.architecture]
     admitted = row.get("spill_bytes", 0)
     problems = []
@@ -212,14 +220,14 @@ def problems_of(
 
 
 def scalar_products(ttgir: str) -> int:
-    """Products whose result has a plain blocked layout, which compile to multiply-adds."""
+    """Count the products whose result has a plain blocked layout: they compile to scalar multiply-adds."""
     blocked = set(re.findall(r"^(#\w+) = #ttg\.blocked", ttgir, flags=re.MULTILINE))
     results = re.findall(r"\btt\.dot\b.*-> tensor<[^>]*?(#\w+)>", ttgir)
     return sum(layout in blocked for layout in results)
 
 
 def cubin_resources(cubin: bytes) -> tuple[int, int]:
-    """Registers of a thread, and the bytes of local memory that it spills to."""
+    """Registers per thread, and bytes of local memory per thread that hold spilled registers."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -236,7 +244,7 @@ def cubin_resources(cubin: bytes) -> tuple[int, int]:
 
 
 def amdgcn_resources(assembly: str) -> tuple[int, int]:
-    """Vector registers of a lane, accumulation registers among them, and its bytes of scratch memory."""
+    """Vector registers per lane, including accumulation registers, and bytes of scratch memory per lane."""
     vgpr, scratch = (
         re.search(rf"\.{name}:\s+(\d+)", assembly) for name in ("vgpr_count", "private_segment_fixed_size")
     )
@@ -253,9 +261,9 @@ def rows_of(names: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def compile_tables(names: list[str]) -> list[Report]:
-    """One report a row of the tables, in their order."""
+    """Compile all rows of the tables and return one report per row, in order."""
     rows = list(rows_of(names))
-    # Spawned, because a compiler that was forked with threads running may hang.
+    # The processes are spawned, because a compiler that is forked while threads are running may hang.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return list(pool.map(compile_row, *zip(*rows, strict=True)))
 

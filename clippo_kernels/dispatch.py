@@ -1,10 +1,10 @@
 """Choice of the implementation that runs an op.
 
 Triton runs on CUDA and ROCm tensors (PyTorch calls both "cuda") for the ops that have a Triton
-implementation, where Triton is installed; the reference runs everywhere else.
-`CLIPPO_KERNELS_BACKEND=reference` or `=triton` forces one. The variable is read at every call; code under
-`torch.compile` keeps what it was when traced. With `TRITON_INTERPRET=1` beside it, forced kernels run on CPU
-tensors too, slowly, in Triton's interpreter.
+implementation, if Triton is installed; the reference runs everywhere else. `CLIPPO_KERNELS_BACKEND=reference`
+or `=triton` forces one. The variable is read at every call, but code under `torch.compile` keeps the value
+from tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on CPU tensors, slowly, in
+Triton's interpreter.
 """
 
 import importlib.util
@@ -22,11 +22,14 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def select(op: str, device: torch.device, implementations: Implementations) -> Callable[..., Any]:
-    """The implementation of `op` for tensors on `device`.
+    """Return the implementation of `op` for tensors on `device`.
 
-    `implementations` maps names of `BACKENDS` to callables of one signature and always has a "reference".
-    Raises ValueError where the environment variable holds an unknown name, RuntimeError where it forces a
-    backend that `op` does not have or the device cannot run.
+    `implementations` maps names in `BACKENDS` to callables with the same signature and always has a
+    "reference".
+
+    Raises:
+        ValueError: if the environment variable holds an unknown name.
+        RuntimeError: if it forces a backend that `op` does not have or that the device cannot run.
     """
     forced = os.environ.get(BACKEND_VARIABLE)
     if not forced:

@@ -1,10 +1,10 @@
 """Launch tables: tile sizes, warps and pipeline stages of every kernel.
 
-Each op has a JSON file for each architecture, `OP/launch_tables/ARCHITECTURE.json`, which maps the names of
-its kernels to rows. A row says for which sizes it is meant ("at_most"), what the kernel is
-launched with ("launch") and how that was chosen: "arithmetic" (bytes, products and registers, see
-docs/kernels.md) or "measured". The first row that the sizes fit is taken, so rows go from small to large.
-Nothing is tuned at run time; `python -m clippo.bench.tune` measures a table.
+Each op has one JSON file per architecture, `OP/launch_tables/ARCHITECTURE.json`, which maps the names of its
+kernels to rows. A row holds the largest sizes it applies to ("at_most"), the launch options ("launch") and
+how they were chosen: by "arithmetic" (bytes, products and registers, see docs/kernels.md) or "measured". The
+first row that covers the sizes is used, so rows are ordered from small to large. Nothing is tuned at run
+time; `python -m clippo.bench.tune` measures a table.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).parent  # of the ops
+FOLDER = Path(__file__).parent  # the folder that holds the ops
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 assumed: str | None = None
 
 
 def architecture(device: torch.device) -> str:
-    """The table that serves a device: its own, or that of the nearest architecture with as little memory."""
+    """The table of a device: its own, or that of the nearest architecture with as little shared memory."""
     if assumed is not None:
         return assumed
     if device.type != "cuda":
@@ -36,7 +36,7 @@ def architecture(device: torch.device) -> str:
 
 @contextmanager
 def assume(name: str) -> Iterator[None]:
-    """Launch as on another architecture."""
+    """Use the launch options of another architecture inside the context."""
     global assumed
     before, assumed = assumed, name
     try:
@@ -46,13 +46,13 @@ def assume(name: str) -> Iterator[None]:
 
 
 def table_path(op: str, name: str) -> Path:
-    """The launch table of an op for an architecture."""
+    """Path of the launch table of an op for an architecture."""
     return FOLDER / op / "launch_tables" / f"{name}.json"
 
 
 @cache
 def table(name: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of all ops for an architecture, by "op.kernel"."""
+    """The rows of all ops for an architecture, keyed by "op.kernel"."""
     return {
         f"{path.parent.parent.name}.{kernel}": rows
         for path in sorted(FOLDER.glob(f"*/launch_tables/{name}.json"))
@@ -61,7 +61,7 @@ def table(name: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def find(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> dict[str, int] | None:
-    """Launch options of "op.kernel" for these sizes, or None where no row holds them."""
+    """Launch options of "op.kernel" for these sizes, or None if no row covers them."""
     row = find_row(architecture(device), kernel, dtype.itemsize, tuple(sorted(sizes.items())))
     return None if row is None else row["launch"]
 
@@ -78,19 +78,19 @@ def find_row(
 
 
 def replace_rows(name: str, kernel: str, rows: list[dict[str, Any]]) -> None:
-    """Launch a kernel by other rows than those on file, in this process, until `clear_caches`."""
+    """Use `rows` instead of a kernel's rows on file, in this process, until `clear_caches` is called."""
     table(name)[kernel] = rows
     find_row.cache_clear()
 
 
 def clear_caches() -> None:
-    """Read the files again."""
+    """Drop the cached tables, so that the files are read again."""
     table.cache_clear()
     find_row.cache_clear()
 
 
 def dumps(rows_of_kernels: dict[str, list[dict[str, Any]]]) -> str:
-    """The text of a file: one row a line."""
+    """Serialize a launch table as JSON with one row per line."""
     kernels = (
         f'  "{kernel}": [\n' + ",\n".join(f"    {json.dumps(row)}" for row in rows) + "\n  ]"
         for kernel, rows in rows_of_kernels.items()

@@ -1,7 +1,7 @@
 """Bidirectional softmax attention for separate, packed and variable-length inputs, and attention pooling.
 
-On a GPU the Triton kernels compute it (`operators`, `launch`, `kernels`), elsewhere and in float64 PyTorch's
-own fused attention does (`reference`). It can be differentiated once.
+On a GPU the ops run Triton kernels (`operators`, `launch`, `kernels`). On other devices, and for float64,
+they run PyTorch's fused attention (`reference`). The ops can be differentiated once.
 """
 
 import math
@@ -29,21 +29,21 @@ TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-    """`softmax(scale * q k^T) v` for each head, without a mask: (B, Nq, H, D).
+    """Compute `softmax(scale * q k^T) v` for each head, without a mask: (B, Nq, H, D).
 
-    The attention of Vaswani et al. (arXiv 1706.03762) with the layout of FlashAttention (Dao et al.,
-    arXiv 2205.14135). Runs in the dtype of its inputs, or in the autocast dtype where autocast is on. Memory
-    is that of inputs, output and one float32 a query and head; the result and its gradients are the same
-    bits every time.
+    This is the attention of Vaswani et al. (arXiv 1706.03762) in the layout of FlashAttention (Dao et al.,
+    arXiv 2205.14135). It runs in the dtype of its inputs, or in the autocast dtype if autocast is on. In
+    addition to the inputs and the output, it stores one float32 per query and head. The result and its
+    gradients are the same bits every time.
 
     Args:
-        q: (B, Nq, H, D), floating, D <= 128. Any strides; a unit last stride saves a copy.
-        k, v: (B, Nk, H, D), dtype and device of `q`.
+        q: (B, Nq, H, D), floating, D <= 128. All strides are allowed; a unit last stride saves a copy.
+        k, v: (B, Nk, H, D), with the dtype and device of `q`.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
-        TypeError: dtypes that are not floating or differ, a scale that is not a number.
-        ValueError: ranks, shapes, head dims or devices that do not fit, a scale that is not finite.
+        TypeError: if dtypes are not floating or differ, or `scale` is not a number.
+        ValueError: if ranks, shapes, head dims or devices do not match, or `scale` is not finite.
     """
     check_tensor("q", q, "(B, Nq, H, D)")
     check_floating("q", q)
@@ -65,11 +65,11 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = No
 
 
 def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Tensor:
-    """`flash_attention` of the slices of qkv (B, N, 3, H, D), with one packed gradient: (B, N, H, D).
+    """Compute `flash_attention` of the slices of qkv (B, N, 3, H, D), with one packed gradient: (B, N, H, D).
 
     Raises:
-        TypeError: a dtype that is not floating, a scale that is not a number.
-        ValueError: another shape, D > 128, or a scale that is not finite.
+        TypeError: if the dtype is not floating, or `scale` is not a number.
+        ValueError: if the shape differs, D > 128, or `scale` is not finite.
     """
     check_tensor("qkv", qkv, "(B, N, 3, H, D)")
     check_packed("qkv", qkv, 3)
@@ -85,23 +85,22 @@ def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Ten
 def flash_attention_varlen(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
 ) -> Tensor:
-    """Attention within each of S sequences of different lengths, packed without padding: (T, H, D).
+    """Compute attention within each of S sequences of different lengths, packed without padding: (T, H, D).
 
     Sequence s is the rows `cu_seqlens[s]:cu_seqlens[s + 1]` of `qkv`; it may be empty. In eager mode the
-    offsets are checked, for which they are copied to the host: once for every tensor of offsets, however
-    many layers share it.
+    offsets are checked, which copies them to the host once per `cu_seqlens` tensor, however many layers share
+    it.
 
     Args:
         qkv: (T, 3, H, D), floating, D <= 128.
         cu_seqlens: (S + 1,), int32, on the device of `qkv`: the cumulative lengths, from 0 up to T.
-        max_seqlen: at least the longest length. The closer, the faster.
+        max_seqlen: upper bound on the lengths. A tight bound is fastest.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
-        TypeError: a dtype of `qkv` that is not floating, a `cu_seqlens` that is not int32, a scale that is
-            not a number.
-        ValueError: shapes or devices that do not fit, a scale that is not finite; in eager mode also offsets
-            that do not rise from 0 to T in steps of at most `max_seqlen`.
+        TypeError: if `qkv` is not floating, `cu_seqlens` is not int32, or `scale` is not a number.
+        ValueError: if shapes or devices do not match, or `scale` is not finite; in eager mode also if the
+            offsets do not rise from 0 to T in steps of at most `max_seqlen`.
     """
     check_tensor("qkv", qkv, "(T, 3, H, D)")
     check_packed("qkv", qkv, 3)
@@ -116,19 +115,19 @@ def flash_attention_varlen(
 
 
 def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tensor:
-    """One query attends to each sequence, for a MAP head or class attention: (B, H, D).
+    """Attend to each sequence with one query, for a MAP head or class attention: (B, H, D).
 
-    `flash_attention` with Nq = 1, in a kernel that reads keys and values once, forward as backward, and
-    writes one packed gradient for them.
+    This is `flash_attention` with Nq = 1, in a kernel that reads keys and values once in the forward and once
+    in the backward, and writes one packed gradient for them.
 
     Args:
         q: (H, D), one query for all sequences, or (B, H, D). D <= 128.
-        kv: (B, N, 2, H, D), dtype and device of `q`.
+        kv: (B, N, 2, H, D), with the dtype and device of `q`.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
-        TypeError: dtypes that are not floating or differ, a scale that is not a number.
-        ValueError: shapes, head dims or devices that do not fit, a scale that is not finite.
+        TypeError: if dtypes are not floating or differ, or `scale` is not a number.
+        ValueError: if shapes, head dims or devices do not match, or `scale` is not finite.
     """
     check_tensor("kv", kv, "(B, N, 2, H, D)")
     check_packed("kv", kv, 2)
@@ -143,12 +142,14 @@ def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tens
 def attention_pool_varlen(
     q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
 ) -> Tensor:
-    """`attention_pool` of S sequences packed without padding: (S, H, D). An empty sequence pools to 0.
+    """Compute `attention_pool` of S sequences packed without padding: (S, H, D).
+
+    An empty sequence pools to 0.
 
     Args:
         q: (H, D), one query for all sequences, or (S, H, D). D <= 128.
-        kv: (T, 2, H, D), dtype and device of `q`.
-        cu_seqlens, max_seqlen, scale: as in `flash_attention_varlen`, errors included.
+        kv: (T, 2, H, D), with the dtype and device of `q`.
+        cu_seqlens, max_seqlen, scale: as in `flash_attention_varlen`, which raises the same errors.
     """
     check_tensor("kv", kv, "(T, 2, H, D)")
     check_packed("kv", kv, 2)
@@ -171,10 +172,10 @@ def implementation(
 
 
 def positive_scale(queries: Tensor, scale: float) -> tuple[Tensor, float]:
-    """Queries and a positive scale that give the same logits.
+    """Return queries and a positive scale that give the same logits.
 
-    The kernels take positive scales, for which the largest product is the largest logit. The sign of another
-    goes to the queries; a scale of 0 is that of queries of 0.
+    The kernels require a positive scale, so that the largest product is the largest logit. The sign of a
+    negative scale moves to the queries; a scale of 0 becomes a scale of 1 with queries of 0.
     """
     if scale > 0:
         return queries, scale
@@ -215,7 +216,7 @@ def check_packed(name: str, tensor: Tensor, entries: int) -> None:
 
 
 def check_pool_query(q: Tensor, kv: Tensor, sequences: int) -> Tensor:
-    """`q` as (sequences, H, D)."""
+    """Check `q` and return it as (sequences, H, D)."""
     H, D = kv.shape[-2:]
     if isinstance(q, Tensor) and q.ndim == 2:
         q = q.expand(sequences, -1, -1)

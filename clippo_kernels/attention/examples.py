@@ -1,6 +1,6 @@
-"""Problems for the rows of the launch tables, and launch options to try in their place.
+"""Examples for the rows of the launch tables, and launch options to try in their place.
 
-The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from .launch import backward, forward, pool_backward, pool_forward
 
 BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
-# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+# Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {
     "short": {"BLOCK_M": BLOCKS, "num_warps": [1, 2, 4, 8], "num_stages": STAGES},
     "long": {"BLOCK_M": BLOCKS, "BLOCK_N": BLOCKS, "num_warps": [4, 8], "num_stages": STAGES},

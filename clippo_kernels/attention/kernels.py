@@ -1,34 +1,35 @@
 """Softmax attention in Triton: kernels for short and long sequences, dense or packed, and for pooling.
 
-Floors, for one head of N queries and keys, D channels, 2-byte elements:
+These are lower bounds for one head with N queries and keys, head dim D and 2-byte elements:
 
     forward    reads q k v, writes out          8 N D bytes     4 N^2 D FLOP     N^2 exponentials
     backward   reads q k v out dout,           16 N D bytes    10 N^2 D FLOP     N^2 exponentials
                writes dq dk dv
 
-On an H100 (3.35 TB/s, 989 TFLOP/s dense bfloat16, 3.9 T exp/s) the forward turns from bytes to arithmetic
-near N = 590 if products and exponentials overlap, and the backward near N = 470: at the lengths of vision
-towers, attention is a matter of moving every byte once. Hence two designs.
+On an H100 (3.35 TB/s, 989 TFLOP/s dense bfloat16, 3.9 T exp/s) the forward is bound by memory up to about N =
+590 if products and exponentials overlap, and the backward up to about N = 470. At the sequence lengths of
+vision towers, attention is fast if every byte is moved once. This leads to two designs.
 
 *Short* (up to 256 keys): a program holds all keys of a head. Softmax takes one pass, without running maxima
-or rescaling; the backward is one kernel of five products that computes `sum(out * dout)` on its way and
-writes dq, dk and dv once, by whatever strides they have. That meets the floor in bytes. The keys are cut at
-compile time to the next multiple of 16, so that N = 196 pays for 208 exponentials a row and not for 256.
+or rescaling. The backward is one kernel with five products, which also computes `sum(out * dout)` and writes
+dq, dk and dv once, with any strides. This reaches the lower bound in bytes. The number of keys is rounded up
+at compile time to a multiple of 16, so that N = 196 costs 208 exponentials per row and not 256.
 
 *Long*: online softmax (Milakov and Gimelshein, arXiv 1805.02867) over blocks of keys, as in FlashAttention-2
-(Dao, arXiv 2307.08691). The backward is one kernel for dk and dv and one for dq: seven products instead of
-five, in exchange for neither atomics nor a float32 dq. Both recompute `sum(out * dout)` from tiles they pass
-anyway, so that nothing but inputs, outputs and the log-sum-exp is ever in memory.
+(Dao, arXiv 2307.08691). The backward has one kernel for dk and dv and one for dq: seven products instead of
+five, but neither atomics nor a float32 dq. Both kernels recompute `sum(out * dout)` from tiles that they load
+anyway, so that only inputs, outputs and the log-sum-exp are ever in memory.
 
-*Pool*: one query a sequence, hence no products worth a tensor core: 4 N D bytes for 4 N D FLOP. It streams
-keys and values once, in the backward too, and writes their packed gradient.
+*Pool*: with one query per sequence, no product is large enough for tensor cores: 4 N D bytes for 4 N D FLOP.
+The kernels read keys and values once, in the backward too, and write their packed gradient.
 
-Conventions. Tiles are named by what their axes count: `q_MD` is BLOCK_M queries of D channels. D is cut into
-pieces, the binary digits of D rounded up to 16: 80 = 64 + 16 costs a fifth less than 128 would, and a tile
-over D is a tuple of pieces. `x_stride` is the (sequence, row, head) strides of x in elements; the last stride
-is 1. The log-sum-exp is kept in units of log2, so that `exp2(score * scale_log2e - lse)` is a probability at
-the price of one multiply-add. Scales are positive. All sums are float32. Heads are the fastest axis of the
-grid: the slices of a packed row that neighbouring programs read share cache lines and DRAM pages.
+Conventions. The suffix of a tile names its axes: `q_MD` is BLOCK_M queries by D features. D is split into
+pieces, the binary digits of D rounded up to a multiple of 16: 80 = 64 + 16 costs a fifth less than 128 would.
+A tile over D is a tuple of pieces. `x_stride` is the (sequence, row, head) strides of x in elements; the last
+stride is 1. The log-sum-exp is stored in units of log2, so that a probability is `exp2(score * scale_log2e -
+lse)`, which takes one multiply-add and one exp2. Scales are positive. All sums are accumulated in float32.
+Heads are the fastest axis of the grid, because neighbouring programs then read slices of a packed row that
+share cache lines and DRAM pages.
 """
 
 import triton
@@ -36,7 +37,8 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
-# For each of these, Triton would compile variants of a kernel: for 1, for multiples of 16, and for others.
+# These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
+# of 16, and for other values.
 SIZES = ["Nq", "Nk", "N", "H", "blocks", "rows_per_program"]
 
 # ---------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def channels(D: tl.constexpr, i: tl.constexpr):
 
 @triton.jit
 def load_rows(base, row_stride, rows, length, D: tl.constexpr, ALIGNED: tl.constexpr):
-    """Tile of `rows` of a head, zero beyond `length` and beyond D."""
+    """Load a tile of `rows` of a head, with zeros beyond `length` and beyond D."""
     tile = ()
     for i in tl.static_range(num_pieces(D)):
         inside = (rows < length)[:, None] & (channels(D, i) < D)[None, :]
@@ -92,8 +94,9 @@ def store_rows(base, row_stride, rows, length, tile, D: tl.constexpr, ALIGNED: t
 @triton.jit
 def element_pointers(base, row_stride, rows, D: tl.constexpr, i: tl.constexpr, ALIGNED: tl.constexpr):
     if ALIGNED and D % 16 != 0:
-        # Triton specializes arguments by divisibility by 16 alone. Rows of 15 heads of 72 are multiples of 8,
-        # which is enough for loads of 16 bytes: `stride // e * e` lets it prove that.
+        # Triton specializes arguments by divisibility by 16 only. A row of 15 heads of 72 features is a
+        # multiple of 8 elements, which is enough for 16-byte loads. `stride // e * e` lets Triton prove that
+        # e divides the stride.
         elements: tl.constexpr = 128 // base.dtype.element_ty.primitive_bitwidth
         row_stride = row_stride // elements * elements
     return base + rows.to(tl.int64)[:, None] * row_stride + channels(D, i)[None, :]
@@ -153,7 +156,7 @@ def scale_tile(tile, factor, D: tl.constexpr):
 
 @triton.jit
 def dot_rows(a_MD, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
-    """(M, N) products of rows with rows, summed over D."""
+    """Compute `a_MD @ b_ND.T` in float32: (M, N)."""
     products = tl.zeros((M, N), tl.float32)
     for i in tl.static_range(num_pieces(D)):
         products = dot(a_MD[i], tl.trans(b_ND[i]), products)
@@ -162,7 +165,7 @@ def dot_rows(a_MD, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def add_dot(acc_MD, a_MN, b_ND, D: tl.constexpr):
-    """`acc_MD + a_MN @ b_ND`; `a_MN` is rounded to the dtype of `b_ND`."""
+    """Compute `acc_MD + a_MN @ b_ND`, with `a_MN` rounded to the dtype of `b_ND`."""
     a_MN = cast(a_MN, b_ND[0].dtype)
     result = ()
     for i in tl.static_range(num_pieces(D)):
@@ -172,7 +175,7 @@ def add_dot(acc_MD, a_MN, b_ND, D: tl.constexpr):
 
 @triton.jit
 def sum_of_products(a_MD, b_MD, M: tl.constexpr, D: tl.constexpr):
-    """(M,) products of each row with its counterpart."""
+    """Dot product of each row of a tile with the same row of another: (M,)."""
     total = tl.zeros((M,), tl.float32)
     for i in tl.static_range(num_pieces(D)):
         total += tl.sum(a_MD[i].to(tl.float32) * b_MD[i].to(tl.float32), 1)
@@ -184,10 +187,10 @@ def load_queries(
     q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
     rows, Nq, BLOCK_M: tl.constexpr, D: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """What a backward reads of a block of queries: (q, dout, sum(out * dout), lse).
+    """Load a block of queries for the backward: (q, dout, sum(out * dout), lse).
 
-    Padded queries repeat the last one, and their lse of inf makes their probabilities 0. Zeros would do as
-    well, but for 0 * inf where a key is infinite.
+    Out-of-range queries repeat the last query, and their lse of inf makes their probabilities 0. Queries of 0
+    would also work, except that 0 * inf is NaN if a key is infinite.
     """
     q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
     dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
@@ -199,7 +202,7 @@ def load_queries(
 
 @triton.jit
 def locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN: tl.constexpr):
-    """What this program works on: (head, block, sequence, first row of the sequence, its Nq, its Nk)."""
+    """Return the task of this program: (head, block, sequence, first row of the sequence, its Nq, its Nk)."""
     program = tl.program_id(0)
     head = program % H
     block = (program // H) % blocks
@@ -214,10 +217,10 @@ def locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN: tl.constexpr):
 
 @triton.jit
 def short_keys(Nk, KEYS: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constexpr):
-    """The columns of a program that holds all keys, and which of them are keys.
+    """Return the column indices of a program that holds all keys, and the mask of the columns that are keys.
 
-    KEYS is Nk rounded up to 16: only the last 16 of its columns wait for Nk, and what lies beyond them is
-    pruned when compiling.
+    KEYS is Nk rounded up to a multiple of 16. Only the mask of the last 16 of these columns depends on Nk at
+    run time, and the columns beyond KEYS are pruned at compile time.
     """
     cols = tl.arange(0, BLOCK_N)
     is_key = cols < Nk
@@ -238,7 +241,7 @@ def short_forward(
     D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """A program reads the keys and values of a head once and walks over `rows_per_program` queries."""
+    """Each program loads the keys and values of a head once and loops over `rows_per_program` queries."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
     k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
@@ -268,10 +271,10 @@ def short_backward(
     D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """A program is a head: dk and dv stay in registers while it walks over the queries.
+    """Each program handles one head and keeps dk and dv in registers while it loops over the queries.
 
-    Scores are transposed, keys by queries, so that the two products that need them as the left operand take
-    them from registers.
+    Scores are transposed, keys by queries, so that the two products with scores as the left operand read it
+    from registers.
     """
     head, _, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, 1, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
@@ -291,7 +294,8 @@ def short_backward(
             rows, Nq, BLOCK_M, D, ALIGNED,
         )  # fmt: skip
         p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
-        # Padded keys have scores of 0. Where the lse is far below, exp2 overflows, and dq would be inf * 0.
+        # Padded keys have scores of 0. If the lse is far below 0, exp2 overflows, and dq would be inf * 0 =
+        # NaN.
         p_NM = tl.where(is_key[:, None], p_NM, 0.0)
         dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
         dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
@@ -316,7 +320,7 @@ def long_forward(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_M queries. FULL_BLOCKS says that BLOCK_N divides Nk."""
+    """Each program handles BLOCK_M queries. FULL_BLOCKS means that BLOCK_N divides Nk."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_M >= Nq:
         return
@@ -335,7 +339,7 @@ def long_forward(
         if not FULL_BLOCKS:
             s_MN = tl.where((cols < Nk)[None, :], s_MN, -float("inf"))
         new_max_M = tl.maximum(max_M, tl.max(s_MN, 1) * scale_log2e)
-        # Scores that are all -inf so far must not turn into NaN: a finite one may still come.
+        # If all scores so far are -inf, shift by 0 to avoid NaN: a later block may have finite scores.
         shift_M = tl.where(new_max_M == -float("inf"), 0.0, new_max_M)
         p_MN = tl.exp2(s_MN * scale_log2e - shift_M[:, None])
         decay_M = tl.exp2(max_M - shift_M)
@@ -358,7 +362,7 @@ def long_backward_dkdv(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_N keys and walks over all queries. Padded keys only reach rows it does not store."""
+    """Each program handles BLOCK_N keys and loops over all queries. Rows of padded keys are not stored."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_N >= Nk:
         return
@@ -394,7 +398,7 @@ def long_backward_dq(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_M queries and walks over all keys. FULL_BLOCKS says that BLOCK_N divides Nk."""
+    """Each program handles BLOCK_M queries. FULL_BLOCKS means that BLOCK_N divides Nk."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_M >= Nq:
         return
@@ -442,7 +446,7 @@ def store_vector(base, vector, D: tl.constexpr):
 
 @triton.jit
 def sum_with_vector(a_ND, b_D, N: tl.constexpr, D: tl.constexpr):
-    """(N,) products of each row with one vector."""
+    """Dot product of each row with one vector: (N,)."""
     total = tl.zeros((N,), tl.float32)
     for i in tl.static_range(num_pieces(D)):
         total += tl.sum(a_ND[i].to(tl.float32) * b_D[i][None, :], 1)
@@ -480,10 +484,10 @@ def pool_forward(
     cu_seqlens, N, H, scale_log2e,
     D: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """A program is a head of a sequence.
+    """Each program handles one head of one sequence.
 
-    Each of the BLOCK_N rows of the tile runs an online softmax of its own, over every BLOCK_N-th key; they
-    are merged once, at the end. The loop has no step in which one row waits for another.
+    Each of the BLOCK_N rows of the tile runs its own online softmax over every BLOCK_N-th key, and the rows
+    are merged once at the end. The loop therefore needs no reduction across rows.
     """
     head, _, sequence, first_row, _, N = locate(cu_seqlens, H, 1, N, N, VARLEN)
     k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)

@@ -1,6 +1,7 @@
-"""Launches of the attention kernels: memory, choice of a kernel, strides.
+"""Launches of the attention kernels: allocation of the outputs, choice of a kernel, and strides.
 
-Packed sequences (`cu_seqlens`) come as (T, H, D) tensors with the longest length, others as (B, N, H, D).
+Packed sequences (with `cu_seqlens`) are (T, H, D) tensors and come with the longest length; dense sequences
+are (B, N, H, D).
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,10 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 class Sizes(NamedTuple):
-    """Of packed sequences, Nq and Nk are the longest length; the kernels read each one's own."""
+    """Sizes of an attention problem.
+
+    For packed sequences, Nq and Nk are the longest length; the kernels read the length of each sequence.
+    """
 
     sequences: int
     Nq: int
@@ -30,7 +34,10 @@ class Sizes(NamedTuple):
 def forward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, cu_seqlens: Tensor | None = None, max_seqlen: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Output, like q, and its log-sum-exp in units of log2: (B, H, Nq), or (H, T) for packed sequences."""
+    """Return the output, shaped like q, and the log-sum-exp of the logits in units of log2.
+
+    The log-sum-exp is float32: (B, H, Nq), or (H, T) for packed sequences.
+    """
     q, k, v = map(with_unit_last_stride, (q, k, v))
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
     varlen = cu_seqlens is not None
@@ -45,7 +52,8 @@ def forward(
     constants = {"D": D, "ALIGNED": aligned(tensors, layout), "VARLEN": varlen}
     scale_log2 = scale * LOG2_E
     if options := short_options("short_forward", q, D, Nk, varlen):
-        # Where there are heads enough to fill the device, a program reads the keys of its own only once.
+        # If there are enough heads to fill the device, one program handles all queries of a head, so that its
+        # keys are read only once.
         rows = Nq if 2 * num_sms(q.device) <= B * H else options["BLOCK_M"]
         blocks = cdiv(Nq, rows)
         programs = B * H * blocks
@@ -71,7 +79,7 @@ def backward(
     cu_seqlens: Tensor | None = None,
     max_seqlen: int = 0,
 ) -> None:
-    """Fill `gradients`, the memory for dq, dk and dv: of any strides with a unit last one."""
+    """Write dq, dk and dv into `gradients`, which may have any strides with a unit last stride."""
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
     if out.numel() == 0 or Nk == 0:
@@ -87,7 +95,7 @@ def backward(
     constants = {"D": D, "ALIGNED": is_aligned, "VARLEN": varlen}
 
     def operands(outputs: slice) -> tuple[Any, ...]:
-        """Of a kernel that writes a part of (dq, dk, dv)."""
+        """Arguments of a kernel that writes the slice `outputs` of (dq, dk, dv)."""
         sizes = (cu_seqlens, Nq, Nk, H)
         return (*inputs, lse, *gradients[outputs], *read, lse_stride(lse), *written[outputs], *sizes)
 
@@ -137,12 +145,12 @@ def pool_backward(
     gradients: Gradients,
     cu_seqlens: Tensor | None = None,
 ) -> None:
-    """Fill `gradients`, the memory for dq, dk and dv."""
+    """Write dq, dk and dv into `gradients`."""
     dq, dk, dv = gradients
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
     S, H, D = q.shape
     varlen = cu_seqlens is not None
-    if out.numel() == 0:  # so are the gradients
+    if out.numel() == 0:  # the gradients are empty too
         return
     layout = [*one_row(q), *strides((k, v), varlen), *one_row(out, dout, dq), *strides((dk, dv), varlen)]
     launch(
@@ -158,16 +166,18 @@ def pool_backward(
 
 
 def short_options(kernel: str, q: Tensor, D: int, Nk: int, varlen: bool) -> dict[str, int] | None:
-    """Constants of a kernel that holds all keys, or None where there are too many for it.
+    """Launch options of a kernel that holds all keys in one program, or None if there are too many keys.
 
-    Of packed sequences the longest decides, and all pay for as many keys; their queries end earlier.
+    For packed sequences the longest length decides, and every sequence is computed with that many keys; the
+    loop over its queries ends at its own length.
     """
     name = f"attention.{kernel}_varlen" if varlen else f"attention.{kernel}"
     options = tuning.find(name, q.device, q.dtype, head_dim=D, keys=Nk)
     if options is None:
         return None
     block = max(16, 1 << (Nk - 1).bit_length())
-    # A multiple of 16, so that lengths of up to 256 make 16 variants of a kernel and not 256.
+    # KEYS is rounded up to a multiple of 16, so that lengths up to 256 compile 16 variants of a kernel and
+    # not 256.
     return options | {"KEYS": block if varlen else cdiv(Nk, 16) * 16, "BLOCK_N": block}
 
 
@@ -193,8 +203,9 @@ def sizes_of(q: Tensor, k: Tensor, cu_seqlens: Tensor | None, max_seqlen: int) -
 
 
 def strides(tensors: tuple[Tensor, ...], varlen: bool) -> list[tuple[int, ...]]:
-    """(sequence, row, head) strides of (B, N, H, D) tensors, or of packed (T, H, D) ones."""
-    # The stride of an axis of length 1 is arbitrary; 0 keeps it from deciding alignment.
+    """The (sequence, row, head) strides of (B, N, H, D) tensors, or of packed (T, H, D) tensors."""
+    # The stride of an axis of length 1 is arbitrary; it is set to 0, so that it does not affect the
+    # alignment.
     return [
         (0,) * varlen + tuple(s if n > 1 else 0 for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True))
         for x in tensors
@@ -202,17 +213,17 @@ def strides(tensors: tuple[Tensor, ...], varlen: bool) -> list[tuple[int, ...]]:
 
 
 def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
-    """`strides` of (S, H, D) tensors with one row a sequence."""
+    """The `strides` of (S, H, D) tensors, which have one row per sequence."""
     return strides(tuple(x[:, None] for x in tensors), varlen=False)
 
 
 def lse_stride(lse: Tensor) -> tuple[int, int]:
-    """(sequence, head) strides of a log-sum-exp (B, H, N) or (H, T)."""
+    """The (sequence, head) strides of a log-sum-exp (B, H, N) or (H, T)."""
     return (0, lse.stride(0)) if lse.ndim == 2 else (lse.stride(0), lse.stride(1))
 
 
 def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
-    """Every row of every head starts at a multiple of 16 bytes."""
+    """Whether every row of every head starts at a multiple of 16 bytes."""
     elements = 16 // tensors[0].itemsize
     return all(x.data_ptr() % 16 == 0 for x in tensors) and all(
         s % elements == 0 for stride in layout for s in stride

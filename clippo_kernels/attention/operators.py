@@ -1,7 +1,7 @@
-"""The Triton attention as registered operators, and the autograd functions around them.
+"""The Triton attention as registered operators, and the autograd functions that call them.
 
-The log-sum-exp that an operator also returns is in units of log2. It is an intermediate of the backward and
-has no gradient.
+Each forward operator also returns the log-sum-exp in units of log2. It is an intermediate result for the
+backward and has no gradient.
 """
 
 from typing import Any
@@ -149,7 +149,7 @@ def run_pool_backward(
 
 
 def new_like(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)  # contiguous, whatever the strides of x
+    return x.new_empty(x.shape)  # contiguous for all strides of x
 
 
 def fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

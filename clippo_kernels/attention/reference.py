@@ -1,4 +1,4 @@
-"""Attention in plain PyTorch, through its fused scaled_dot_product_attention."""
+"""Attention in plain PyTorch, by its fused scaled_dot_product_attention."""
 
 import itertools
 
@@ -7,23 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-BUCKET = 16  # tokens by which the lengths of sequences that are padded together differ at most
+BUCKET = 16  # sequences padded together differ in length by fewer tokens than this
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """(B, Nq, H, D) for q (B, Nq, H, D) and k, v (B, Nk, H, D)."""
+    """Output (B, Nq, H, D) for q (B, Nq, H, D) and k, v (B, Nk, H, D)."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
 def attention_packed(qkv: Tensor, scale: float) -> Tensor:
-    """(B, N, H, D) for qkv (B, N, 3, H, D)."""
+    """Output (B, N, H, D) for qkv (B, N, 3, H, D)."""
     q, k, v = qkv.unbind(2)
     return attention(q, k, v, scale)
 
 
 def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """(T, H, D) for qkv (T, 3, H, D)."""
+    """Output (T, H, D) for qkv (T, 3, H, D)."""
     lengths = known_lengths(cu_seqlens)
     if lengths is None:
         return attention_padded(qkv, cu_seqlens, max_seqlen, scale)
@@ -43,7 +43,10 @@ def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: fl
 
 
 def attention_bucketed(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """The same, padding sequences of similar lengths at a time: these are brought together, and back."""
+    """Compute `attention_varlen` by padding only sequences of similar lengths together.
+
+    Tokens are sorted by the length of their sequence before, and put back in order afterwards.
+    """
     length_S = cu_seqlens.diff()
     bucket_S = length_S.clamp(min=1).sub(1).div(BUCKET, rounding_mode="floor")
     order_T = bucket_S.repeat_interleave(length_S).argsort(stable=True)
@@ -57,7 +60,7 @@ def attention_bucketed(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: 
 
 
 def attention_padded(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """The same: pads to (S, max_seqlen), attends under a key mask, packs again."""
+    """Compute `attention_varlen` by padding to (S, max_seqlen), masking the keys and packing the output."""
     padded, row_T, is_key = pad(qkv, cu_seqlens, max_seqlen)
     q, k, v = padded.permute(2, 0, 3, 1, 4)  # each (S, H, max_seqlen, D)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=is_key, scale=scale)
@@ -65,13 +68,13 @@ def attention_padded(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: fl
 
 
 def attention_pool(q: Tensor, kv: Tensor, scale: float) -> Tensor:
-    """(S, H, D) for q (S, H, D) and kv (S, N, 2, H, D)."""
+    """Output (S, H, D) for q (S, H, D) and kv (S, N, 2, H, D)."""
     k, v = kv.unbind(2)
     return attention(q[:, None], k, v, scale)[:, 0]
 
 
 def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """(S, H, D) for q (S, H, D) and kv (T, 2, H, D)."""
+    """Output (S, H, D) for q (S, H, D) and kv (T, 2, H, D)."""
     lengths = known_lengths(cu_seqlens)
     if lengths is None:
         return attention_pool_padded(q, kv, cu_seqlens, max_seqlen, scale)
@@ -87,23 +90,24 @@ def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen:
 
 
 def attention_pool_padded(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    """The same: pads to (S, max_seqlen)."""
+    """Compute `attention_pool_varlen` by padding to (S, max_seqlen) and masking the keys."""
     padded, _, is_key = pad(kv, cu_seqlens, max_seqlen)
     k, v = padded.permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=is_key, scale=scale)[:, :, 0]
 
 
 def known_lengths(cu_seqlens: Tensor) -> list[int] | None:
-    """The lengths of sequences, None while compiling, when they are not known yet."""
+    """Lengths of the sequences, or None under torch.compile and for fake tensors, which have no values."""
     if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor):
         return None
     return cu_seqlens.diff().tolist()
 
 
 def leading(lengths: list[int]) -> tuple[int, int, int]:
-    """How many sequences at the beginning have one length, that length, and the longest of all others.
+    """Return how many leading sequences have equal lengths, their length, and the longest of the others.
 
-    Photographs stand before texts of all lengths: they need no mask, and texts no padding to their length.
+    If photographs come before texts of different lengths, the photographs then need no mask, and the texts
+    are not padded to the length of a photograph.
     """
     length = lengths[0] if lengths else 0
     alike = sum(1 for _ in itertools.takewhile(length.__eq__, lengths)) if length else 0
@@ -111,14 +115,14 @@ def leading(lengths: list[int]) -> tuple[int, int, int]:
 
 
 def pad(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(S, max_seqlen, ...) with zeros for x (T, ...), the padded row of each of the T, and which are keys.
+    """Pad x (T, ...) with zeros to (S, max_seqlen, ...); also return the row of each token and the key mask.
 
-    There is no loop over the sequences, so that one trace holds for all lengths. The mask of the keys is
-    (S, 1, 1, max_seqlen).
+    The rows are (T,) and the mask is (S, 1, 1, max_seqlen). There is no loop over the sequences, so that one
+    trace is valid for all lengths.
     """
     T, S = x.shape[0], cu_seqlens.shape[0] - 1
     token_T = torch.arange(T, device=x.device, dtype=cu_seqlens.dtype)
-    sequence_T = torch.bucketize(token_T, cu_seqlens[1:], right=True)  # right: skips empty sequences
+    sequence_T = torch.bucketize(token_T, cu_seqlens[1:], right=True)  # right=True skips empty sequences
     row_T = sequence_T * max_seqlen + token_T - cu_seqlens[sequence_T]
     padded = x.new_zeros(S * max_seqlen, *x.shape[1:]).index_copy(0, row_T, x)
     # An empty sequence keeps one (zero) key: a softmax over no keys at all is NaN in some backends.

@@ -1,7 +1,7 @@
-"""Contrastive losses over pairs of embeddings that never hold the matrix of all logits.
+"""Contrastive losses over pairs of embeddings that never store the matrix of all logits.
 
-On a GPU the Triton kernels compute them (`launch`, `kernels`), elsewhere and in float64 PyTorch does
-(`reference`); `operators` has the autograd functions. A loss can be differentiated once.
+On a GPU the losses run Triton kernels (`launch`, `kernels`). On other devices, and for float64, they run in
+PyTorch (`reference`). `operators` has the autograd functions. A loss can be differentiated once.
 """
 
 from __future__ import annotations
@@ -32,34 +32,36 @@ def contrastive_loss(
 ) -> Tensor:
     """Mean of the image-to-text and text-to-image cross-entropies of a batch of pairs: a scalar.
 
-    The loss of CLIP (Radford et al., arXiv 2103.00020): the logits are `logit_scale` times the products of
-    all images with all texts, and row i of one belongs to row i of the other. The logits exist only a block
-    at a time, in the forward and again in the backward: beside inputs and gradients, memory grows with B and
-    not with B * B. Sums and the result are float32 (float64 for float64 embeddings), products are of the
-    dtype of the embeddings, or of autocast where it is on. The same inputs give the same bits every time.
+    This is the loss of CLIP (Radford et al., arXiv 2103.00020): the logits are `logit_scale` times the dot
+    products of all images with all texts, and row i of the images belongs to row i of the texts. Only one
+    block of logits is stored at a time, in the forward and again in the backward: in addition to the inputs
+    and gradients, memory grows with B and not with B * B. Sums and the result are float32 (float64 for
+    float64 embeddings); products run in the dtype of the embeddings, or in the autocast dtype if autocast is
+    on. The same inputs give the same bits every time.
 
-    With `labels`, images and texts of equal label belong together: the target of an image is uniform over
-    its texts, and that of a text over its images (Khosla et al., arXiv 2004.11362, have such targets). There
-    may then be more images than texts, or fewer. An image or text that nothing belongs to is a negative for
-    the others and has no loss of its own; where that is all of them, the loss is NaN.
+    With `labels`, images and texts of equal label are positives: the soft targets of an image are uniform
+    over its texts, and those of a text over its images (as in Khosla et al., arXiv 2004.11362). The numbers
+    of images and texts may then differ. An image or text without positives is a negative for the others and
+    has no loss of its own; if no image and no text has any, the loss is NaN.
 
-    With `group`, every rank passes its own rows, as many as the other ranks, and gets the loss of the global
-    batch. The gradients a rank gets are W times its part, so that averaging parameter gradients over the
-    ranks, as DistributedDataParallel does, gives the gradient of a single process that holds the whole batch.
-    Each rank multiplies its images with the texts of all ranks, which are gathered once, or exchanged in a
-    ring where they and their gradients would take over 2 GiB.
+    With `group`, every rank passes its own rows, as many as every other rank, and gets the loss of the global
+    batch. The gradients of a rank are multiplied by the number of ranks W, so that averaging parameter
+    gradients over the ranks, as DistributedDataParallel does, gives the gradient of a single process that
+    holds the whole batch. Each rank multiplies its images with the texts of all ranks. These come from one
+    all-gather, or from a ring exchange if they and their gradients would take over 2 GiB.
 
     Args:
         image_embeddings, text_embeddings: (B, D), floating, usually of unit length.
-        logit_scale: the factor itself, not its logarithm: a number, or a tensor of one element.
+        logit_scale: the factor itself, not its logarithm: a number, or a tensor with one element.
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch; `torch.distributed.group.WORLD` for all ranks.
 
     Raises:
-        TypeError: dtypes that are not floating or differ; labels that are no int64 tensors.
-        ValueError: shapes or devices that do not fit, B = 0.
+        TypeError: if dtypes are not floating or differ, or labels are not int64 tensors.
+        ValueError: if shapes or devices do not match, or B = 0.
 
-    On every rank of a `group` alike, also where they do not fit together (outside torch.compile only).
+    With a `group`, every rank raises an error if any rank does, and also if the arguments of the ranks do not
+    match each other (outside torch.compile only).
     """
     image, text, labels, group = check(image_embeddings, text_embeddings, labels, group, scale=logit_scale)
     scale = to_scalar(logit_scale, image)
@@ -76,15 +78,15 @@ def sigmoid_loss(
     labels: Labels | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Sigmoid loss of a batch of pairs, summed over all images and texts and divided by the images: a scalar.
+    """Sigmoid loss summed over all images and texts of a batch and divided by the number of images: a scalar.
 
-    The loss of SigLIP (Zhai et al., arXiv 2303.15343): `-log sigmoid(z * (logit_scale * x . y + logit_bias))`
-    with z = 1 where image and text belong together and -1 elsewhere. Memory, dtypes, determinism, `labels`,
+    This is the loss of SigLIP (Zhai et al., arXiv 2303.15343): `-log sigmoid(z * (logit_scale * x . y +
+    logit_bias))` with z = 1 for positives and -1 for negatives. Memory, dtypes, determinism, `labels`,
     `group` and errors are those of `contrastive_loss`.
 
     Args:
         image_embeddings, text_embeddings: (B, D), floating, usually of unit length.
-        logit_scale, logit_bias: numbers, or tensors of one element.
+        logit_scale, logit_bias: numbers, or tensors with one element.
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch.
     """
@@ -103,7 +105,7 @@ def check(
     group: dist.ProcessGroup | None,
     **scalars: Tensor | float,
 ) -> tuple[Tensor, Tensor, Labels | None, dist.ProcessGroup | None]:
-    """The arguments of a loss, checked, the embeddings in the dtype of their products."""
+    """Check the arguments of a loss, and return the embeddings in the dtype of their products."""
     if world_size(group) == 1:
         group = None
     error: Exception | None = None
@@ -111,8 +113,8 @@ def check(
         check_alone(image, text, labels, scalars)
     except (TypeError, ValueError) as e:
         error = e
-    # The ranks exchange what they would raise before any does: if only one raised, the others would hang in
-    # the next collective. Not under torch.compile, because it takes a read on the host.
+    # The ranks exchange their errors before any of them raises: if only one raised, the others would hang in
+    # the next collective. This is skipped under torch.compile, because it needs a read on the host.
     if group is not None and not torch.compiler.is_compiling():
         if error is None:
             check_alike(", ".join(describe(x) for x in (image, text, *(labels or ()))), group)
@@ -172,13 +174,14 @@ def describe(x: object) -> str:
     return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
-# Fixed length in bytes of the message by which a rank describes its arguments to the others.
+# Fixed length, in bytes, of the message in which a rank describes its arguments to the others.
 MESSAGE = 256
 
 
 def check_alike(message: str, group: dist.ProcessGroup) -> None:
-    """Raise, on every rank alike, where `message` is not the same on all."""
-    # On a device that the group can reach from, whatever tensors a rank was given.
+    """Raise ValueError on every rank if `message` differs between the ranks."""
+    # The message is on a device that the backend of the group supports, on whichever device a rank's tensors
+    # are.
     device = "cuda" if "nccl" in dist.get_backend(group) else "cpu"
     coded = message.encode()[:MESSAGE].ljust(MESSAGE)
     said = gather_rows(torch.tensor([list(coded)], dtype=torch.uint8, device=device), group)
@@ -189,7 +192,7 @@ def check_alike(message: str, group: dist.ProcessGroup) -> None:
 
 
 def to_scalar(value: Tensor | float, image: Tensor) -> Tensor:
-    """`value` as a 0-d tensor of the dtype the loss accumulates in."""
+    """Return `value` as a 0-d tensor of the dtype that the loss accumulates in."""
     dtype = accumulation_dtype(image.dtype)
     if not isinstance(value, Tensor):
         return torch.tensor(value, dtype=dtype, device=image.device)

@@ -1,4 +1,4 @@
-"""Gradient caching: a step on a batch whose activations would not fit into memory."""
+"""Gradient caching: a training step on a batch whose activations would not fit into memory."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ def cached_contrastive_step(
     *,
     chunk_size: int,
 ) -> Tensor:
-    """The loss of a batch, with its gradients added to those of the parameters, in the memory of a chunk.
+    """Compute the loss of a batch and accumulate its gradients in the memory of one micro-batch.
 
-    The gradient cache of Gao et al. (arXiv 2101.06983). Chunks of `chunk_size` pairs are embedded without a
-    graph; the loss of all embeddings gives the gradient of each; then every chunk is embedded once more, with
-    the random numbers it had before (dropout, patch dropout), and its part of the gradients goes back through
-    it. The gradients are those of embedding the same chunks with a graph, and the activations of one chunk
-    are alive at a time. A batch of one chunk is embedded once. Modules that change their buffers when called,
-    such as batch normalisation, change them twice.
+    This is the gradient cache of Gao et al. (arXiv 2101.06983). Micro-batches of `chunk_size` pairs are
+    embedded without a graph, and the loss of all embeddings gives the gradient w.r.t. each embedding. Then
+    every micro-batch is embedded again with the same random numbers (dropout, patch dropout), and its part of
+    these gradients is backpropagated. The parameter gradients are those of embedding the same micro-batches
+    with a graph, and only the activations of one micro-batch are alive at a time. A batch of one micro-batch
+    is embedded once. Modules that change their buffers when called, such as batch normalisation, change them
+    twice.
 
     Args:
-        embed: gives the embeddings of a chunk of images and texts, for instance a `model.Clippo`. If it is a
-            DistributedDataParallel, it averages gradients once, after the last chunk.
-        images, texts: B rows each, on one device: a tensor, or a tuple of tensors that belong together, of
-            which `embed` gets the same rows.
-        loss: gives the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
+        embed: returns the embeddings of a micro-batch of images and texts, for instance a `model.Clippo`. If
+            it is a DistributedDataParallel, it averages gradients once, after the last micro-batch.
+        images, texts: B rows each, on one device: a tensor, or a tuple of tensors, which are all split into
+            the same rows.
+        loss: returns the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
             Parameters in it, such as the scale, get their gradients as well.
-        chunk_size: pairs to embed at a time.
+        chunk_size: number of pairs in a micro-batch.
 
     Returns:
         The loss, without a graph.
 
     Raises:
-        ValueError: `chunk_size` below 1, or not as many texts as images.
+        ValueError: if `chunk_size` is below 1, or the numbers of images and texts differ.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -76,7 +77,7 @@ def cached_contrastive_step(
 
 
 def split(rows: Rows, size: int) -> list[Any]:
-    """Cut a tensor, or each of a tuple of them, into parts of `size` rows."""
+    """Split a tensor, or each tensor of a tuple, into parts of `size` rows."""
     if isinstance(rows, tuple):
         return list(zip(*(x.split(size) for x in rows), strict=True))
     return list(rows.split(size))
@@ -91,7 +92,7 @@ def random_state(device: torch.device) -> RandomState:
 
 @contextmanager
 def from_random_state(state: RandomState, device: torch.device) -> Iterator[None]:
-    """Random numbers as they were in `state`; afterwards they go on as if there had been none."""
+    """Run the block with the random state `state`, and restore the current state afterwards."""
     of_cpu, of_device = state
     with torch.random.fork_rng([device] if of_device is not None else []):
         torch.set_rng_state(of_cpu)

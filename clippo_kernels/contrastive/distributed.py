@@ -1,7 +1,7 @@
-"""Collectives of a batch whose rows are spread over the ranks of a group; without a group, the identity.
+"""Collectives for a batch whose rows are split over the ranks of a group; without a group, the identity.
 
 The functional collectives are called by their operator names, which torch.compile traces and which have
-outlived several Python names.
+stayed the same while their Python names changed several times.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def world_size(group: dist.ProcessGroup | None) -> int:
 
 
 def named_group(name: str) -> dist.ProcessGroup:
-    """An operator takes the name of a group, not the group."""
+    """Look up a process group by its name, because an operator takes the name of a group, not the group."""
     return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
 
 
 def gather_rows(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """(W * R, ...) from (R, ...) of every rank."""
+    """All-gather x (R, ...) of every rank: (W * R, ...)."""
     if group is None:
         return x
     gather = torch.ops._c10d_functional.all_gather_into_tensor
@@ -33,7 +33,7 @@ def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def lse_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Elementwise log-sum-exp of a tensor of every rank."""
+    """Elementwise log-sum-exp over the ranks."""
     if group is None:
         return x
     highest = all_reduce(x, "max", group)
@@ -41,7 +41,7 @@ def lse_over_ranks(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def sum_to_owners(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """(R, ...): this rank's rows of the sum over ranks of (W * R, ...)."""
+    """Reduce-scatter x (W * R, ...): return this rank's rows (R, ...) of the sum over ranks."""
     if group is None:
         return x
     scatter = torch.ops._c10d_functional.reduce_scatter_tensor

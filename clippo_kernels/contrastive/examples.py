@@ -1,6 +1,6 @@
-"""Problems for the rows of the launch tables, and launch options to try in their place.
+"""Examples for the rows of the launch tables, and launch options to try in their place.
 
-The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from .launch import backward, contrastive_forward, sigmoid_forward
 from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 
-# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+# Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {
     "gradient": {
         "BLOCK_R": [32, 64, 128],
@@ -40,7 +40,7 @@ CANDIDATES: dict[str, dict[str, list[int]]] = {
 def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     """Launch a kernel at the largest sizes of a row of its table.
 
-    The problem is a batch of `tokens` pairs, first without and then with labels, for both losses.
+    The example is a batch of `tokens` pairs, first without and then with labels, for both losses.
     """
     D = row["at_most"].get("channels", 768)
     dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32

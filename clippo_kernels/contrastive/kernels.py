@@ -1,28 +1,30 @@
-"""Contrastive losses in Triton: tiles of the logits, made, reduced and dropped.
+"""Contrastive losses in Triton: tiles of the logits are computed, reduced and dropped.
 
-R images and B texts of D features, 2-byte embeddings; a GEMM pass is 2 R B D FLOP, all images by all texts:
+For R images and B texts of D features in 2 bytes, a GEMM pass (all images by all texts) takes 2 R B D FLOP:
 
     forward               1 pass    reads (R + B) D embeddings, writes R + B numbers
     backward, by chunks   3 passes  the same, and writes (R + B) D gradients: one pass here, two in cuBLAS
-    backward, in kernel   4 passes  the same: the logits are made once for each of the two gradients
+    backward, in kernel   4 passes  the same: the logits are computed once for each of the two gradients
 
-The least is 1 + 3 passes. At R = B = 32768, D = 768 a pass is 1.65 TFLOP, or 1.7 ms of an H100 by its data
-sheet (989 TFLOP/s) and 2.7 ms at 600 TFLOP/s. The bytes, 0.2 GB, take 0.06 ms, and the two exponentials of a
-logit 0.55 ms each time the logits are made (3.9 T/s). So what counts is GEMM passes, and tensor cores that
-do not wait.
+The minimum is 1 + 3 passes. At R = B = 32768, D = 768 a pass is 1.65 TFLOP, or 1.7 ms of an H100 by its data
+sheet (989 TFLOP/s) and 2.7 ms at 600 TFLOP/s. The memory traffic, 0.2 GB, takes 0.06 ms, and the two
+exponentials per logit take 0.55 ms each time the logits are computed (3.9 T/s). The run time is therefore
+decided by the number of GEMM passes and by how well they keep the tensor cores busy.
 
-`forward` makes each tile once and reduces it both ways, to the highest logit and the sum of exponentials of
-each of its rows and of each of its columns; `combine` merges those of many tiles in a fixed order. There are
-no atomics. The launches go over a bounded number of rows at a time, so that the parts take bounded memory.
+`forward` computes each tile once and reduces it along both axes, to the maximum logit and the sum of
+exponentials of each of its rows and each of its columns; `combine` merges the partial results of many tiles
+in a fixed order. There are no atomics. Each launch covers a bounded number of rows, so that the partial
+results take bounded memory.
 
-The backward needs the gradient w.r.t. the logits in two products. Where D is large, a chunk of it is stored
-in the dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. Where D is small, moving a tile of it
-costs more than making it again: `gradient` keeps it in registers, once for images and once for texts.
+The backward needs the gradient w.r.t. the logits in two products. For large D, a chunk of it is stored in the
+dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. For small D, moving a tile of it costs more than
+recomputing it: `gradient` keeps it in registers, once for images and once for texts.
 
-Logits are in units of log2 inside: an exponential is then one multiply-add and one `exp2`. The multiply-add
-is an explicit one, the same in both directions. For a confident pair, whose softmax is nearly 1, its logit is
-nearly the log-sum-exp, and the gradient is in digits that a rounded product, or a log-sum-exp in one float32,
-does not have. A `row` is an image and a `column` a text, but for `gradient`, where x and y are either.
+Inside the kernels, logits are in units of log2: an exponential is then one multiply-add and one `exp2`. The
+multiply-add is an explicit `tl.fma`, the same for rows and for columns. The logit of a confident pair, whose
+softmax is nearly 1, is nearly the log-sum-exp, and its gradient depends on digits that are lost in a rounded
+product or in a log-sum-exp stored as one float32. A `row` is an image and a `column` is a text, except in
+`gradient`, where x and y can be either.
 """
 
 import triton
@@ -33,14 +35,17 @@ from .._triton import cast, dot
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# For each of these, Triton would compile variants of a kernel: for 1, for multiples of 16, and for others.
+# These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
+# of 16, and for other values.
 SIZES = ["R", "B", "blocks_r", "blocks_b", "offset", "count", "width"]
 
 
 @triton.jit
 def tile_of(blocks_r, blocks_b, GROUP: tl.constexpr):
-    """Row and column of this program's tile. GROUP rows of tiles are walked through column by column, so that
-    programs which run at the same time find each other's embeddings in the L2 cache.
+    """Return the row and column of this program's tile.
+
+    The tiles of GROUP rows of tiles are visited column by column, so that programs which run at the same time
+    share embeddings in the L2 cache.
     """
     in_group = GROUP * blocks_b
     first = tl.program_id(0) // in_group * GROUP
@@ -53,7 +58,7 @@ def products(
     image, text, rows, columns, image_stride, text_stride,
     D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Tile of image @ text.T; all rows and columns exist."""
+    """Compute a tile of `image @ text.T`; all row and column indices must be in range."""
     image += rows.to(tl.int64)[:, None] * image_stride
     text += columns.to(tl.int64)[:, None] * text_stride
     acc = tl.zeros((BLOCK_R, BLOCK_B), tl.float32)
@@ -70,7 +75,7 @@ def products(
 
 @triton.jit
 def positive_pairs(rows, columns, row_ids, column_ids, offset):
-    """Which pairs of a tile are positive."""
+    """Mask of the positive pairs of a tile."""
     if row_ids is not None:
         return tl.load(row_ids + rows)[:, None] == tl.load(column_ids + columns)[None, :]
     else:
@@ -81,7 +86,7 @@ def positive_pairs(rows, columns, row_ids, column_ids, offset):
 def may_have_positives(
     first_row, first_column, row_ids, offset, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr
 ):
-    """Whether a tile may have positive pairs: without ids, those on the diagonal do."""
+    """Whether a tile may have positive pairs; without ids, only tiles on the diagonal do."""
     if row_ids is not None:
         return True
     else:
@@ -99,7 +104,7 @@ def load_target(targets, index):
 
 @triton.jit
 def halves(tile, ROWS: tl.constexpr, HALF: tl.constexpr):
-    """Left and right half of the columns, which are other registers of the same threads."""
+    """Left and right half of the columns, which are in different registers of the same threads."""
     return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, HALF)), (0, 2, 1)))
 
 
@@ -109,9 +114,11 @@ def reduce_in_pieces(
     image_ids, text_ids, image_target, text_target, offset,
     BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """Store what each column has; returns, of each row, the sum of exponentials, positives and their rest.
+    """Store the maximum and sum of exponentials of each column; return three sums over each row.
 
-    PIECE columns at a time: beside the tile of products there are no registers for one of exponentials.
+    They are the sums of exponentials, of positive logits times targets, and of the rounding errors of the
+    latter. The tile is reduced PIECE columns at a time, because the registers do not fit a tile of
+    exponentials in addition to the tile of products.
     """
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
@@ -128,7 +135,8 @@ def reduce_in_pieces(
     else:
         columns = first_column + tl.arange(0, WIDTH)
         columns_read = tl.minimum(columns, B - 1)
-        # Rows and columns beyond the last repeat the last: harmless for a maximum, masked out of sums.
+        # Out-of-range rows and columns repeat the last one: this is harmless for a maximum, and sums mask
+        # them.
         highest = tl.max(acc, 0) * scale
         p = tl.exp2(tl.fma(acc, scale, -highest[None, :]))
         total = tl.sum(tl.where((rows < R)[:, None], p, 0.0), 0)
@@ -155,20 +163,20 @@ def reduce_in_pieces(
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     image, text, scale, image_ids, text_ids, image_target, text_target,
-    row_partials,  # (4, blocks_b, R) float32: highest logit, sum of exponentials, positives, their rest
+    row_partials,  # (4, blocks_b, R) float32: maximum, sum of exponentials, positives, rounding errors
     column_highest, column_total,  # (blocks_r, B) float32
     image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
     D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """A program is a tile: highest logits and sums of exponentials, both ways, and positives of its rows."""
+    """Each program reduces one tile: maxima and sums of exponentials of both axes, and positives of rows."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
     acc = products(
         image, text, tl.minimum(rows, R - 1), tl.minimum(columns, B - 1), image_stride, text_stride,
         D, BLOCK_R, BLOCK_B, BLOCK_D,
     )  # fmt: skip
-    # With a factor that is not negative, the highest logit is that of the highest product.
+    # The scale is made non-negative, so that the largest product is the largest logit.
     scale_log2 = tl.load(scale) * LOG2_E
     acc = acc * tl.where(scale_log2 < 0, -1.0, 1.0)
     scale_log2 = tl.abs(scale_log2)
@@ -192,7 +200,7 @@ def combine(
     partial_highest, partial_total, highest, total,  # (count, width) twice, (width,) twice
     count, width, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The highest logit and the sum of exponentials of many parts; a result may be written over its parts."""
+    """Merge partial maxima and sums of exponentials; the results may be written over the partial ones."""
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
     sums = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -214,18 +222,18 @@ def combine(
 
 @triton.jit
 def sigmoid_tile(x):
-    """log(1 + exp(x)) and its derivative 1 / (1 + exp(-x)), to the last digits where they are small."""
+    """Compute log(1 + exp(x)) and its derivative 1 / (1 + exp(-x)), accurately also if they are small."""
     t = tl.exp2(-tl.abs(x) * LOG2_E)
     u = 1.0 + t
     inverse = 1.0 / u
-    # The second term is what rounding took from u: all of a small t.
+    # The second term adds the part of t that was lost when u was rounded: all of it if t is small.
     log1p = tl.log2(u) * LN_2 + (t - (u - 1.0)) * inverse
     return tl.maximum(x, 0.0) + log1p, tl.where(x >= 0, 1.0, t) * inverse
 
 
 @triton.jit
 def signed_sigmoid_tile(x, is_positive):
-    """The same of -x where a pair is positive, and the derivative by x."""
+    """`sigmoid_tile` of -x for positive pairs and of x for the others, with the derivative w.r.t. x."""
     loss, d = sigmoid_tile(tl.where(is_positive, -x, x))
     return loss, tl.where(is_positive, -d, d)
 
@@ -235,7 +243,7 @@ def sum_in_pieces(
     acc, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
     BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """Sums over rows of the loss and of its derivative w.r.t. the logit, PIECE columns at a time."""
+    """Sums over each row of the loss and of its derivative w.r.t. the logit, PIECE columns at a time."""
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
         left, right = halves(acc, BLOCK_R, HALF)
@@ -268,7 +276,7 @@ def sigmoid_forward(
     D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """A program is a tile: the sums over its rows of the loss and of its derivative w.r.t. the logit."""
+    """Each program sums one tile over its rows: the loss and its derivative w.r.t. the logit."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
     rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
@@ -288,7 +296,7 @@ def dlogits_tile(
     acc, scale, bias, rows, columns, row_ids, column_ids, row_target, column_target,
     row_shift, column_shift, offset, POSITIVES: tl.constexpr,
 ):  # fmt: skip
-    """Gradient w.r.t. the logits of a tile of products, which has no positive pairs unless POSITIVES."""
+    """Gradient w.r.t. the logits of a tile of products. Without POSITIVES it must have no positive pairs."""
     if bias is not None:
         logits = acc * tl.load(scale) + tl.load(bias)
         if POSITIVES:
@@ -299,7 +307,8 @@ def dlogits_tile(
     else:
         by_row, by_column = softmaxes(acc, scale, rows, columns, row_shift, column_shift)
         if POSITIVES:
-            # From each alone: softmaxes near 1 would round away what is left of their sum near 2.
+            # Each target is subtracted from its own softmax: for softmaxes near 1, a sum near 2 would round
+            # the difference away.
             is_positive = positive_pairs(rows, columns, row_ids, column_ids, offset)
             by_row -= tl.where(is_positive, load_target(row_target, rows)[:, None], 0.0)
             by_column -= tl.where(is_positive, load_target(column_target, columns)[None, :], 0.0)
@@ -309,7 +318,7 @@ def dlogits_tile(
 
 @triton.jit
 def softmaxes(acc, scale, rows, columns, row_shift, column_shift):
-    """By row and by column. A shift is a log-sum-exp in two parts: rounded to float32, and the rest."""
+    """Softmaxes by row and by column. A shift is a log-sum-exp as a float32 and its rounding error."""
     scale_log2 = tl.load(scale) * LOG2_E
     shift, rest = tl.load(row_shift + 2 * rows)[:, None], tl.load(row_shift + 2 * rows + 1)[:, None]
     by_row = tl.exp2(tl.fma(acc, scale_log2, -shift) - rest)
@@ -326,7 +335,7 @@ def store_dlogits_in_pieces(
     image_ids, text_ids, image_target, text_target, row_shift, column_shift, offset, out,
     GAIN: tl.constexpr, BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """PIECE columns at a time, as in the forward."""
+    """Compute and store `dlogits_tile`, PIECE columns at a time as in the forward."""
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
         left, right = halves(acc, BLOCK_R, HALF)
@@ -370,7 +379,7 @@ def dlogits(
     BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
-    """A program is a tile of the gradient w.r.t. the logits, times GAIN."""
+    """Each program stores one tile of the gradient w.r.t. the logits, times GAIN."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
     acc = products(
@@ -391,8 +400,10 @@ def gradient(
     x_stride, y_stride, R, B, offset,
     GAIN: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """A program is the gradient of BLOCK_R rows of x (R, D), which meet all of y (B, D), and the product of
-    each with its row before `factor` and `scale`. WIDTH is D or the next power of two.
+    """Each program computes the gradient w.r.t. BLOCK_R rows of x (R, D), over all rows of y (B, D).
+
+    It also stores the dot product of each row with its gradient before `factor` and `scale`. WIDTH is D
+    rounded up to a power of two, at least 16.
     """
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     rows_read = tl.minimum(rows, R - 1)
@@ -408,7 +419,7 @@ def gradient(
             y + columns_read.to(tl.int64)[:, None] * y_stride + d[None, :], mask=inside_D, other=0.0
         )
         products_RB = dot(x_RD, tl.trans(y_BD), tl.zeros((BLOCK_R, BLOCK_B), tl.float32))
-        # Without branches, which would keep the loop from being pipelined.
+        # There is no branch for tiles without positives, because it would keep the loop from being pipelined.
         d_RB = dlogits_tile(
             products_RB, scale, bias, rows_read, columns_read, x_ids, y_ids, x_target, y_target,
             x_shift, y_shift, offset, True,

@@ -1,6 +1,6 @@
-"""Launches of the contrastive kernels: memory, chunks, and which of the two backwards runs.
+"""Launches of the contrastive kernels: allocation, chunks, and the choice between two backwards.
 
-What they compute is said in `reference`, whose functions they stand in for.
+The functions replace those of `reference`, which documents their results.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from .problem import Problem
 
 LN_2 = 0.6931471805599453
 
-# Bytes of partial results of the forward, whatever the size of the batch.
+# Limit in bytes on the partial results of the forward, for any batch size.
 PARTIAL_BYTES = 64 * 2**20
 
-# Side of a square chunk of the gradient w.r.t. the logits, by its itemsize: 61 and 64 MiB. 5632 is 44 tiles
-# of 128: at 768 features both products of a chunk are then 264 of them, twice the SMs of an H100.
+# Side of a square chunk of the gradient w.r.t. the logits, by its itemsize: the chunks take 61 and 64 MiB.
+# 5632 is 44 tiles of 128: at 768 features, each of the two products of a chunk has 264 tiles, twice the
+# number of SMs of an H100.
 CHUNK = {2: 5632, 4: 4096}
 
 
@@ -34,7 +35,7 @@ def contrastive_forward(
     bytes_per_block = 4 * (4 * options["BLOCK_R"] * blocks_b + 2 * B)
     step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // bytes_per_block)
     rows_total, positive = (image.new_empty((2, R), dtype=torch.float32) for _ in range(2))
-    # The first row holds what earlier chunks made of the columns.
+    # The first row holds the merged columns of earlier chunks.
     columns = image.new_empty((2, 1 + cdiv(min(R, step), options["BLOCK_R"]), B), dtype=torch.float32)
     for rows in chunks(R, step):
         some = positives.block(rows, slice(0, B))
@@ -57,7 +58,7 @@ def contrastive_forward(
 
 
 def combine(parts: Tensor, whole: Tensor) -> None:
-    """Highest logits and sums of exponentials: (2, width) from (2, count, width)."""
+    """Merge maxima and sums of exponentials: `parts` (2, count, width) into `whole` (2, width)."""
     options = find("combine", parts)
     _, count, width = parts.shape
     launch(kernels.combine, cdiv(width, options["BLOCK"]), *parts, *whole, count, width, **options)
@@ -104,22 +105,22 @@ def backward(
         row_dot = backward_by_chunks(problem, dimage, dtext)
     else:
         row_dot = backward_in_kernel(problem, dimage, dtext, in_kernel)
-    # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
+    # The logits are bilinear in the embeddings: sum(d * (image @ text.T)) equals sum((d @ text) * image).
     dscale = row_dot.sum(dtype=torch.float64) * problem.factor
     return dimage, dtext, dscale.to(problem.scale.dtype)
 
 
 def split_shift(lse: Tensor | None) -> Tensor | None:
-    """(R, 2) float32: a log-sum-exp (R,) in units of log2, rounded, and the rest."""
+    """Split a log-sum-exp (R,), in units of log2, into a float32 and its rounding error: (R, 2) float32."""
     if lse is None:
         return None
     lse = lse / LN_2
     rounded = lse.float()
-    return torch.stack([rounded, (lse - rounded).nan_to_num_(0.0).float()], 1)  # infinity has no rest
+    return torch.stack([rounded, (lse - rounded).nan_to_num_(0.0).float()], 1)  # inf - inf is NaN
 
 
 def backward_in_kernel(problem: Problem, dimage: Tensor, dtext: Tensor, options: dict[str, int]) -> Tensor:
-    """Fill the gradients; returns each image's product with its own, before `factor` (R,)."""
+    """Fill dimage and dtext; return the product of each image with its gradient, before `factor` (R,)."""
 
     def gradient(problem: Problem, dx: Tensor) -> Tensor:
         x, y, scale, bias, factor, x_shift, y_shift, pairs = problem
@@ -138,7 +139,7 @@ def backward_in_kernel(problem: Problem, dimage: Tensor, dtext: Tensor, options:
 
 
 def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tensor:
-    """As `backward_in_kernel`, with the gradient w.r.t. the logits in memory, a square chunk at a time."""
+    """Same as `backward_in_kernel`, but store the gradient w.r.t. the logits, one square chunk at a time."""
     image = problem.image
     R, B, D = len(image), len(problem.text), image.shape[1]
     side = CHUNK[image.itemsize]
@@ -164,7 +165,7 @@ def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tenso
 
 
 def dlogits(problem: Problem, memory: Tensor) -> Tensor:
-    """The gradient w.r.t. the logits (R, B), before `factor` and times `gain`."""
+    """Gradient w.r.t. the logits (R, B), before `factor` and times `gain`, stored in `memory`."""
     image, text, scale, bias, _, row_shift, column_shift, pairs = problem
     R, B, D = len(image), len(text), image.shape[1]
     options = find("dlogits", image)
@@ -180,18 +181,19 @@ def dlogits(problem: Problem, memory: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, summed in float32 as `total` is."""
+    """Compute total += a @ b, accumulated in float32 like `total`."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    elif total.device.type == "cpu":  # has no such product
+    elif total.device.type == "cpu":  # CPUs do not support out_dtype
         total.addmm_(a.float(), b.float())
-    elif not total.is_meta:  # whose sums nobody reads, and for which torch 2.11 raises a TypeError
+    elif not total.is_meta:  # torch 2.11 raises a TypeError for meta tensors; their sums are not read
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
 
 
 def gain(dtype: torch.dtype) -> float:
-    """Factor on stored gradients w.r.t. the logits, which are at most 2: those of a large batch are below the
-    normal numbers of float16.
+    """Factor on the stored gradient w.r.t. the logits.
+
+    The gradient is at most 2 in magnitude; for a large batch it is below the normal numbers of float16.
     """
     return 2.0**13 if dtype == torch.float16 else 1.0
 
@@ -201,7 +203,7 @@ def chunks(size: int, step: int) -> list[slice]:
 
 
 def forward_kernel(name: str, positives: Positives) -> str:
-    """Labels take registers, and their tiles are smaller."""
+    """Name of a forward kernel's rows: labels take registers, so the tiles with labels are smaller."""
     return name if positives.image_ids is None else f"{name}_labelled"
 
 

@@ -1,7 +1,8 @@
-"""The losses as registered operators, and the autograd functions around them.
+"""The losses as registered operators, and the autograd functions that call them.
 
-An operator sees R images, and either all B texts or, where `ring` names a process group, the texts of this
-rank, which are then exchanged (see `ring`). The autograd functions add what the ranks have in common.
+An operator gets R images and either all B texts or, if `ring` names a process group, the texts of this rank,
+which are then passed on in a ring exchange (see `ring`). The autograd functions combine the results of the
+ranks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .reference import accumulation_dtype, wide_dtype
 
 OPS = torch.ops.clippo_kernels
 
-# Beyond so many bytes of gathered texts and their gradients, texts are exchanged in a ring instead.
+# If the gathered texts and their gradients take more bytes than this, a ring exchange is used instead.
 GATHERED_BYTES = 2 * 2**30
 
 
@@ -105,7 +106,8 @@ class SigmoidLoss(torch.autograd.Function):
 
 def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients w.r.t. this rank's images and texts, and this rank's part of that w.r.t. the scale."""
-    # The gradient of gathered texts is this rank's part of a sum over ranks; that of a ring is complete.
+    # After an all-gather, dtext is a partial sum and must be reduce-scattered; in a ring exchange it is
+    # already complete.
     is_partial = ctx.group is not None and not ctx.ring_of
     text_dtype = accumulation_dtype(texts.dtype) if is_partial else texts.dtype
     dimage, dtext, dscale = OPS.contrastive_backward(
@@ -126,7 +128,7 @@ def positives_of_all(
 
 
 def texts_to_meet(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, str]:
-    """The texts of all ranks and "", or, where they are too many, those of this one and the group's name."""
+    """Return the texts of all ranks and "", or, if they are too large, own texts and the group's name."""
     gradient_bytes = accumulation_dtype(text.dtype).itemsize
     gathered = text.numel() * world_size(group) * (text.dtype.itemsize + gradient_bytes)
     if group is not None and gathered > GATHERED_BYTES:
@@ -135,7 +137,7 @@ def texts_to_meet(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor
 
 
 def own_rows(x: Tensor, group: dist.ProcessGroup | None) -> slice:
-    """Where the rows of this rank are among those of all."""
+    """Slice of this rank's rows in the rows of all ranks."""
     first = x.shape[0] * (0 if group is None else dist.get_rank(group))
     return slice(first, first + x.shape[0])
 
@@ -151,7 +153,7 @@ POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_t
 
 
 def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
-    """Run the function `name` of an implementation with all texts, or in the ring of the group `ring_of`."""
+    """Run the function `name` of an implementation on all texts, or in the ring of the group `ring_of`."""
     image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
 
     def kernels(*arguments: Any) -> tuple[Tensor, ...]:

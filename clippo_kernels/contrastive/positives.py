@@ -1,4 +1,4 @@
-"""Which pairs of an image and a text belong together."""
+"""Positive pairs of images and texts, and their soft targets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Positives(NamedTuple):
-    """The positive pairs of R images and B texts: those of equal ids.
+    """The positive pairs of R images and B texts: the pairs with equal ids.
 
-    Without ids, image r and text `offset` + r, where there is such a text. `image_target[r]` is the soft
-    target of each positive of image r, times the weight of the image's cross-entropy in the loss, and
-    `text_target` that of each text; None is 1 for all.
+    Without ids, image r and text `offset` + r are a positive pair, if there is such a text. `image_target[r]`
+    is the soft target of each positive of image r, times the weight of the image's cross-entropy in the loss;
+    `text_target` is the same for the texts. None means 1 for all.
     """
 
     offset: int = 0
@@ -23,7 +23,7 @@ class Positives(NamedTuple):
     text_target: Tensor | None = None  # (B,) float32
 
     def block(self, rows: slice, columns: slice) -> Positives:
-        """Those of some of the images and some of the texts."""
+        """Positives among the images `rows` and the texts `columns`."""
         image_ids, image_target = (
             None if x is None else x[rows] for x in (self.image_ids, self.image_target)
         )
@@ -33,11 +33,11 @@ class Positives(NamedTuple):
         )
 
     def transposed(self) -> Positives:
-        """Those of the texts and the images."""
+        """Positives with images and texts exchanged."""
         return Positives(-self.offset, self.text_ids, self.image_ids, self.text_target, self.image_target)
 
     def indices(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the positive ones among logits (R, B)."""
+        """Row and column indices of the positives in logits (R, B)."""
         if self.image_ids is not None and self.text_ids is not None:
             rows, columns = (self.image_ids[:, None] == self.text_ids).nonzero(as_tuple=True)
             return rows, columns
@@ -48,7 +48,7 @@ class Positives(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weight of the cross-entropy of each image and each text in the loss, over `unit`."""
+    """Weight of the cross-entropy of each image and each text in the loss, divided by `unit`."""
 
     image: Tensor  # (R,)
     text: Tensor  # (B,)
@@ -56,7 +56,7 @@ class Weights(NamedTuple):
 
 
 def by_label(image_labels: Tensor, text_labels: Tensor) -> Positives:
-    # Labels become ids that fit into 32 bits: their places among all labels in order.
+    # Labels are mapped to ids that fit into 32 bits: their positions among all labels in sorted order.
     ordered = torch.cat([image_labels, text_labels]).sort().values
     image_ids, text_ids = (
         torch.searchsorted(ordered, x, out_int32=True) for x in (image_labels, text_labels)
@@ -65,7 +65,7 @@ def by_label(image_labels: Tensor, text_labels: Tensor) -> Positives:
 
 
 def with_soft_targets(positives: Positives, dtype: torch.dtype) -> tuple[Positives, Weights]:
-    """Soft targets and weights for means over the images, and over the texts, that have any positive."""
+    """Add soft targets; also return the weights of means over the images, and texts, that have positives."""
 
     def count(ids: Tensor, others: Tensor) -> Tensor:
         others = others.sort().values

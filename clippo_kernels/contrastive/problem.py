@@ -1,4 +1,4 @@
-"""Inputs of a backward: what it takes to make a block of the gradient w.r.t. the logits again."""
+"""Inputs of a backward: everything needed to recompute a block of the gradient w.r.t. the logits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from .positives import Positives
 
 
 class Problem(NamedTuple):
-    """R images and B texts whose logits, `scale` times their products, have a gradient that is `factor` times
+    """R images and B texts, with logits of `scale` times their dot products.
 
-    - with a `bias`: the derivative of the sigmoid loss, `sigmoid(logits + bias)`, less 1 for positives;
-    - without: `exp(logits - row_shift) + exp(logits - column_shift)`, less the targets of positives. A shift
-      is a log-sum-exp, less the logarithm of the weight of its softmax.
+    The gradient w.r.t. the logits is `factor` times
+
+    - with a `bias` (sigmoid loss): `sigmoid(logits + bias)`, minus 1 for positives;
+    - without: `exp(logits - row_shift) + exp(logits - column_shift)`, minus the soft targets of positives. A
+      shift is a log-sum-exp, minus the logarithm of the weight of its softmax.
     """
 
     image: Tensor  # (R, D)
@@ -27,7 +29,7 @@ class Problem(NamedTuple):
     positives: Positives
 
     def block(self, rows: slice, columns: slice) -> Problem:
-        """Some of the images with some of the texts."""
+        """The problem of the images `rows` and the texts `columns`."""
         return self._replace(
             image=self.image[rows],
             text=self.text[columns],

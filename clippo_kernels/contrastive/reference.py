@@ -1,9 +1,9 @@
-"""Contrastive losses in plain PyTorch, by blocks of the logits.
+"""Contrastive losses in plain PyTorch, in blocks of the logits.
 
-R images meet B texts; R = B where nothing is distributed. A block of logits is made, reduced, and dropped,
-in the forward as in the backward, so that memory grows with R + B and never with R * B. A block is a product
-that runs at full speed and, beside a copy of itself, fits the caches of a CPU. Sums are float32 (float64 for
-float64 embeddings).
+There are R images and B texts; R = B if the batch is not distributed. A block of logits is computed, reduced
+and dropped, in the forward and in the backward, so that memory grows with R + B and never with R * B. A block
+is large enough for its product to run at full speed, and small enough that the block and a copy of it fit the
+caches of a CPU. Sums are float32 (float64 for float64 embeddings).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """float64, where the device has it."""
+    """float64, or float32 on a device without float64."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
@@ -41,11 +41,11 @@ def parts(size: int) -> Iterator[slice]:
 def contrastive_forward(
     image: Tensor, text: Tensor, scale: Tensor, positives: Positives
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp of each row (R,) and of each column (B,) of the logits, and the positives of each row (R,):
-    their sum, each times the soft targets of its image and of its text.
+    """Return the log-sum-exp of each row (R,) and each column (B,) of the logits, and sums of positives (R,).
 
-    In float64: the logit of a confident pair is nearly the log-sum-exp, and loss and gradient are in the
-    digits by which they differ.
+    The third result sums the positive logits of each row, each times the sum of the soft targets of its image
+    and its text. All are float64: the logit of a confident pair is nearly the log-sum-exp, and the loss and
+    the gradient depend on the digits in which they differ.
     """
     dtype, wide = accumulation_dtype(image.dtype), wide_dtype(image)
     R, B = len(image), len(text)
@@ -58,7 +58,7 @@ def contrastive_forward(
             block = positives.block(rows, columns)
             i, j = block.indices(logits)
             weighted = logits[i, j] * (target(block.image_target, i) + target(block.text_target, j))
-            # In this dtype the sum is made in a fixed order, also of several positives of a row.
+            # In this dtype, index_put_ accumulates in a fixed order, also for several positives of a row.
             positive[rows].index_put_((i,), weighted.to(wide), accumulate=True)
             add_to_lse(logits, row_lse[rows], column_lse[columns])
     return row_lse, column_lse, positive
@@ -69,10 +69,10 @@ def target(targets: Tensor | None, index: Tensor) -> Tensor | float:
 
 
 def add_to_lse(logits: Tensor, row_lse: Tensor, column_lse: Tensor) -> None:
-    """Take a block into the log-sum-exps of its rows and columns; `logits` are overwritten."""
+    """Merge a block into the log-sum-exps of its rows and columns; `logits` are overwritten."""
     highest = logits.amax()
     if highest - torch.minimum(logits.amax(1).min(), logits.amax(0).min()) < NARROW:
-        # One exponential serves both.
+        # Rows and columns share one exponential.
         p = logits.sub_(highest).exp_()
         row, column = (p.sum(axis).to(row_lse.dtype).log_().add_(highest) for axis in (1, 0))
     else:
@@ -90,10 +90,10 @@ def accurate_lse(logits: Tensor, axis: int) -> Tensor:
 def contrastive_dlogits(
     logits: Tensor, row_shift: Tensor, column_shift: Tensor, positives: Positives
 ) -> Tensor:
-    """exp(logits - row_shift) + exp(logits - column_shift) - targets; `logits` are overwritten."""
+    """Compute exp(logits - row_shift) + exp(logits - column_shift) - targets; `logits` are overwritten."""
     i, j = positives.indices(logits)
-    # For confident pairs the softmax p is close to 1 and the gradient is p - 1: subtracted in float64, before
-    # anything is rounded to float32.
+    # For confident pairs the softmax p is close to 1 and the gradient is p - 1: it is subtracted in float64,
+    # before it is rounded to float32.
     of_positives = logits[i, j].to(row_shift.dtype)
     of_positives = ((of_positives - row_shift[i]).exp_() - target(positives.image_target, i)) + (
         (of_positives - column_shift[j]).exp_() - target(positives.text_target, j)
@@ -112,8 +112,9 @@ def contrastive_dlogits(
 def sigmoid_forward(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
 ) -> tuple[Tensor, Tensor]:
-    """Sums over each row of `-log sigmoid(z * logit)`, with z = 1 for positives and -1 for the others, and of
-    its derivative w.r.t. the logit: (R,) both.
+    """Return two sums over each row (R,): of the loss, and of its derivative w.r.t. the logit.
+
+    The loss of a pair is `-log sigmoid(z * logit)`, with z = 1 for positives and -1 for negatives.
     """
     dtype = accumulation_dtype(image.dtype)
     row_loss, row_dlogits = (image.new_zeros(len(image), dtype=dtype) for _ in range(2))
@@ -130,7 +131,7 @@ def sigmoid_forward(
 
 
 def sigmoid_dlogits(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """-z * sigmoid(-z * logits) with z = 1 at (i, j) and -1 elsewhere; `logits` are overwritten."""
+    """Compute -z * sigmoid(-z * logits), z = 1 at (i, j) and -1 elsewhere; `logits` are overwritten."""
     of_positives = -(-logits[i, j]).sigmoid()
     d = logits.sigmoid_()
     d[i, j] = of_positives
@@ -140,7 +141,7 @@ def sigmoid_dlogits(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
 def backward(
     problem: Problem, image_dtype: torch.dtype, text_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by image (R, D), by text (B, D), and by the scale."""
+    """Gradients w.r.t. image (R, D), text (B, D) and the scale."""
     image, text, scale, _, factor, *_ = problem
     dtype = accumulation_dtype(image.dtype)
     dimage, dtext = image.new_empty(image.shape, dtype=image_dtype), text.new_zeros(text.shape, dtype=dtype)
@@ -153,14 +154,14 @@ def backward(
             d = dlogits((image_rows @ text_columns.T).mul_(scale), problem.block(rows, columns))
             total.addmm_(d, text_columns)
             dtext[columns].addmm_(d.T, image_rows)
-        # The logits are bilinear, so their sum against d is that of the embeddings against their gradients.
+        # The logits are bilinear in the embeddings: sum(d * (image @ text.T)) equals sum((d @ text) * image).
         dscale += torch.linalg.vecdot(total, image_rows).sum(dtype=dscale.dtype)
         dimage[rows] = total.mul_(scale * factor)
     return dimage, dtext.mul_(scale * factor).to(text_dtype), (dscale * factor).to(dtype)
 
 
 def dlogits(logits: Tensor, problem: Problem) -> Tensor:
-    """Gradient w.r.t. the logits before `factor`; `logits` are overwritten."""
+    """Gradient w.r.t. the logits, before multiplication by `factor`; `logits` are overwritten."""
     if problem.bias is not None:
         return sigmoid_dlogits(logits.add_(problem.bias), *problem.positives.indices(logits))
     assert problem.row_shift is not None and problem.column_shift is not None  # noqa: PT018

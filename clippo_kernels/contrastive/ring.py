@@ -1,8 +1,8 @@
-"""The operators of a loss where no rank holds the texts of all: a ring exchange over the ranks of a group.
+"""Operators of a loss whose texts are not gathered: a ring exchange over the ranks of a group.
 
-In every step each rank computes with the texts that it holds, by the `local` operator that takes all of them
-elsewhere, and sends them on to the next rank meanwhile. In the backward their gradients follow one step
-behind, and reach the owners of the texts after W steps.
+In every step, each rank calls the `local` operator with the texts that it holds and sends them to the next
+rank at the same time. In the backward, the gradients of the texts are sent one step later, and reach the
+ranks that own the texts after W steps.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Local = Callable[..., tuple[Tensor, ...]]
 
 
 class Exchange:
-    """Sends a tensor to the next rank while that of the previous one comes in."""
+    """Send a tensor to the next rank and receive that of the previous rank, asynchronously."""
 
     def __init__(self, sent: Tensor, group: dist.ProcessGroup) -> None:
         rank, size = dist.get_rank(group), dist.get_world_size(group)
         after, before = (dist.get_global_rank(group, (rank + step) % size) for step in (1, -1))
-        self.sent, self.received = sent, torch.empty_like(sent)  # kept until both are through
+        self.sent, self.received = sent, torch.empty_like(sent)  # kept alive until both transfers are done
         self.works = dist.batch_isend_irecv(
             [
                 dist.P2POp(dist.isend, sent, after, group),
@@ -40,7 +40,7 @@ class Exchange:
 
 
 def ring_exchange(text: Tensor, group: dist.ProcessGroup) -> Iterator[tuple[slice, Tensor]]:
-    """The texts of every rank, own first, each with the slice of all texts that it is."""
+    """Yield the texts of every rank, own texts first, each with its slice in the texts of all ranks."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     text = text.contiguous()
     for step in range(size):
