@@ -362,7 +362,10 @@ def long_backward_dkdv(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
-    """Each program handles BLOCK_N keys and loops over all queries. Rows of padded keys are not stored."""
+    """Each program handles BLOCK_N keys and loops over all queries.
+
+    Padded keys need no mask, because they only affect rows that are not stored.
+    """
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_N >= Nk:
         return
@@ -398,7 +401,10 @@ def long_backward_dq(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Each program handles BLOCK_M queries. FULL_BLOCKS means that BLOCK_N divides Nk."""
+    """Each program handles BLOCK_M queries and loops over all keys.
+
+    FULL_BLOCKS means that BLOCK_N divides Nk.
+    """
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_M >= Nq:
         return

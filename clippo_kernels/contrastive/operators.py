@@ -38,7 +38,7 @@ class ContrastiveLoss(torch.autograd.Function):
         text_labels: Tensor | None,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
-        texts, ring_of = texts_to_meet(text, group)
+        texts, ring_of = gathered_or_own_texts(text, group)
         own_images, own_texts = own_rows(image, group), own_rows(text, group)
         positives, weights = positives_of_all(image_labels, text_labels, group), None
         if image_labels is not None:
@@ -85,7 +85,7 @@ class SigmoidLoss(torch.autograd.Function):
         text_labels: Tensor | None,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
-        texts, ring_of = texts_to_meet(text, group)
+        texts, ring_of = gathered_or_own_texts(text, group)
         positives = positives_of_all(image_labels, text_labels, group)
         positives = positives.block(own_rows(image, group), slice(0, None))
         row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
@@ -127,7 +127,7 @@ def positives_of_all(
     return by_label(gather_rows(image_labels, group), gather_rows(text_labels, group))
 
 
-def texts_to_meet(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, str]:
+def gathered_or_own_texts(text: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, str]:
     """Return the texts of all ranks and "", or, if they are too large, own texts and the group's name."""
     gradient_bytes = accumulation_dtype(text.dtype).itemsize
     gathered = text.numel() * world_size(group) * (text.dtype.itemsize + gradient_bytes)

@@ -1,7 +1,7 @@
-"""Patch embedding of uint8 or floating images, whole or of listed patches, with normalisation folded in.
+"""Patch embedding of uint8 or floating images, whole or at listed patches, with normalisation folded in.
 
-On a GPU the Triton kernels compute it (`operators`, `launch`, `kernels`), elsewhere and in float64 PyTorch
-does (`reference`). It can be differentiated once.
+On a GPU the ops run Triton kernels (`operators`, `launch`, `kernels`). On other devices, and for float64,
+they run in PyTorch (`reference`). The ops can be differentiated once.
 """
 
 from collections.abc import Sequence
@@ -29,28 +29,27 @@ def patch_embed(
     std: float | Sequence[float] = 0.5,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Normalises images, cuts them into P x P patches and embeds each: the tokens (B, N, D).
+    """Normalise images, cut them into P x P patches and embed each patch: the tokens (B, N, D).
 
-    N = (H / P) * (W / P), row-major over the grid of patches. The same function as a convolution of kernel
-    and stride P (Dosovitskiy et al., arXiv 2010.11929) over `(images - mean) / std`, where uint8 pixels are
-    divided by 255 first and floating images are taken as they are. Gradients reach `weight`, `bias`,
-    `pos_embed` and floating `images`; the result and its gradients are the same bits every time.
+    N = (H / P) * (W / P), row-major over the grid of patches. This is the same function as a convolution with
+    kernel size and stride P (Dosovitskiy et al., arXiv 2010.11929) over `(images - mean) / std`, where uint8
+    pixels are divided by 255 first and floating images are taken as they are. `weight`, `bias`, `pos_embed`
+    and floating `images` get gradients; the result and its gradients are the same bits every time.
 
     Args:
-        images: (B, C, H, W) or (B, H, W, C), uint8 or floating, C of 1 or 3, of any strides. The axis of size
-            1 or 3 is the channel; where both could be, the images are channels-first. A grey image (C = 1)
-            gives what its replication to three channels gives, at a third of the work.
-        weight: (D, 3, P, P) or (D, P, P, 3), told apart in the same way.
+        images: (B, C, H, W) or (B, H, W, C), uint8 or floating, C of 1 or 3, with any strides. The axis of
+            size 1 or 3 is the channel axis; if both could be, the images are channels-first. A grey image
+            (C = 1) gives the same tokens as the image replicated to three channels, at a third of the work.
+        weight: (D, 3, P, P) or (D, P, P, 3), distinguished in the same way.
         bias: (D,).
         pos_embed: (N, D) or (1, N, D), added to the tokens.
         mean, std: one number or one per channel of the weight, in units of the pixels after the division.
-        out_dtype: dtype of the tokens; the dtype of the products by default, which is that of `weight`, or
-            the autocast dtype where autocast is on.
+        out_dtype: dtype of the tokens. The default is the dtype of the products: that of `weight`, or the
+            autocast dtype if autocast is on.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: shapes that do not fit one another, H or W not a multiple of P, devices that differ, a
-            `std` of 0.
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if shapes do not match, H or W is not a multiple of P, devices differ, or a `std` is 0.
     """
     return embed(images, weight, bias, pos_embed, None, mean, std, out_dtype)
 
@@ -66,21 +65,21 @@ def patch_embed_select(
     std: float | Sequence[float] = 0.5,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The rows of `patch_embed` that a list names, packed: the tokens (T, D).
+    """Embed only the listed patches, packed: the tokens (T, D), which are rows of `patch_embed`.
 
-    For the patches of rendered text that hold ink, and for photographs of which patches are dropped (Li et
-    al., arXiv 2212.00794). The packed tokens are what `flash_attention_varlen` takes. In eager mode the list
-    is checked, for which its extremes are copied to the host, once for every list.
+    This serves rendered text, whose patches without ink are left out, and photographs with patch dropout (Li
+    et al., arXiv 2212.00794). `flash_attention_varlen` takes packed tokens. In eager mode the list is
+    checked, which copies its minimum and maximum to the host, once per list.
 
     Args:
         keep_indices: (T, 2), int32, on the device of `images`: image b and position n of each token, where n
-            counts the N patches of an image row by row. In any order, and more than once if need be.
+            counts the N patches of an image row by row. Patches may be in any order and may be repeated.
         images, weight, bias, pos_embed, mean, std, out_dtype: as in `patch_embed`; row n of `pos_embed` is
             added to the tokens of position n.
 
     Raises:
-        TypeError: as in `patch_embed`, or a `keep_indices` that is not int32.
-        ValueError: as in `patch_embed`; in eager mode also an index out of range.
+        TypeError: as in `patch_embed`, or if `keep_indices` is not int32.
+        ValueError: as in `patch_embed`; in eager mode also if an index is out of range.
     """
     check_tensor("keep_indices", keep_indices, "(T, 2)")
     if keep_indices.shape[1] != 2:
@@ -100,7 +99,7 @@ def embed(
     std: float | Sequence[float],
     out_dtype: torch.dtype | None,
 ) -> Tensor:
-    """Check what both functions take, and run it on views (B, C, H, W), (D, 3, P, P) and (N, D)."""
+    """Check the arguments of both functions, and run the op on views (B, C, H, W), (D, 3, P, P), (N, D)."""
     images = check_images(images)
     weight = check_weight(weight, images)
     B, _, H, W = images.shape
@@ -141,7 +140,7 @@ def embed(
 
 
 def check_images(images: Tensor) -> Tensor:
-    """As (B, C, H, W)."""
+    """Check `images` and return them as (B, C, H, W)."""
     check_tensor("images", images, "(B, C, H, W)")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"images must be uint8 or floating, got {images.dtype}")
@@ -155,7 +154,7 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def check_weight(weight: Tensor, images: Tensor) -> Tensor:
-    """As (D, 3, P, P)."""
+    """Check `weight` and return it as (D, 3, P, P)."""
     check_tensor("weight", weight, "(D, 3, P, P)")
     check_floating("weight", weight)
     check_same_device("weight", weight, "images", images)

@@ -1,6 +1,6 @@
-"""Problems for the rows of the launch tables, and launch options to try in their place.
+"""Examples for the rows of the launch tables, and launch options to try in their place.
 
-The ahead-of-time gate compiles the problems; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ TILES = {
     "num_stages": [2, 3, 4],
 }
 FLAT = {"BLOCK": [128, 256, 512, 1024, 2048], "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]}
-# Launch options to try, by the beginning of a kernel's name; the first that fits is taken.
+# Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {
     "forward": TILES | {"BLOCK_K": [32, 64, 128]},
     "weight_gradient": TILES | {"BLOCK_K": [64, 128, 256]},
@@ -33,7 +33,7 @@ CANDIDATES: dict[str, dict[str, list[int]]] = {
 
 
 def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
-    """Launch a kernel at the largest sizes of a row of its table: patches of 16 px, 768 features."""
+    """Launch a kernel at the largest sizes of a row of its table, with patches of 16 px and 768 features."""
     N, D = 196, 768
     batch = max(1, tokens // N)
     dtype = torch.bfloat16 if row["itemsize"] == 2 else torch.float32

@@ -1,30 +1,30 @@
-"""Patch embedding in Triton: one matrix product that reads pixels where they lie.
+"""Patch embedding in Triton: one GEMM that reads the pixels directly from the images.
 
-M patches of K = C * P * P pixels, D channels, product dtype of 2 bytes:
+For M patches of K = C * P * P pixels, D features and a product dtype of 2 bytes:
 
     forward           reads M K pixels and D K weights, writes M D tokens        2 M K D FLOP
     weight gradient   reads M K pixels and M D gradients, writes 3 D P P         2 M K D FLOP
     position gradient reads M D gradients, writes N D                            M D FLOP
 
-At 256 photographs of 224 px, P = 16, D = 768 that is 38.5 MB of bytes in, 77 MB of bfloat16 out and 59 GFLOP:
-35 us of memory and 60 us of tensor cores on an H100 (3.35 TB/s, 989 TFLOP/s). Grey, it is 12.8 MB, 77 MB and
-20 GFLOP: 27 us and 20 us. So a photograph is bound by its products, and everything around them has to be
-hidden; text is bound by the tokens that it writes.
+For 256 photographs of 224 px, P = 16 and D = 768, that is 38.5 MB of bytes read, 77 MB of bfloat16 written
+and 59 GFLOP: 35 us of memory and 60 us of tensor cores on an H100 (3.35 TB/s, 989 TFLOP/s). For grey images
+it is 12.8 MB, 77 MB and 20 GFLOP: 27 us and 20 us. Photographs are therefore bound by the GEMM, and all other
+work has to overlap with it; text is bound by the writes of its tokens.
 
 Neither a normalised image nor a matrix of patches is ever in memory. A program gathers the pixels of BLOCK_M
-patches by the strides of the images and turns them into the product's dtype in registers: a byte x into the
-integer x - 128, which is exact in every dtype. What normalisation does beyond that is affine; see
-`normalization`. `prepare` folds it into the weight once, for 2 D K bytes, and the epilogue applies a scale, a
-shift a channel and the position embedding in float32, before the one rounding of a token.
+patches by the strides of the images and converts them to the product dtype in registers: a byte x becomes the
+integer x - 128, which is exact in every dtype. The rest of the normalisation is affine; see `normalization`.
+`prepare` folds it into the weight once, for 2 D K bytes, and the epilogue applies a scale, a shift per
+feature and the position embedding in float32, before a token is rounded once.
 
-The weight gradient is a sum over all patches, into few tiles. Its rows are split among programs that write
-float32 partials; `finish` adds them in a fixed order and maps them back to the weight, through the transpose
-of what `prepare` did. There are no atomics, and the result is the same bits every time.
+The weight gradient is a sum over all patches with few output tiles. Its rows are split among programs that
+write float32 partial sums; `finish` adds these in a fixed order and maps them back to the weight by the
+transpose of `prepare`. There are no atomics, and the result is the same bits every time.
 
-Conventions. m counts patches, n positions of the grid of an image, k the pixels of a patch, d channels of a
-token. `k` runs in the order in which pixels lie in memory: (y, x, c) where the channel is innermost
-(CHANNELS_LAST), else (c, y, x). `image_stride` is (b, c, h, w) in elements. The prepared weight is
-(D, PITCH), zero beyond K.
+Conventions. m indexes patches, n the positions in the grid of an image, k the pixels of a patch, and d the
+features of a token. `k` follows the order of the pixels in memory: (y, x, c) if the channel is innermost
+(CHANNELS_LAST), else (c, y, x). `image_stride` is (b, c, h, w) in elements. The prepared weight is (D,
+PITCH), with zeros beyond K.
 """
 
 import triton
@@ -32,19 +32,20 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
-# For each of these, Triton would compile variants of a kernel: for 1, for multiples of 16, and for others.
+# These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
+# of 16, and for other values.
 SIZES = ["M", "N", "B", "grid_width", "rows_per_split", "splits", "blocks_n"]
 
 
 @triton.jit
 def listed(keep_indices, rows):
-    """Image and position of the patches in rows of a list."""
+    """Image and position of the patches at `rows` of a list."""
     return tl.load(keep_indices + 2 * rows), tl.load(keep_indices + 2 * rows + 1)
 
 
 @triton.jit
 def first_pixels(images, image_stride, image_M, position_M, grid_width, P: tl.constexpr):
-    """Pointers to the top left pixel of patches."""
+    """Pointers to the top left pixel of each patch."""
     y = position_M // grid_width
     x = position_M - y * grid_width
     offset_M = image_M.to(tl.int64) * image_stride[0]
@@ -61,7 +62,7 @@ def coordinates(k, C: tl.constexpr, P: tl.constexpr, CHANNELS_LAST: tl.constexpr
 
 @triton.jit
 def pick(channel, values):
-    """The value of each channel, of a tuple of three."""
+    """Select the value of each channel from a tuple of three."""
     return tl.where(channel == 0, values[0], tl.where(channel == 1, values[1], values[2]))
 
 
@@ -71,11 +72,11 @@ def load_pixels(
     C: tl.constexpr, P: tl.constexpr, CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Tile of pixels, patches by k, as operand of a product; `inside_M` is None where all patches are."""
+    """Load a tile of pixels (patches by k) as a GEMM operand; `inside_M` is None if all patches exist."""
     channel, y, x = coordinates(k, C, P, CHANNELS_LAST)
     y_offset = y.to(tl.int64) * image_stride[2]
     if CHANNELS_LAST:
-        offset_K = y_offset + k % (P * C)  # a run in memory
+        offset_K = y_offset + k % (P * C)  # contiguous in memory
     else:
         offset_K = channel.to(tl.int64) * image_stride[1] + y_offset + x.to(tl.int64) * image_stride[3]
     pointers = first_M[:, None] + offset_K[None, :]
@@ -105,7 +106,7 @@ def prepare(
     weight_stride, factors, shifts,
     C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program is one channel of the tokens: its weights in the order of k, and what is added to a token."""
+    """Each program prepares one feature of the tokens: its weights in the order of k, and its shift."""
     d = tl.program_id(0)
     weight += d.to(tl.int64) * weight_stride[0]
     total = tl.zeros((BLOCK,), tl.float32)
@@ -114,7 +115,7 @@ def prepare(
         channel, y, x = coordinates(k, C, P, CHANNELS_LAST)
         pointers = weight + y.to(tl.int64) * weight_stride[2] + x.to(tl.int64) * weight_stride[3]
         inside = k < C * P * P
-        if C == 1:  # a grey pixel meets the weights of three channels
+        if C == 1:  # a grey pixel is multiplied by the weights of three channels
             value = tl.zeros((BLOCK,), tl.float32)
             for c in tl.static_range(3):
                 w = tl.load(pointers + c * weight_stride[1], mask=inside, other=0.0).to(tl.float32)
@@ -137,7 +138,7 @@ def store_tokens(
     acc, out, out_M, inside_M, shift, pos_embed, position_M, cols, scale,
     D: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Scale, shift and store the channels `cols`, all of which exist where FULL."""
+    """Scale, shift and store the features `cols`; FULL means that all of them exist."""
     inside = inside_M[:, None]
     if not FULL:
         inside = inside & (cols < D)[None, :]
@@ -154,7 +155,7 @@ def store_in_pieces(
     acc, out, out_M, inside_M, shift, pos_embed, position_M, start, scale,
     D: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """`store_tokens` of WIDTH channels from `start`, 64 at a time: one line of memory a row.
+    """Call `store_tokens` for WIDTH features from `start`, 64 at a time: one cache line per row.
 
     The products and the position embedding of a whole tile would not fit into registers.
     """
@@ -181,19 +182,22 @@ def forward(
     CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_M patches by BLOCK_D channels. The blocks of channels that read the same patches
-    are neighbours, so that all but the first find the pixels in the L2 cache.
+    """Each program computes BLOCK_M patches by BLOCK_D features.
+
+    Programs that read the same patches are neighbours, so that all but the first find the pixels in the L2
+    cache.
     """
     blocks_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     rows = tl.program_id(0) // blocks_d * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tl.program_id(0) % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    # Rows beyond the last compute the last once more, and are not stored.
+    # Out-of-range rows repeat the last row and are not stored.
     rows_read = tl.minimum(rows, M - 1)
     if SELECT:
         image_M, position_M = listed(keep_indices, rows_read)
         out_M = rows_read
     else:
-        # One position of all images, then the next: a tile needs few rows of the position embedding.
+        # Rows go through all images at one position, then the next, so that a tile needs few rows of
+        # `pos_embed`.
         image_M, position_M = rows_read % B, rows_read // B
         out_M = image_M * N + position_M
     first_M = first_pixels(images, image_stride, image_M, position_M, grid_width, P)
@@ -222,7 +226,7 @@ def weight_gradient(
     CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_D channels by BLOCK_K pixels, summed over the rows of a split."""
+    """Each program computes BLOCK_D features by BLOCK_K pixels, summed over the rows of a split."""
     blocks_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     blocks_k: tl.constexpr = PITCH // BLOCK_K
     program = tl.program_id(0)
@@ -250,7 +254,7 @@ def weight_gradient(
             inside = inside & (cols < D)[None, :]
         dout_MD = tl.load(dout + rows.to(tl.int64)[:, None] * D + cols[None, :], mask=inside, other=0.0)
         acc = dot(tl.trans(cast(dout_MD, dtype)), pixels, acc)
-        if not SELECT:  # on to the next rows, without a division for each
+        if not SELECT:  # advance to the next rows without a division per row
             position_M += BLOCK_M % N
             image_M += BLOCK_M // N + (position_M >= N).to(tl.int32)
             position_M = tl.where(position_M >= N, position_M - N, position_M)
@@ -265,7 +269,7 @@ def finish(
     dweight_stride, splits, scale, factors, shifts, D,
     C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK weights of one channel of the tokens: `prepare` backwards."""
+    """Each program computes BLOCK weights of one feature of the tokens, by the transpose of `prepare`."""
     blocks: tl.constexpr = (C * P * P + BLOCK - 1) // BLOCK
     d = (tl.program_id(0) // blocks).to(tl.int64)
     k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -295,7 +299,7 @@ def position_gradient(
     dout, partials, B, ROW, rows_per_split,  # (B, ROW), (splits, ROW) float32; ROW = N D
     BLOCK_B: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_E elements of all positions, summed over the images of a split."""
+    """Each program sums BLOCK_E elements of all positions over the images of a split."""
     blocks = tl.cdiv(ROW, BLOCK_E)
     split = tl.program_id(0) // blocks
     elements = tl.program_id(0) % blocks * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -315,8 +319,10 @@ def position_gradient_select(
     dout, keep_indices, partials, M, N, blocks_n, rows_per_split,  # (M, D), (M, 2), (splits, N, D) float32
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A program is BLOCK_N positions by BLOCK_D channels: the product of a one-hot matrix, which is exact,
-    with the rows of a split. Positions come in any order, and no order of additions depends on it.
+    """Each program computes BLOCK_N positions by BLOCK_D features.
+
+    It multiplies a one-hot matrix, which is exact, with the rows of a split. Positions may be in any order,
+    and the order of the additions does not depend on them.
     """
     blocks_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     program = tl.program_id(0)

@@ -1,7 +1,7 @@
-"""Launches of the patch embedding kernels: memory, strides, how sums are split.
+"""Launches of the patch embedding kernels: allocation, strides, and how sums are split.
 
-Images come as (B, C, H, W) of any strides, weights as (D, 3, P, P), lists of patches as (T, 2) or None for
-all of them, tokens and their gradients as (M, D) with M = B N or T.
+Images are (B, C, H, W) with any strides, weights are (D, 3, P, P), lists of patches are (T, 2) or None for
+all patches, and tokens and their gradients are (M, D) with M = B N or T.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from .normalization import Normalization, fold
 
 PRODUCT_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
-# How many programs for each SM a split sum aims at: as many as fit at a time, or, of those that
-# only read, as many as keep memory busy.
+# Target number of programs per SM of a split sum: as many as fit at a time or, for kernels that only read, as
+# many as keep the memory busy.
 PRODUCT_PROGRAMS, READING_PROGRAMS = 2, 4
 
 
@@ -67,7 +67,7 @@ def weight_gradient(
     std: list[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """Like the weight. `dbias` (D,) is the sum of all rows of `dout`, in float32."""
+    """Gradient w.r.t. the weight, shaped like it. `dbias` (D,) is the float32 sum of all rows of `dout`."""
     problem = problem_of(images, weight, keep_indices, mean, std)
     M, D = problem.M, len(weight)
     dweight = torch.empty_like(weight)
@@ -95,7 +95,7 @@ def weight_gradient(
 
 
 def position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tensor:
-    """(N, D), float32: the sum of the gradients of the tokens at each position."""
+    """Sum of the gradients of the tokens at each position: (N, D), float32."""
     M, D = dout.shape
     if dout.numel() == 0:
         return dout.new_zeros((N, D), dtype=torch.float32)
@@ -121,11 +121,11 @@ def position_gradient(dout: Tensor, keep_indices: Tensor | None, N: int) -> Tens
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What the launches share
+# Shared by the launches
 
 
 class Problem(NamedTuple):
-    """M patches of K pixels, of images whose grids hold N patches each."""
+    """M patches of K pixels, from images with N patches each."""
 
     M: int
     N: int
@@ -133,7 +133,7 @@ class Problem(NamedTuple):
     grid_width: int
     stride: tuple[int, ...]  # of the images: (b, c, h, w)
     normalization: Normalization
-    order: dict[str, Any]  # constants of every kernel that knows of pixels
+    order: dict[str, Any]  # constants of all kernels that index pixels
     reading: dict[str, Any]  # constants of the kernels that read images
 
     @property
@@ -176,9 +176,9 @@ def find(kernel: str, x: Tensor, dtype: torch.dtype, **sizes: int) -> dict[str, 
 
 
 def split(rows: int, block: int, tiles: int, programs: int, device: torch.device) -> tuple[int, int]:
-    """Into how many parts to split a sum over rows, and the rows of a part: a multiple of `block`.
+    """Return the number of parts of a sum over rows, and the rows per part: a multiple of `block`.
 
-    The parts of all `tiles` together are about so many programs for each SM.
+    All parts of all `tiles` together are about `programs` programs per SM.
     """
     parts = max(1, programs * num_sms(device) // tiles)
     rows_per_part = cdiv(cdiv(rows, parts), block) * block

@@ -1,4 +1,4 @@
-"""How the normalisation of pixels is folded into the product with the weight."""
+"""Folding of the normalisation of pixels into the product with the weight."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -7,17 +7,18 @@ Triple = tuple[float, float, float]
 
 
 class Normalization(NamedTuple):
-    """What stands for `(x / unit - mean) / std` inside of a product, where unit is 255 for bytes.
+    """Constants that replace `(x / unit - mean) / std` in a product; unit is 255 for bytes, else 1.
 
-    The product is taken of pixels p, which are `x - 128` of bytes x and `(x - mean) / std` of floating ones,
-    with the `mean` and `std` of this class. Both are exact or rounded as little as plain arithmetic rounds;
-    and p is near 0 on average, so that no token or gradient is the small difference of large sums. Then
+    The product is computed with pixels p, which are `x - 128` for bytes x and `(x - mean) / std` for floating
+    x, with the `mean` and `std` of this class. Bytes are exact, and floating pixels are rounded no more than
+    in plain arithmetic. The average of p is near 0, so that no token or gradient is a small difference of
+    large sums. Then
 
         sum_c weight_c (x_c / unit - mean_c) / std_c  =  scale sum_c factor_c weight_c p_c
                                                          + sum_c shift_c weight_c
 
-    with the factors rounded into the weight (they are 1 where the channels have one std), and scale and
-    shifts applied in float32.
+    where the factors are multiplied into the weight before it is rounded (they are 1 if all channels have the
+    same std), and the scale and the shifts are applied in float32.
     """
 
     mean: Triple
@@ -32,12 +33,12 @@ class Normalization(NamedTuple):
 
 
 def fold(mean: Sequence[float], std: Sequence[float], *, of_bytes: bool, channels: int) -> Normalization:
-    """For images of 1 or 3 `channels`, from the mean and std of each of the three channels of the weight."""
+    """Constants for images of 1 or 3 `channels`, from mean and std of the three channels of the weight."""
     identity = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if channels == 3 and not of_bytes:
         return Normalization(triple(mean), triple(std), 1.0, identity[1], identity[0])
-    # A grey pixel is one number for three channels, and bytes stay integers: the first channel's
-    # normalisation is taken out of the sum, and the weight makes up for the others.
+    # A grey pixel is one number for three channels, and bytes stay integers. The normalisation of the first
+    # channel is therefore factored out of the sum, and the factors and shifts correct for the other channels.
     factors = triple(std[0] / s for s in std)
     if of_bytes:
         shifts = triple((128 / 255 - m) / s for m, s in zip(mean, std, strict=True))

@@ -1,4 +1,4 @@
-"""The Triton patch embedding as registered operators, and the autograd function around them."""
+"""The Triton patch embedding as registered operators, and the autograd function that calls them."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class PatchEmbed(torch.autograd.Function):
         images, weight, keep_indices = ctx.saved_tensors
         needs_images, needs_weight, needs_bias, needs_pos_embed, *_ = ctx.needs_input_grad
         bias_dtype, pos_embed_dtype = ctx.dtypes
-        dout = dout.contiguous()  # here, or each operator would copy another layout for itself
+        dout = dout.contiguous()  # one copy here instead of one in each operator
         dimages = dweight = dbias = dpos_embed = None
         if needs_images:
             dimages = reference.image_gradient(dout, images, weight, keep_indices, *ctx.arguments)
@@ -56,7 +56,7 @@ class PatchEmbed(torch.autograd.Function):
 
 
 def grid_size(images: Tensor, weight: Tensor) -> int:
-    """N, the patches of an image (B, C, H, W)."""
+    """Number N of patches of an image, for images (B, C, H, W)."""
     H, W = images.shape[2:]
     P = weight.shape[-1]
     return (H // P) * (W // P)

@@ -1,4 +1,4 @@
-"""Patch embedding in plain PyTorch: one copy of the pixels into patches, then one matrix product."""
+"""Patch embedding in plain PyTorch: one copy of the pixels into patches, then one GEMM."""
 
 import torch
 from torch import Tensor
@@ -17,14 +17,15 @@ def patch_embed(
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """Tokens (B, N, D) of images (B, C, H, W), or (T, D) of the patches that `keep_indices` (T, 2) lists.
+    """Tokens (B, N, D) of images (B, C, H, W), or (T, D) of the patches listed in `keep_indices` (T, 2).
 
-    For weight (D, 3, P, P), bias (D,) and pos_embed (N, D). The products are those of `dtype`.
+    `weight` is (D, 3, P, P), `bias` is (D,) and `pos_embed` is (N, D). The GEMM runs in `dtype`.
     """
     (B, C, _, _), (D, _, P, _) = images.shape, weight.shape
     normalization = fold(mean, std, of_bytes=images.dtype == torch.uint8, channels=C)
     patches = patches_of(images, P, keep_indices)
-    # Pixels keep the order of their channels in memory, so that the copy moves the longest runs it can.
+    # Channels keep their order in memory, so that the copy moves contiguous runs that are as long as
+    # possible.
     channels_last = images.stride(1) == 1
     if channels_last:
         patches = patches.movedim(-3, -1)
@@ -41,7 +42,7 @@ def patch_embed(
         folded = folded.movedim(1, 3)
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
     tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
-    # Not a view for autograd, so that what is added in place below needs no second copy of the tokens.
+    # This is not a view for autograd, so that the in-place addition below needs no second copy of the tokens.
     shape = (B, patches.shape[1] * patches.shape[2], D) if keep_indices is None else (patches.shape[0], D)
     tokens = torch.ops.aten._unsafe_view(tokens, shape).to(out_dtype)
 
@@ -63,7 +64,7 @@ def image_gradient(
     std: tuple[float, ...],
     dtype: torch.dtype,
 ) -> Tensor:
-    """The gradient of floating images, written out for a forward that leaves no graph."""
+    """Gradient w.r.t. floating images, written out for a forward that leaves no graph."""
     B, C, H, W = images.shape
     P = weight.shape[-1]
     normalization = fold(mean, std, of_bytes=False, channels=C)
@@ -80,35 +81,38 @@ def image_gradient(
 
 
 def select_rows(x: Tensor, index: Tensor) -> Tensor:
-    """`x[index]`, whose gradient is summed in a fixed order.
+    """Return `x[index]`, whose gradient is accumulated in a fixed order.
 
-    On a CPU, indexing adds gradients atomically from several threads and `index_select` does not; on a GPU it
-    is the other way round.
+    On CPUs, the gradient of indexing is accumulated atomically by several threads and that of `index_select`
+    is not; on GPUs it is the other way round.
     """
     return x.index_select(0, index) if x.device.type == "cpu" else x[index]
 
 
 def sum_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
-    """(rows, ...): the sums of the rows of `x` with the same index, in a fixed order; see `select_rows`."""
+    """Sum the rows of `x` with the same index, in a fixed order (see `select_rows`): (rows, ...)."""
     out = x.new_zeros(rows, *x.shape[1:])
     return out.index_add_(0, index, x) if x.device.type == "cpu" else out.index_put_((index,), x, True)
 
 
 def patches_of(images: Tensor, P: int, keep_indices: Tensor | None) -> Tensor:
-    """All patches as they lie in the images, (B, H / P, W / P, C, P, P), or those of a list, (T, C, P, P)."""
+    """Return all patches, (B, H / P, W / P, C, P, P), or those of a list, (T, C, P, P).
+
+    All patches keep the memory layout of the images.
+    """
     B, C, H, W = images.shape
     grid = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)
     if keep_indices is None:
         return grid
     if images.requires_grad:
         return select_rows(grid.flatten(0, 2), flat_index(keep_indices, grid.shape[1] * grid.shape[2]))
-    # Indexing reads the listed patches alone out of the strided view.
+    # Indexing reads only the listed patches from the strided view.
     image, position = keep_indices.unbind(1)
     return grid[image, position // (W // P), position % (W // P)]
 
 
 def flat_index(keep_indices: Tensor, patches: int) -> Tensor:
-    """(T,) int64: where each patch of a list is among the patches of all images, `patches` an image."""
+    """Index of each listed patch among the patches of all images, `patches` per image: (T,) int64."""
     image, position = keep_indices.unbind(1)
     return image.long() * patches + position
 
@@ -116,7 +120,7 @@ def flat_index(keep_indices: Tensor, patches: int) -> Tensor:
 def normalize(
     patches: Tensor, normalization: Normalization, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
-    """Patches (..., C, P, P), or (..., P, P, C) if their channels are last: at least in float32."""
+    """Normalise patches (..., C, P, P), or (..., P, P, C) if `channels_last`, in at least float32."""
     if not normalization.changes_pixels:
         return patches
     patches = wide(patches.to(torch.promote_types(patches.dtype, dtype)))
@@ -128,17 +132,17 @@ def normalize(
 
 
 def fold_weight(weight: Tensor, normalization: Normalization, C: int) -> Tensor:
-    """(D, C, P, P) of a weight (D, 3, P, P)."""
+    """Fold the normalisation into a weight (D, 3, P, P): (D, C, P, P)."""
     if normalization.factors != (1, 1, 1):
         weight = weight * per_channel(normalization.factors, weight)
     return weight.sum(1, keepdim=True) if C == 1 else weight
 
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """(C, 1, 1)"""
+    """Return the values as a tensor (C, 1, 1)."""
     return like.new_tensor(values)[:, None, None]
 
 
 def wide(x: Tensor) -> Tensor:
-    """At least float32."""
+    """Convert `x` to at least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
