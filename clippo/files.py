@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all.
+"""Files: written whole or not at all, and read as lines.
 
 Content is written to a temporary file in the same folder, flushed to the disk and renamed. Then the folder is
 flushed, so that the new name survives a power cut as well. An older file of that name stays until the rename.
@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from clippo.errors import UserError
 
 
 @contextmanager
@@ -36,6 +38,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Replace a text file (UTF-8), whole or not at all."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a text file (UTF-8, with or without a byte-order mark).
+
+    Lines end in a line feed, a carriage return or both; other separators of Unicode belong to the text.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: it is not UTF-8.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def flush(path: Path) -> None:

@@ -302,7 +302,8 @@ def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInf
 def batches(items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor]) -> Iterable[Tensor]:
     """Split a batch of pixels, or a sequence that `prepare` turns into pixels, into smaller batches."""
     if isinstance(items, np.ndarray):
-        items = torch.from_numpy(items)
+        # PyTorch has neither negative strides, as of mirrored views, nor other byte orders.
+        items = torch.from_numpy(np.ascontiguousarray(items, items.dtype.newbyteorder("=")))
     if not isinstance(items, Tensor | Sequence) or isinstance(items, str | bytes):
         raise TypeError(f"expected a batch of pixels, or a sequence, got one {type(items).__name__}")
     for start in range(0, len(items), size):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from clippo.arguments import call
 from clippo.errors import UserError
+from clippo.files import read_lines
 from clippo.renderer import renderer_configs
 from clippo.renderer.paragraph import UNIFONT
 
@@ -51,10 +52,7 @@ def render(
 
     lines = list(texts)
     if file is not None:
-        try:
-            lines += file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text: {error}") from error
+        lines += read_lines(file)
     if not lines:
         raise UserError("there is nothing to draw: give texts, or a --file of them")
     options = {"fonts": fonts, "font_size": font_size, "overflow": overflow}

@@ -8,12 +8,15 @@ CLIP_benchmark and clip-retrieval need no other methods of a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clippo.model.clippo import Clippo, normalized
+from clippo.model.preprocess import preprocess_image
+from clippo.model.text_input import Tokenizer
 
 
 class OpenClipModel(nn.Module):
@@ -57,10 +60,24 @@ def open_clip_trio(
     renderer: one string, or a list of them, becomes a (B, S, S) uint8 tensor of pixels for `encode_text`.
     """
 
-    def preprocess(image: Any) -> Tensor:
-        return torch.from_numpy(clippo.preprocess_image(image)).permute(2, 0, 1) / 127.5 - 1
+    return OpenClipModel(clippo), Preprocess(clippo.config.image_size), Texts(clippo.text_input.tokenizer)
 
-    def tokenizer(texts: str | Sequence[str]) -> Tensor:
-        return clippo.tokenize([texts] if isinstance(texts, str) else texts)
 
-    return OpenClipModel(clippo), preprocess, tokenizer
+@dataclass(frozen=True)
+class Preprocess:
+    """Transform of an image to a (3, S, S) float32 tensor in [-1, 1]; can be pickled for loader workers."""
+
+    image_size: int
+
+    def __call__(self, image: Any) -> Tensor:
+        return torch.from_numpy(preprocess_image(image, self.image_size)).permute(2, 0, 1) / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokenizer of one string or a sequence of strings; can be pickled for loader workers."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        return torch.from_numpy(self.tokenizer([texts] if isinstance(texts, str) else texts))

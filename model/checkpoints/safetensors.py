@@ -41,7 +41,8 @@ def write_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / WEIGHTS_FILE) as path:
-        save_file(dict(state), path)
+        # safetensors takes row-major tensors alone; a model may be in channels_last.
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     write_json(folder / CONFIG_FILE, config)
     if renderer is not None:
         write_json(folder / RENDERER_FILE, renderer)

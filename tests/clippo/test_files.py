@@ -5,7 +5,8 @@ import os
 import pytest
 
 from clippo import files
-from clippo.files import atomic_path, write_text
+from clippo.errors import UserError
+from clippo.files import atomic_path, read_lines, write_text
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -48,3 +49,14 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
     (tmp_path / "unfinished-a").mkdir()
     write_text(tmp_path / "a", "new")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_lines_end_where_people_see_them_end(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_bytes("\ufeffa cat\r\na dog\u2028on a mat\n\na\x85bird\x0c".encode())
+    assert read_lines(path) == ["a cat", "a dog\u2028on a mat", "", "a\x85bird\x0c"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+    path.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="captions.txt is not UTF-8 text"):
+        read_lines(path)

@@ -46,6 +46,24 @@ def test_images_of_any_kind(clippo, photographs):
     assert (raw.norm(dim=1) - 1).abs().min() > 1e-3
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda pixels: pixels[..., ::-1],
+        lambda pixels: pixels[:, :, ::-1],
+        lambda pixels: pixels[::-1],
+        lambda pixels: (pixels / 127.5 - 1).astype(">f4"),
+    ],
+    ids=["channels reversed", "mirrored", "batch reversed", "big-endian"],
+)
+def test_views_of_arrays(clippo, view):
+    S = clippo.config.image_size
+    pixels = view(np.random.default_rng(0).integers(0, 256, (2, S, S, 3), np.uint8))
+    copy = pixels.astype(pixels.dtype.newbyteorder("="), order="C")
+    torch.testing.assert_close(clippo.encode_image(pixels), clippo.encode_image(copy), rtol=0, atol=0)
+    torch.testing.assert_close(clippo.encode_image(list(pixels)), clippo.encode_image(copy))
+
+
 def test_texts_of_any_kind(clippo):
     """Strings, drawn by the published renderer, and pixels."""
     pixels = UnifontRenderer(64)(TEXTS)

@@ -1,5 +1,7 @@
 """Code written for open_clip and CLIP_benchmark runs on a Clippo."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,16 @@ def test_the_readme_of_open_clip(clippo, pictures):
         probabilities = (100.0 * image_features @ text_features.T).softmax(dim=-1)
     expected = (100 * clippo.similarity(pictures[:1], ["a diagram", "a dog", "a cat"])).softmax(dim=-1)
     torch.testing.assert_close(probabilities, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_parts_can_be_pickled(clippo, pictures):
+    model, preprocess, tokenizer = open_clip_trio(clippo)
+    parts = pickle.dumps((model, preprocess, tokenizer))
+    model_2, preprocess_2, tokenizer_2 = pickle.loads(parts)  # noqa: S301 - written in the line above
+    assert torch.equal(preprocess(pictures[0]), preprocess_2(pictures[0]))
+    text = tokenizer("a cat")
+    assert torch.equal(text, tokenizer_2("a cat"))
+    assert torch.equal(model.encode_text(text), model_2.encode_text(text))
 
 
 def test_zero_shot_as_clip_benchmark_does_it(clippo, pictures):

@@ -27,6 +27,13 @@ def test_round_trip(clippo, tmp_path):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
+def test_the_memory_format_does_not_matter(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path / "contiguous")
+    clippo.to(memory_format=torch.channels_last).save_pretrained(tmp_path / "channels_last")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("contiguous", "channels_last")]
+    assert files[0] == files[1]
+
+
 def test_what_is_missing_is_named(clippo, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         Clippo.from_pretrained(tmp_path)
