@@ -45,5 +45,5 @@ def recipe() -> TrainConfig:
         learning_rate=2e-3,
         warmup_steps=1200,
         residual_scale=0.2,
-        workers=0,  # on two cores a worker takes from training the time that it saves it
+        workers=0,  # on two cores, a worker slows the steps down by as much as it saves
     )
