@@ -60,14 +60,17 @@ def keep_where(mask_BN: Tensor) -> KeptPatches:
 
 
 def patch_dropout(batch: int, num_patches: int, dropped: float) -> KeptPatches:
-    """Keep a random subset of the patches of each image, of one size for all images and at least 1.
+    """Choose a random subset of the patches of each image. Every image keeps the same number, at least one.
 
-    Patch dropout as in FLIP (Li et al., arXiv 2212.00794), drawn from PyTorch's generator of the CPU.
+    This is the patch dropout of FLIP (Li et al., arXiv 2212.00794). It uses PyTorch's CPU generator.
 
     Args:
         batch: number of images, B.
         num_patches: number of patches of an image, N.
-        dropped: share of the patches to drop, from 0 to below 1.
+        dropped: fraction of the patches to drop, in [0, 1).
+
+    Returns:
+        The kept patches, in ascending order for each image; their number is rounded.
     """
     kept = max(1, round(num_patches * (1 - dropped)))
     position = torch.rand(batch, num_patches).topk(kept).indices.sort().values

@@ -180,10 +180,10 @@ class RenderedText(TextInput):
 
 @dataclass(frozen=True, kw_only=True)
 class ByteTextConfig(TextInputConfig):
-    """Text is read as its UTF-8 bytes, through an embedding of its own.
+    """Text is read as UTF-8 bytes, with a learned byte embedding instead of the patch embedding.
 
     Attributes:
-        max_bytes: bytes of a text that are read; the rest is cut. 64 is twice the number of
+        max_bytes: largest number of bytes of a text; longer texts are cut. The default is twice the 32
             letters that a rendered text of 64 px shows.
 
     Raises:

@@ -59,17 +59,17 @@ class QuickPath:
     def draw(
         self, texts: list[str], code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray
     ) -> np.ndarray:
-        """Draw those of B strings that the fast path supports, onto blank images.
+        """Draw the strings that the fast path supports onto blank images, and skip the others.
 
         Args:
             texts: B sanitised strings, none empty.
             code_point_C: the code points of all strings, concatenated.
-            length_B: code points of each.
-            out_BYX: contiguous, without ink.
+            length_B: number of code points of each string.
+            out_BYX: (B, height, width) uint8, contiguous and blank, written in place.
 
         Returns:
-            (B,) number of code points of each string within the image; NOT_SET for strings that Skia must
-            draw, whose images stay blank.
+            (B,) number of code points of each string that fit the image; NOT_SET for a string that Skia must
+            draw, whose image stays blank.
         """
         fit_B = np.full(len(texts), NOT_SET, np.intp)
         if self._pool.nbytes > CACHE_BYTES:

@@ -16,10 +16,10 @@ UNKNOWN, NONE = -2, -1
 
 
 class Fonts:
-    """An ordered list of font files: each cluster of text is set in the first that has it, and in no other.
+    """An ordered list of font files. Each grapheme cluster is drawn with the first font that has it.
 
     Raises:
-        OSError: a file is no font that Skia can read.
+        OSError: Skia cannot read a file as a font.
         SystemLibraryError: Skia cannot be imported.
     """
 

@@ -23,9 +23,9 @@ class Loss(nn.Module, ABC):
         """Compute the loss of the global batch, a scalar.
 
         Args:
-            z_images, z_texts: (B, E) embeddings of unit length of this process; row i of one belongs to row i
-                of the other.
-            scale: (1,) factor on cosine similarities.
+            z_images, z_texts: (B, E) L2-normalised embeddings of this process; row i of each is a positive
+                pair.
+            scale: (1,) factor on cosine similarities, `logit_scale.exp()`.
             group: the processes that share the batch.
         """
 

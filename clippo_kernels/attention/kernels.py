@@ -364,7 +364,7 @@ def long_backward_dkdv(
 ):  # fmt: skip
     """Each program handles BLOCK_N keys and loops over all queries.
 
-    Padded keys need no mask, because they only affect rows that are not stored.
+    Padded keys are not masked: they affect only their own rows of dk and dv, which are not stored.
     """
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_N >= Nk:

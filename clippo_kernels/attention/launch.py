@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 def forward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, cu_seqlens: Tensor | None = None, max_seqlen: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, shaped like q, and the log-sum-exp of the logits in units of log2.
+    """Return the output, shaped like q, and the base-2 log-sum-exp of the logits, log2(sum(exp(logits))).
 
     The log-sum-exp is float32: (B, H, Nq), or (H, T) for packed sequences.
     """

@@ -104,7 +104,7 @@ def known_lengths(cu_seqlens: Tensor) -> list[int] | None:
 
 
 def leading(lengths: list[int]) -> tuple[int, int, int]:
-    """Return how many leading sequences have equal lengths, their length, and the longest of the others.
+    """Return the number of leading sequences of one length, that length, and the maximum of the others.
 
     If photographs come before texts of different lengths, the photographs then need no mask, and the texts
     are not padded to the length of a photograph.

@@ -65,11 +65,11 @@ def patch_embed_select(
     std: float | Sequence[float] = 0.5,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Embed only the listed patches, packed: the tokens (T, D), which are rows of `patch_embed`.
+    """Embed the listed patches: packed tokens (T, D), each equal to its row in the output of `patch_embed`.
 
     This serves rendered text, whose patches without ink are left out, and photographs with patch dropout (Li
     et al., arXiv 2212.00794). `flash_attention_varlen` takes packed tokens. In eager mode the list is
-    checked, which copies its minimum and maximum to the host, once per list.
+    checked, which copies its minimum and maximum to the host, once per tensor until it is modified.
 
     Args:
         keep_indices: (T, 2), int32, on the device of `images`: image b and position n of each token, where n

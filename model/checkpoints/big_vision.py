@@ -321,7 +321,8 @@ def stacked_name(name: str) -> str | None:
 def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
     """Resample the position embedding of a square grid, (1, N, D), to (1, positions, D).
 
-    A class token before it is dropped. The interpolation is bilinear with aligned corners, as in big_vision.
+    If the row of a class token precedes the grid, it is removed. The interpolation is bilinear with aligned
+    corners, as in big_vision.
     """
     own = isqrt(pos_embed.shape[1])
     grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
