@@ -32,8 +32,7 @@ from clippo.bench.report import RESULTS, count_not_run, table, write
 from clippo.results import ROOT, Row, provenance
 from clippo_kernels import tuning
 
-# Every op has its launch tables.
-OPS = sorted(path.parent.name for path in tuning.FOLDER.glob("*/launch_tables"))
+OPS = tuning.ops()
 BUDGET_S = 530.0
 # No benchmark starts when the time of its op is over. One that has started may take so long to end.
 GRACE_S = 30.0

@@ -145,8 +145,7 @@ def contrastive_times(rows: Sequence[Row]) -> str:
     """Milliseconds of the contrastive loss with its gradients, how many times as long the peers take, MiB."""
     times = by_group_and_name(rows, "median_us")
     memory = by_group_and_name(rows, "peak_mib")
-    peers = {"explicit": "explicit", "explicit-compiled": "compiled", "open_clip": "open_clip"}
-    peers["checkpointed"] = "checkpointed"
+    peers = ("explicit", "explicit-compiled", "open_clip", "checkpointed")
     lines = []
     for group in dict.fromkeys(row["group"] for row in rows if row["group"].startswith("contrastive, both")):
         ours = times[group, "clippo"]
@@ -158,7 +157,7 @@ def contrastive_times(rows: Sequence[Row]) -> str:
                 *(f"{memory[group, name]:,.0f}" for name in ("clippo", "explicit")),
             ]
         )
-    ratios = [f"{label} / clippo" for label in peers.values()]
+    ratios = [f"{peer.removeprefix('explicit-')} / clippo" for peer in peers]
     return markdown(["", "clippo, ms", *ratios, "clippo, MiB", "explicit, MiB"], lines)
 
 

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-from clippo.bench.gpu import OPS
 from clippo.results import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row, launches_of
@@ -44,7 +43,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("op", choices=OPS, help="whose kernels to tune")
+    parser.add_argument("op", choices=tuning.ops(), help="whose kernels to tune")
     parser.add_argument("--kernel", metavar="NAME", help="tune this kernel of the op alone")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no row after this time")
     parser.add_argument("--out", type=Path, help="the file to write")
@@ -55,9 +54,7 @@ def main() -> int:
 
     name = tuning.architecture(torch.device(DEVICE))
     path = arguments.out or tuning.table_path(arguments.op, name)
-    kernels = [
-        kernel for op, _, kernel in (full.partition(".") for full in tuning.table(name)) if op == arguments.op
-    ]
+    kernels = list(json.loads(tuning.table_path(arguments.op, name).read_text()))
     if arguments.kernel is not None:
         if arguments.kernel not in kernels:
             names = ", ".join(kernels)

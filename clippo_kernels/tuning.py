@@ -45,6 +45,11 @@ def assume(name: str) -> Iterator[None]:
         assumed = before
 
 
+def ops() -> list[str]:
+    """The ops that have launch tables, in alphabetical order."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/launch_tables"))
+
+
 def table_path(op: str, name: str) -> Path:
     """Path of the launch table of an op for an architecture."""
     return FOLDER / op / "launch_tables" / f"{name}.json"
@@ -54,9 +59,9 @@ def table_path(op: str, name: str) -> Path:
 def table(name: str) -> dict[str, list[dict[str, Any]]]:
     """The rows of all ops for an architecture, keyed by "op.kernel"."""
     return {
-        f"{path.parent.parent.name}.{kernel}": rows
-        for path in sorted(FOLDER.glob(f"*/launch_tables/{name}.json"))
-        for kernel, rows in json.loads(path.read_text()).items()
+        f"{op}.{kernel}": rows
+        for op in ops()
+        for kernel, rows in json.loads(table_path(op, name).read_text()).items()
     }
 
 

@@ -94,7 +94,7 @@ def load_emoji(
 ) -> tuple[list[Emoji], np.ndarray]:
     """Load all emoji with at most one skin tone that the font has a picture of its own for, in a fixed order.
 
-    Drawn once: the source of a run and those of its evaluators share them.
+    The result is cached: the source of a run and those of its evaluators share it.
 
     Returns:
         N emoji, and their pictures (N, size, size, 4) uint8, premultiplied RGBA.

@@ -60,7 +60,11 @@ def open_clip_trio(
     renderer: one string, or a list of them, becomes a (B, S, S) uint8 tensor of pixels for `encode_text`.
     """
 
-    return OpenClipModel(clippo), Preprocess(clippo.config.image_size), Texts(clippo.text_input.tokenizer)
+    return (
+        OpenClipModel(clippo),
+        Preprocess(clippo.config.image_size),
+        OpenClipTokenizer(clippo.text_input.tokenizer),
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
-class Texts:
+class OpenClipTokenizer:
     """Tokenizer of one string or a sequence of strings; can be pickled for loader workers."""
 
     tokenizer: Tokenizer
