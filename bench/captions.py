@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = ["KINDS", "captions"]
+
 CLDR = Path("/usr/share/unicode/cldr/common")
 KINDS = ("English", "Chinese", "Arabic", "Hindi", "Thai", "emoji")
 

@@ -32,6 +32,8 @@ from clippo.bench.report import RESULTS, count_not_run, table, write
 from clippo.results import ROOT, Row, provenance
 from clippo_kernels import tuning
 
+__all__ = ["main"]
+
 OPS = tuning.ops()
 BUDGET_S = 530.0
 # No benchmark starts when the time of its op is over. One that has started may take so long to end.

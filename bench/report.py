@@ -20,6 +20,8 @@ from typing import Any
 
 from clippo.results import ROOT, Row, provenance, write_results
 
+__all__ = ["OURS", "RESULTS", "count_not_run", "main", "row_of", "table", "write"]
+
 # The contestant that is this project. Names that begin with it are variants of it, and never count as peers.
 OURS = "clippo"
 RESULTS = ROOT / "bench" / "results"

@@ -22,6 +22,8 @@ from typing import Any
 from clippo.bench.studies import compare_training
 from clippo.results import ROOT, Row, read_results
 
+__all__ = ["main"]
+
 # The files in bench/results that the tables show. To show new results, name their file here.
 RENDERERS = "amd-epyc/2026-11-24-865f5c1.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"

@@ -31,6 +31,8 @@ from clippo.results import provenance
 from clippo_kernels import tuning
 from clippo_kernels.aot import compile_row, launches_of
 
+__all__ = ["main"]
+
 DEVICE = "cuda"
 TOKENS = 256 * 196
 

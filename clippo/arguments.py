@@ -13,6 +13,8 @@ import tyro
 
 from clippo.errors import UserError
 
+__all__ = ["call"]
+
 
 def call(
     function: Callable[..., Any], arguments: list[str], *, prog: str, description: str | None = None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from clippo.errors import UserError
 
+__all__ = ["atomic_path", "read_lines", "remove", "write_text"]
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

@@ -12,6 +12,8 @@ from clippo.renderer.code_points import CODE_POINTS, scripts
 from clippo.renderer.fonts import PACKAGES, find_named_font
 from clippo.renderer.typesetter import Fonts
 
+__all__ = ["describe"]
+
 COVERED = 0.9  # of a script's assigned code points
 
 

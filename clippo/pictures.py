@@ -11,6 +11,8 @@ from PIL import Image
 
 from clippo.errors import UserError
 
+__all__ = ["draw_text_sheet", "save_each", "save_picture"]
+
 GAP_PX = 8
 SHEET_ASPECT = 4 / 3
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from clippo.files import write_text
 
+__all__ = ["ROOT", "Row", "provenance", "read_results", "write_results"]
+
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["generator", "generators", "torch_seed"]
+
 
 def generator(seed: int, *path: int | str) -> np.random.Generator:
     """NumPy's generator for a path below a seed."""

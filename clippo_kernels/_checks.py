@@ -7,6 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+__all__ = ["check_floating", "check_once", "check_same_device", "check_same_kind", "check_tensor"]
+
 
 def check_tensor(name: str, value: Any, shape: str) -> None:
     """Check that `value` is a tensor with as many axes as `shape`, which is written like "(B, N, D)"."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["autocast_dtype", "cast", "refuse_second_derivative", "register", "to_autocast_dtype"]
+
 
 def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define `torch.ops.clippo_kernels.<name>`, so that torch.compile and torch.export see one operator.

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+__all__ = ["cast", "cdiv", "dot", "launch", "num_sms", "on_launch", "with_unit_last_stride"]
+
 # Triton reads the variable when a kernel is decorated, so a process either interprets or compiles all
 # kernels.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")

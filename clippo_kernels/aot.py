@@ -28,6 +28,8 @@ from typing import Any
 
 from . import tuning
 
+__all__ = ["compile_row", "launches_of", "main"]
+
 
 @dataclass(frozen=True)
 class Architecture:

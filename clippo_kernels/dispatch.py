@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+__all__ = ["Implementations", "select"]
+
 Implementations = Mapping[str, Callable[..., Any]]
 
 BACKEND_VARIABLE = "CLIPPO_KERNELS_BACKEND"

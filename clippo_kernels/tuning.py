@@ -16,6 +16,19 @@ from typing import Any
 
 import torch
 
+__all__ = [
+    "ARCHITECTURES",
+    "architecture",
+    "assume",
+    "clear_caches",
+    "dumps",
+    "find",
+    "ops",
+    "replace_rows",
+    "table",
+    "table_path",
+]
+
 FOLDER = Path(__file__).parent  # the folder that holds the ops
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 

@@ -19,6 +19,8 @@ from clippo.model.preprocess import preprocess_image, rgb_pixels
 from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
 from clippo.model.tower import Encoder, Tower, TowerConfig
 
+__all__ = ["Clippo", "ClippoConfig", "normalized"]
+
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
 Texts = Tensor | np.ndarray | Sequence[str]  # the output of the tokenizer, or strings
 

@@ -24,6 +24,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+__all__ = ["choices", "flat", "from_dict", "kind_of", "to_dict"]
+
 T = TypeVar("T")
 
 

@@ -15,6 +15,8 @@ from clippo.model.clippo import Clippo, normalized
 from clippo.model.layers import Attention, AttentionPool, Block
 from clippo.model.text_input import RenderedText
 
+__all__ = ["export"]
+
 ONNX_BYTES = 2_000_000_000
 TOLERANCE = 1e-4  # on embeddings of unit length: other runtimes sum in another order
 

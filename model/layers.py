@@ -21,6 +21,8 @@ from clippo_kernels import (
     patch_embed_select,
 )
 
+__all__ = ["LAYER_NORM_EPS", "Attention", "AttentionPool", "Block", "Mlp", "PatchEmbed", "lecun_normal_"]
+
 LAYER_NORM_EPS = 1e-6  # of the published models
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["KeptPatches", "VarlenInfo", "equal_lengths", "join", "keep_where", "patch_dropout"]
+
 
 class VarlenInfo(NamedTuple):
     """Where each of S packed sequences is: sequence s has the rows `cu_seqlens[s]:cu_seqlens[s + 1]`.

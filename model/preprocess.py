@@ -10,6 +10,8 @@ from torch import Tensor
 
 from clippo.renderer.resize import resize
 
+__all__ = ["preprocess_image", "rgb_pixels"]
+
 WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
 
 

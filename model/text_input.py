@@ -20,6 +20,17 @@ from clippo.model.packing import KeptPatches, VarlenInfo, keep_where
 from clippo.model.tower import TowerConfig
 from clippo.renderer.report import inked_patches
 
+__all__ = [
+    "ByteText",
+    "ByteTextConfig",
+    "RenderedText",
+    "RenderedTextConfig",
+    "TextInput",
+    "TextInputConfig",
+    "TextRenderer",
+    "Tokenizer",
+]
+
 BACKGROUND = 127  # grey level of the published renderer
 
 

@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from clippo.model.layers import LAYER_NORM_EPS, AttentionPool, Block, PatchEmbed, lecun_normal_
 from clippo.model.packing import KeptPatches, VarlenInfo
 
+__all__ = ["Encoder", "Tower", "TowerConfig"]
+
 # The limits are far above any vision transformer. They reject a broken or hostile file before memory is
 # allocated for it.
 LARGEST = {

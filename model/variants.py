@@ -13,6 +13,8 @@ from clippo.model.checkpoints.big_vision import load_big_vision
 from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 
+__all__ = ["PUBLISHED", "create_model", "list_models"]
+
 # width, depth, mlp_dim, num_heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
 VARIANTS = {
     "mu": (32, 1, 128, 2),

@@ -14,6 +14,8 @@ import numpy as np
 
 from clippo.renderer.report import Outcome, RenderReport, make_report
 
+__all__ = ["Renderer", "RendererConfig", "checked_integer", "checked_path", "checked_texts", "hashes"]
+
 STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
 

@@ -5,6 +5,8 @@ from functools import cache
 
 import numpy as np
 
+__all__ = ["CODE_POINTS", "code_points_of", "scripts"]
+
 CODE_POINTS = 0x110000  # number of all code points, the length of the tables over them
 
 

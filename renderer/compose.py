@@ -8,6 +8,8 @@ import numpy as np
 from clippo.renderer.base import Renderer, checked_texts
 from clippo.renderer.resize import resize
 
+__all__ = ["compose", "sentence_pairs"]
+
 Position = Literal["top", "middle", "bottom"]
 
 SEPARATOR = "[SEP]"

@@ -10,6 +10,8 @@ from typing import Any
 
 from clippo.renderer.base import Renderer, RendererConfig
 
+__all__ = ["from_description", "renderer_configs"]
+
 
 def import_renderers() -> None:
     """Import all modules of the package, so that every subclass exists."""

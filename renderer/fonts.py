@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+__all__ = ["PACKAGES", "FontNotFoundError", "find_font", "find_named_font"]
+
 FONT_PATH_VARIABLE = "CLIPPO_FONT_PATH"
 
 SYSTEM_FONT_FOLDERS = (

@@ -10,6 +10,8 @@ import numpy as np
 from clippo.renderer.fonts import find_font
 from clippo.renderer.skia_loader import import_skia
 
+__all__ = ["CELL_PX", "UnifontGlyphs"]
+
 CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
 HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
 BASELINE_PX = 14  # from the top of the cell

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+__all__ = ["InkPool"]
+
 CHUNK_PIXELS = 8  # pixels; a chunk of offsets fills one cache line
 
 

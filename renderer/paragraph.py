@@ -21,6 +21,8 @@ from clippo.renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
 from clippo.renderer.skia_loader import import_skia
 from clippo.renderer.typesetter import Fonts, Typesetter
 
+__all__ = ["UNIFONT", "ParagraphRenderer", "ParagraphRendererConfig", "TextOverflowError"]
+
 UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
 
 LONGEST_WORD = 64  # code points

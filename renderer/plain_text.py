@@ -14,6 +14,8 @@ import numpy as np
 
 from clippo.renderer.code_points import CODE_POINTS
 
+__all__ = ["Break", "Kind", "breaks", "kinds"]
+
 
 class Kind(IntEnum):
     """Kind of a character for line breaking; the names in parentheses are classes of UAX #14."""

@@ -20,6 +20,8 @@ import numpy as np
 
 from clippo.renderer.base import Renderer, checked_integer, checked_texts
 
+__all__ = ["RenderPool"]
+
 SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 
 

@@ -15,6 +15,8 @@ from clippo.renderer.ink import InkPool
 from clippo.renderer.plain_text import Break, Kind, breaks, kinds
 from clippo.renderer.typesetter import Fonts, Typesetter
 
+__all__ = ["NOT_SET", "QuickPath"]
+
 NOT_SET = -1
 
 NOT_DRAWN, UNFIT = -1, -2  # instead of a unit of the pool

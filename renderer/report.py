@@ -8,6 +8,8 @@ import numpy as np
 
 from clippo.renderer.code_points import code_points_of, scripts
 
+__all__ = ["Outcome", "RenderReport", "inked_patches", "make_report"]
+
 
 @dataclass(frozen=True)
 class Outcome:

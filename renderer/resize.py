@@ -2,6 +2,8 @@
 
 import numpy as np
 
+__all__ = ["resize"]
+
 
 def resize(pixels_YXC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image, without keeping its aspect ratio.

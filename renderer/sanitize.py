@@ -8,6 +8,8 @@ import numpy as np
 
 from clippo.renderer.code_points import CODE_POINTS, code_points_of, scripts
 
+__all__ = ["MAX_SCRIPT_RUNS", "needs_sanitizing", "sanitize"]
+
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
 MAX_SCRIPT_RUNS = 128  # each is shaped by itself; some hundred of them take Skia milliseconds
 

@@ -3,6 +3,8 @@
 import re
 from types import ModuleType
 
+__all__ = ["SystemLibraryError", "import_skia"]
+
 
 class SystemLibraryError(ImportError):
     """skia-python is installed, but a system library that it links to is not."""

@@ -11,6 +11,8 @@ import numpy as np
 from clippo.renderer.code_points import CODE_POINTS
 from clippo.renderer.skia_loader import import_skia
 
+__all__ = ["Fonts", "Typesetter"]
+
 RIGHT_TO_LEFT_ISOLATE, END_OF_ISOLATE = "\u2067", "\u2069"
 UNKNOWN, NONE = -2, -1
 

@@ -16,6 +16,8 @@ from clippo.renderer.ink import InkPool
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
 
+__all__ = ["UnifontRenderer", "UnifontRendererConfig"]
+
 NOT_DRAWN = -1
 
 

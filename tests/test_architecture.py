@@ -70,15 +70,13 @@ class Modules:
         the package itself it is that module alone: nothing of the package's __init__.py is used, and a
         package has begun to be imported before any of its modules.
         """
-        path = self.files[name]
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        package = self.package(name)
         found = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(self.files[name].read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {canonical(alias.name) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-                source = canonical(".".join([*parents, *filter(None, [node.module])]))
+                source = self.source_of(node, name)
                 members = {f"{source}.{alias.name}" for alias in node.names}
                 found |= members
                 if not (members <= self.files.keys() and f"{package}.".startswith(f"{source}.")):
@@ -106,6 +104,51 @@ class Modules:
             for found in top_level_names(self.files[name].read_text(encoding="utf-8"))
             if found.startswith("_") and not found.endswith("__")
         ]
+
+    def unlisted(self) -> list[Edge]:
+        """Names that a module imports from another whose `__all__` does not list them.
+
+        A package re-exports under the same rule. A module without `__all__` lists nothing.
+        """
+        return [
+            (name, f"{source}.{member}")
+            for name in sorted(self.files)
+            for source, member in sorted(self.members_of(name))
+            if f"{source}.{member}" not in self.files and member not in self.listed(source)
+        ]
+
+    def members_of(self, name: str) -> set[Edge]:
+        """The names that a module takes from others: `from module import name` and `module.name`."""
+        tree = ast.parse(self.files[name].read_text(encoding="utf-8"))
+        modules: dict[str, str] = {}  # by the local name of the module
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.asname or alias.name: canonical(alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                source = self.source_of(node, name)
+                for alias in node.names:
+                    modules[alias.asname or alias.name] = f"{source}.{alias.name}"
+                    found.add((source, alias.name))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                found.add((modules.get(ast.unparse(node.value), ""), node.attr))
+        return {(a, b) for a, b in found if a in self.files and not b.startswith("__")}
+
+    def listed(self, name: str) -> set[str]:
+        for node in ast.parse(self.files[name].read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                return set(ast.literal_eval(node.value))
+        return set()
+
+    def source_of(self, node: ast.ImportFrom, name: str) -> str:
+        """The module named after `from`, whose dots are relative to the package of the importing module."""
+        parts = self.package(name).split(".")
+        parents = parts[: len(parts) - node.level + 1] if node.level else []
+        return canonical(".".join([*parents, *filter(None, [node.module])]))
+
+    def package(self, name: str) -> str:
+        return name if self.files[name].name == "__init__.py" else name.rpartition(".")[0]
 
     def edges(self) -> Iterator[Edge]:
         return ((a, b) for a in sorted(self.files) for b in sorted(self.imports[a]))
@@ -172,9 +215,22 @@ def test_no_arrow_up(project):
 
 
 def test_no_underscores(project):
-    """The `__all__` of a package says what is public. Files, attributes and methods may have underscores."""
+    """The `__all__` of a module says what is public. Files, attributes and methods may have underscores."""
     private = project.private()
     assert not private, f"these names begin with an underscore:\n{project.show(private)}"
+
+
+def test_modules_import_what_others_list(project):
+    """`__all__` of a module names what other modules may use; what it leaves out is the module's own."""
+    unlisted = project.unlisted()
+    assert not unlisted, f"the __all__ of the module does not list these names:\n{project.show(unlisted)}"
+    unknown = [
+        (name, found)
+        for name, path in project.files.items()
+        for found in project.listed(name) - {*top_level_names(path.read_text(encoding="utf-8"))}
+        if path.name != "__init__.py"
+    ]
+    assert not unknown, f"these modules list names that they do not define:\n{project.show(unknown)}"
 
 
 def made_up(root: Path, files: dict[str, str]) -> Modules:
@@ -288,6 +344,24 @@ def test_underscores_are_found(tmp_path):
         "model/__init__.py -> _f",
         "model/__init__.py -> _D",
         "model/__init__.py -> _e",
+    ]
+
+
+def test_names_that_a_module_keeps_to_itself_are_found(tmp_path):
+    project = made_up(
+        tmp_path,
+        {
+            "clippo/__init__.py": "",
+            "clippo/files.py": '__all__ = ["read"]\ndef read(): ...\ndef lock(): ...',
+            "clippo/data.py": "from . import files\nfrom .files import read, lock\nfiles.lock, files.read",
+            "model/__init__.py": "",
+            "model/tower.py": "import clippo.files as f, clippo.data\n[f.lock, f.read.lock, clippo.data.x]",
+        },
+    )
+    assert project.show(project.unlisted()).splitlines() == [
+        "clippo/data.py -> clippo.files.lock",
+        "model/tower.py -> clippo.data.x",
+        "model/tower.py -> clippo.files.lock",
     ]
 
 

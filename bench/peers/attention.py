@@ -18,6 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from clippo_kernels import flash_attention_qkvpacked
 
+__all__ = ["Attention", "attentions", "heads_first"]
+
 Attention = Callable[[Tensor], Tensor]
 
 

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from clippo_kernels import contrastive_loss
 
+__all__ = ["losses", "matrix_bytes"]
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CHUNK_ROWS = 1024

@@ -26,6 +26,8 @@ from safetensors import safe_open
 from clippo.bench.report import RESULTS, write
 from clippo.results import Row, provenance, read_results
 
+__all__ = ["main", "table"]
+
 ALL = "--model.text.tokens all".split()
 # Short runs of the emoji recipe, as in docs/training.md.
 SHORT = "--steps 1250 --learning-rate 1e-3 --warmup-steps 500".split()

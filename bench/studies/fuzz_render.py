@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from clippo.renderer import ParagraphRenderer
 
+__all__ = ["main"]
+
 SIZE = 224
 BATCH = 250
 LIMIT_MS = 5.0

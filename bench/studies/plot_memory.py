@@ -16,6 +16,8 @@ from typing import Any
 from clippo.bench.report import OURS
 from clippo.results import ROOT
 
+__all__ = ["main"]
+
 CHANNELS = 768
 
 

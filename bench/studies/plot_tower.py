@@ -20,6 +20,8 @@ from clippo.errors import UserError
 from clippo.renderer import UnifontRenderer
 from clippo.results import ROOT
 
+__all__ = ["main"]
+
 SIZE, PATCH = 128, 16
 PHOTOGRAPH, TEXT = "#d9822b", "#2b6cb0"  # tokens of either
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from clippo import __version__
 from clippo.errors import UserError
 
+__all__ = ["main"]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; what a user can put right ends it with one line and exit code 2."""

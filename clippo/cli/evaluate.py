@@ -7,6 +7,8 @@ from pathlib import Path
 from clippo.arguments import call
 from clippo.errors import UserError
 
+__all__ = ["main"]
+
 
 def evaluate(source: Path, /, *, recipe: str | None = None, out: Path | None = None) -> None:
     """Measure a model by the evaluators of its run, or of a recipe.

@@ -9,6 +9,8 @@ import tyro
 from clippo.arguments import call
 from clippo.errors import UserError
 
+__all__ = ["main"]
+
 
 def export(source: Path, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
     """Write a model as one graph, which embeds photographs, or rendered texts.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from clippo.arguments import call
 
+__all__ = ["main"]
+
 
 def fonts(names: tuple[str, ...] = (), /) -> None:
     """List the fonts that were found, what they cover, and what to install for the rest.

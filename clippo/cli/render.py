@@ -12,6 +12,8 @@ from clippo.files import read_lines
 from clippo.renderer import renderer_configs
 from clippo.renderer.paragraph import UNIFONT
 
+__all__ = ["main"]
+
 
 def render(
     texts: tuple[str, ...] = (),

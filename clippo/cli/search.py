@@ -8,6 +8,8 @@ from clippo.arguments import call
 from clippo.errors import UserError
 from clippo.pictures import save_picture
 
+__all__ = ["main"]
+
 
 def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> None:
     """Find images of a run's data by text, with the model that was trained on them.

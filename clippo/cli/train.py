@@ -16,6 +16,8 @@ from clippo.model.configs import choices, kind_of
 from clippo.recipes import find_recipe, recipe_names
 from clippo.training.config import TrainConfig
 
+__all__ = ["main"]
+
 USAGE = """usage: clippo train RECIPE [--out FOLDER] [--resume] [--field value ...]
 
 Train a model by a recipe, then measure it. Under torchrun every process takes its share of each batch.

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+__all__ = ["Example", "Source", "SourceConfig", "Split", "Text"]
+
 Split = Literal["train", "held_out", "all"]
 
 

@@ -19,6 +19,8 @@ from clippo.data.transform import Transform
 from clippo.model.text_input import TextInput
 from clippo.seeds import generators
 
+__all__ = ["Batches", "load"]
+
 
 class Batch(NamedTuple):
     """The examples of a step that belong to one process.

@@ -7,6 +7,8 @@ import numpy as np
 from clippo.errors import UserError
 from clippo.seeds import generator
 
+__all__ = ["Order"]
+
 
 class Order:
     """Epochs of all examples, each in a new random order, cut into batches.

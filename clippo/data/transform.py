@@ -12,6 +12,8 @@ from clippo.errors import UserError
 from clippo.renderer import import_skia
 from clippo.seeds import generator
 
+__all__ = ["PlaceConfig", "Transform", "TransformConfig"]
+
 GRADIENT_BYTES = 16 * 2**20  # of the backgrounds of `Place`
 
 

@@ -12,6 +12,8 @@ from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.model import Clippo
 
+__all__ = ["Evaluator", "EvaluatorConfig", "Metrics"]
+
 # By name. The parts of a name are separated by "/", and the last says what is measured.
 Metrics = dict[str, float]
 

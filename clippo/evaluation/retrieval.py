@@ -17,6 +17,8 @@ from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
+__all__ = ["RetrievalConfig", "find_images"]
+
 KS = (1, 5, 10)
 
 

@@ -13,6 +13,8 @@ from clippo.data.transform import Transform
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import UnifontRenderer
 
+__all__ = ["Finding", "draw_sheet"]
+
 CELL_PX = 96
 GAP_PX = 8
 RIGHT, WRONG = (46, 160, 67), (208, 215, 222)  # frames around the wanted image, and around all others

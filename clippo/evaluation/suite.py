@@ -15,6 +15,8 @@ from clippo.files import atomic_path
 from clippo.model import Clippo
 from clippo.results import Row, provenance, write_results
 
+__all__ = ["build", "evaluate", "report", "table"]
+
 RESULTS_FILE = "results.json"
 
 

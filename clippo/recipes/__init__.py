@@ -13,6 +13,8 @@ from collections.abc import Callable
 from clippo.errors import UserError
 from clippo.training.config import TrainConfig
 
+__all__ = ["find_recipe", "recipe_names"]
+
 
 def recipe_names() -> list[str]:
     """The names of all recipes."""

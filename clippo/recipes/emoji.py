@@ -11,6 +11,8 @@ from clippo.training.config import TrainConfig
 from clippo.training.losses import SoftmaxLossConfig
 from clippo.training.optimizers import AdamWConfig
 
+__all__ = ["recipe"]
+
 
 def recipe() -> TrainConfig:
     """A small CLIPPO on emoji and their names in five languages.

@@ -14,6 +14,8 @@ from clippo.renderer import RendererConfig
 from clippo.training.losses import LossConfig
 from clippo.training.optimizers import OptimizerConfig
 
+__all__ = ["TrainConfig"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

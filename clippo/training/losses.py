@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from clippo_kernels import contrastive_loss, sigmoid_loss
 
+__all__ = ["Loss", "LossConfig", "SigmoidLossConfig", "SoftmaxLossConfig"]
+
 
 class Loss(nn.Module, ABC):
     """A loss of a batch of pairs. Its parameters, if it has any, are trained with those of the model."""

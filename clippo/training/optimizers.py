@@ -17,6 +17,8 @@ from torch import nn
 
 from clippo.errors import UserError
 
+__all__ = ["AdamWConfig", "OptimizerConfig"]
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 

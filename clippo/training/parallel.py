@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from clippo.errors import UserError
 
+__all__ = ["join_processes"]
+
 
 @dataclass(frozen=True)
 class DistributedContext:

@@ -29,6 +29,8 @@ from clippo.model.configs import flat, from_dict, to_dict
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
 
+__all__ = ["RunFolder", "load_model"]
+
 
 class RunFolder:
     """A folder of a run, which need not exist yet."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+__all__ = ["warmup_cosine"]
+
 
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
     """Learning rate of a step: a linear warm-up, multiplied by a cosine over the whole run that ends at zero.

@@ -25,6 +25,8 @@ from clippo.training.run_folder import RunFolder
 from clippo.training.schedules import warmup_cosine
 from clippo_kernels import cached_contrastive_step
 
+__all__ = ["train"]
+
 
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:
     """Train a Clippo and leave checkpoints, metrics and results in a folder.

@@ -9,6 +9,8 @@ import torch
 
 from .launch import backward, forward, pool_backward, pool_forward
 
+__all__ = ["CANDIDATES", "example"]
+
 BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
 # Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {

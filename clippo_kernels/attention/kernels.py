@@ -37,6 +37,16 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
+__all__ = [
+    "long_backward_dkdv",
+    "long_backward_dq",
+    "long_forward",
+    "pool_backward",
+    "pool_forward",
+    "short_backward",
+    "short_forward",
+]
+
 # These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
 # of 16, and for other values.
 SIZES = ["Nq", "Nk", "N", "H", "blocks", "rows_per_program"]

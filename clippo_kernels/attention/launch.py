@@ -13,6 +13,8 @@ from .. import tuning
 from .._triton import cdiv, launch, num_sms, with_unit_last_stride
 from . import kernels
 
+__all__ = ["backward", "forward", "pool_backward", "pool_forward"]
+
 LOG2_E = 1.4426950408889634
 
 Gradients = tuple[Tensor, Tensor, Tensor]

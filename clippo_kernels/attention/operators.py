@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .._ops import refuse_second_derivative, register
 
+__all__ = ["attention", "attention_packed", "attention_pool", "attention_pool_varlen", "attention_varlen"]
+
 OPS = torch.ops.clippo_kernels
 
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+__all__ = ["attention", "attention_packed", "attention_pool", "attention_pool_varlen", "attention_varlen"]
+
 BUCKET = 16  # sequences padded together differ in length by fewer tokens than this
 
 

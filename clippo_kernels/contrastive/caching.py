@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+__all__ = ["cached_contrastive_step"]
+
 Rows = Tensor | tuple[Tensor, ...]
 
 

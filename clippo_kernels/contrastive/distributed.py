@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+__all__ = ["gather_rows", "lse_over_ranks", "named_group", "sum_over_ranks", "sum_to_owners", "world_size"]
+
 
 def world_size(group: dist.ProcessGroup | None) -> int:
     return 1 if group is None else dist.get_world_size(group)

@@ -11,6 +11,8 @@ from .launch import backward, contrastive_forward, sigmoid_forward
 from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 
+__all__ = ["CANDIDATES", "example"]
+
 # Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {
     "gradient": {

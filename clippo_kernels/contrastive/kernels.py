@@ -32,6 +32,8 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
+__all__ = ["combine", "dlogits", "forward", "gradient", "sigmoid_forward"]
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 

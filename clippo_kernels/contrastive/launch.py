@@ -14,6 +14,8 @@ from . import kernels
 from .positives import Positives
 from .problem import Problem
 
+__all__ = ["backward", "contrastive_forward", "sigmoid_forward"]
+
 LN_2 = 0.6931471805599453
 
 # Limit in bytes on the partial results of the forward, for any batch size.

@@ -21,6 +21,8 @@ from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 from .reference import accumulation_dtype, wide_dtype
 
+__all__ = ["ContrastiveLoss", "SigmoidLoss"]
+
 OPS = torch.ops.clippo_kernels
 
 # If the gathered texts and their gradients take more bytes than this, a ring exchange is used instead.

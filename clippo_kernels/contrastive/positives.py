@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["Positives", "by_label", "with_soft_targets"]
+
 
 class Positives(NamedTuple):
     """The positive pairs of R images and B texts: the pairs with equal ids.

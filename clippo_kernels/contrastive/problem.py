@@ -8,6 +8,8 @@ from torch import Tensor
 
 from .positives import Positives
 
+__all__ = ["Problem"]
+
 
 class Problem(NamedTuple):
     """R images and B texts, with logits of `scale` times their dot products.

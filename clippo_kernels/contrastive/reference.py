@@ -17,6 +17,8 @@ from torch import Tensor
 from .positives import Positives
 from .problem import Problem
 
+__all__ = ["accumulation_dtype", "wide_dtype"]
+
 BLOCK = 1024
 
 # exp(-60) is a normal float32: if the logits of a block span less, its rows and columns can share one

@@ -16,6 +16,8 @@ from torch import Tensor
 from .positives import Positives
 from .problem import Problem
 
+__all__ = ["backward", "contrastive_forward", "sigmoid_forward"]
+
 Local = Callable[..., tuple[Tensor, ...]]
 
 

@@ -9,6 +9,8 @@ import torch
 
 from .launch import forward, position_gradient, weight_gradient
 
+__all__ = ["CANDIDATES", "example"]
+
 TILES = {
     "BLOCK_M": [32, 64, 128, 256],
     "BLOCK_D": [64, 128, 256],

@@ -32,6 +32,8 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
+__all__ = ["finish", "forward", "position_gradient", "position_gradient_select", "prepare", "weight_gradient"]
+
 # These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
 # of 16, and for other values.
 SIZES = ["M", "N", "B", "grid_width", "rows_per_split", "splits", "blocks_n"]

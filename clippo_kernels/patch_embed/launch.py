@@ -15,6 +15,8 @@ from .._triton import cdiv, launch, num_sms
 from . import kernels
 from .normalization import Normalization, fold
 
+__all__ = ["forward", "position_gradient", "weight_gradient"]
+
 PRODUCT_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 # Target number of programs per SM of a split sum: as many as fit at a time or, for kernels that only read, as

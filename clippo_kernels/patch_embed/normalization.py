@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+__all__ = ["Normalization", "fold"]
+
 Triple = tuple[float, float, float]
 
 

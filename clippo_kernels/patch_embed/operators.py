@@ -8,6 +8,8 @@ from torch import Tensor
 from .._ops import refuse_second_derivative, register
 from . import reference
 
+__all__ = ["PatchEmbed"]
+
 OPS = torch.ops.clippo_kernels
 
 

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .normalization import Normalization, fold
 
+__all__ = ["image_gradient", "patch_embed"]
+
 
 def patch_embed(
     images: Tensor,

@@ -29,6 +29,8 @@ from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
+__all__ = ["load_big_vision", "load_vit", "save_big_vision"]
+
 DONT_LOAD = (
     "^head/",
     "^pre_logits/",

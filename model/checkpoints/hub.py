@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+__all__ = ["download", "is_hub_name"]
+
 
 def is_hub_name(source: str) -> bool:
     """Say whether a source is "owner/name", which is neither a path from here nor one with more parts."""

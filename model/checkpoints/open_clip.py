@@ -18,6 +18,8 @@ from clippo.model.clippo import Clippo, normalized
 from clippo.model.preprocess import preprocess_image
 from clippo.model.text_input import Tokenizer
 
+__all__ = ["open_clip_trio"]
+
 
 class OpenClipModel(nn.Module):
     """The interface of open_clip's `CLIP`: encoders whose embeddings are not normalised unless asked for.

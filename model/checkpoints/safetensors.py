@@ -16,6 +16,8 @@ from clippo.files import atomic_path, remove, write_text
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
 
+__all__ = ["Config", "find_folder", "read_config", "read_description", "read_weights", "write_folder"]
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RENDERER_FILE = "renderer.json"  # describes the renderer that the model was trained with

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+__all__ = ["upgraded_config", "upgraded_names", "upgraded_shape"]
+
 FIELDS = {"heads": "num_heads", "out_dim": "embed_dim"}
 TENSORS = (
     (re.compile(r"^log_scale$"), "logit_scale"),
