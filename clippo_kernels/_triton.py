@@ -4,14 +4,16 @@ Importing this module imports Triton, so it is imported only where a kernel is a
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-__all__ = ["cast", "cdiv", "dot", "launch", "num_sms", "on_launch", "with_unit_last_stride"]
+__all__ = ["cast", "cdiv", "dot", "launch", "launch_hook", "num_sms", "with_unit_last_stride"]
 
 # Triton reads the variable when a kernel is decorated, so a process either interprets or compiles all
 # kernels.
@@ -40,8 +42,21 @@ def cast(x, dtype: tl.constexpr):
     return x.to(dtype)
 
 
-# Launch hook. If set, it is called instead of launching a kernel; `aot` and `bench.tune` use it.
-on_launch: Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None] | None = None
+Hook = Callable[[Any, int, tuple[Any, ...], dict[str, Any]], None]
+
+hook: ContextVar[Hook | None] = ContextVar("hook", default=None)
+
+
+@contextmanager
+def launch_hook(called: Hook) -> Iterator[None]:
+    """Call `called(kernel, programs, args, options)` instead of launching a kernel, in this thread alone."""
+    token = hook.set(called)
+    try:
+        # The backward of GPU tensors usually runs in another thread, which would not see the hook.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
+    finally:
+        hook.reset(token)
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
@@ -49,8 +64,8 @@ def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
     # From Triton 3.10 on, multiplies and adds are no longer fused by default; all kernels here want them
     # fused.
     options["enable_fp_fusion"] = True
-    if on_launch is not None:
-        on_launch(kernel, programs, args, options)
+    if (called := hook.get()) is not None:
+        called(kernel, programs, args, options)
     else:
         kernel[(programs,)](*args, **options)
 

@@ -140,14 +140,8 @@ def launches_of(
         if function.__name__ in (name_in_op, *map(name_in_op.removesuffix, VARIANTS)):
             launches.append((function, programs, args, options))
 
-    _triton.on_launch = keep
-    tuning.replace_rows(name, kernel, [row])
-    try:
-        with tuning.assume(name):
-            examples.example(name_in_op, row, tokens, device)
-    finally:
-        _triton.on_launch = None
-        tuning.clear_caches()
+    with tuning.assume(name, {kernel: [row]}), _triton.launch_hook(keep):
+        examples.example(name_in_op, row, tokens, device)
     assert launches, f"the example of {op} never launches {name_in_op}"
     return launches
 

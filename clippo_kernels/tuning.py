@@ -8,8 +8,9 @@ time; `python -m clippo.bench.tune` measures a table.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ __all__ = [
     "dumps",
     "find",
     "ops",
-    "replace_rows",
     "table",
     "table_path",
 ]
@@ -32,13 +32,16 @@ __all__ = [
 FOLDER = Path(__file__).parent  # the folder that holds the ops
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
-assumed: str | None = None
+Row = dict[str, Any]
+
+# The architecture and rows of the innermost `assume`.
+assumed: ContextVar[tuple[str, Mapping[str, Sequence[Row]]] | None] = ContextVar("assumed", default=None)
 
 
 def architecture(device: torch.device) -> str:
     """The table of a device: its own, or that of the nearest architecture with as little shared memory."""
-    if assumed is not None:
-        return assumed
+    if (assumption := assumed.get()) is not None:
+        return assumption[0]
     if device.type != "cuda":
         return "sm_90"  # the interpreter runs any table
     if torch.version.hip:
@@ -48,14 +51,18 @@ def architecture(device: torch.device) -> str:
 
 
 @contextmanager
-def assume(name: str) -> Iterator[None]:
-    """Use the launch options of another architecture inside the context."""
-    global assumed
-    before, assumed = assumed, name
+def assume(name: str, rows: Mapping[str, Sequence[Row]] | None = None) -> Iterator[None]:
+    """Use the launch options of another architecture inside the context, in this thread alone.
+
+    `rows` replace those on file for the kernels that they name, as "op.kernel".
+    """
+    token = assumed.set((name, rows or {}))
     try:
-        yield
+        # The backward of GPU tensors usually runs in another thread, which would not see the context.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
-        assumed = before
+        assumed.reset(token)
 
 
 def ops() -> list[str]:
@@ -69,7 +76,7 @@ def table_path(op: str, name: str) -> Path:
 
 
 @cache
-def table(name: str) -> dict[str, list[dict[str, Any]]]:
+def table(name: str) -> dict[str, list[Row]]:
     """The rows of all ops for an architecture, keyed by "op.kernel"."""
     return {
         f"{op}.{kernel}": rows
@@ -80,34 +87,35 @@ def table(name: str) -> dict[str, list[dict[str, Any]]]:
 
 def find(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> dict[str, int] | None:
     """Launch options of "op.kernel" for these sizes, or None if no row covers them."""
-    row = find_row(architecture(device), kernel, dtype.itemsize, tuple(sorted(sizes.items())))
+    assumption = assumed.get()
+    if assumption is not None and kernel in assumption[1]:
+        row = first_row(assumption[1][kernel], dtype.itemsize, sizes.items())
+    else:
+        row = row_on_file(architecture(device), kernel, dtype.itemsize, tuple(sorted(sizes.items())))
     return None if row is None else row["launch"]
 
 
 @cache
-def find_row(
-    name: str, kernel: str, itemsize: int, sizes: tuple[tuple[str, int], ...]
-) -> dict[str, Any] | None:
-    for row in table(name).get(kernel, []):
+def row_on_file(name: str, kernel: str, itemsize: int, sizes: tuple[tuple[str, int], ...]) -> Row | None:
+    return first_row(table(name).get(kernel, ()), itemsize, sizes)
+
+
+def first_row(rows: Iterable[Row], itemsize: int, sizes: Iterable[tuple[str, int]]) -> Row | None:
+    """The first of `rows` that covers the sizes."""
+    for row in rows:
         limits = row["at_most"]
         if row["itemsize"] == itemsize and all(size <= limits.get(key, size) for key, size in sizes):
             return row
     return None
 
 
-def replace_rows(name: str, kernel: str, rows: list[dict[str, Any]]) -> None:
-    """Use `rows` instead of a kernel's rows on file, in this process, until `clear_caches` is called."""
-    table(name)[kernel] = rows
-    find_row.cache_clear()
-
-
 def clear_caches() -> None:
     """Drop the cached tables, so that the files are read again."""
     table.cache_clear()
-    find_row.cache_clear()
+    row_on_file.cache_clear()
 
 
-def dumps(rows_of_kernels: dict[str, list[dict[str, Any]]]) -> str:
+def dumps(rows_of_kernels: dict[str, list[Row]]) -> str:
     """Serialize a launch table as JSON with one row per line."""
     kernels = (
         f'  "{kernel}": [\n' + ",\n".join(f"    {json.dumps(row)}" for row in rows) + "\n  ]"

@@ -126,8 +126,7 @@ def compile_only(function, programs, args, options):
     print(options["ALIGNED"], len(loads), sum(".v4" in load for load in loads))
 
 driver.set_active(aot.TargetDriver("sm_90"))
-_triton.on_launch = compile_only
-with tuning.assume("sm_90"):
+with tuning.assume("sm_90"), _triton.launch_hook(compile_only):
     for width in (72, 73):
         qkv = torch.empty(8, 100, 3, 15, width, dtype=torch.bfloat16, device="meta")[..., :72]
         launch.forward(*qkv.unbind(2), 1.0)
@@ -163,9 +162,8 @@ def compile_only(function, programs, args, options):
         print(P, C, function.__name__, products, spilled, narrowest, narrow_loads)
 
 driver.set_active(aot.TargetDriver("sm_90"))
-_triton.on_launch = compile_only
 half = [0.5] * 3
-with tuning.assume("sm_90"):
+with tuning.assume("sm_90"), _triton.launch_hook(compile_only):
     for P in (8, 14, 16, 32):
         for C in (1, 3):
             images = torch.empty(8, 224, 224, C, dtype=torch.uint8, device="meta").movedim(-1, 1)

@@ -433,15 +433,14 @@ class PeakMemory(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("B", "D"), [(65536, 768), (65536, 256), pytest.param(2**18, 64, marks=pytest.mark.slow)]
 )
-def test_memory_around_the_kernels(monkeypatch, loss, explicit, B, D, dtype):
+def test_memory_around_the_kernels(loss, explicit, B, D, dtype):
     """What forward and backward hold beside their inputs, gradients among it, by either backward."""
-    from clippo_kernels import _triton
+    from clippo_kernels._triton import launch_hook
     from clippo_kernels.contrastive import launch
 
-    monkeypatch.setattr(_triton, "on_launch", lambda *_: None)
     image, text = torch.empty(2, B, D, dtype=dtype, device="meta")
     number = torch.empty((), device="meta")
-    with PeakMemory(image, text) as memory:
+    with launch_hook(lambda *_: None), PeakMemory(image, text) as memory:
         if loss is contrastive:
             shifts = launch.contrastive_forward(image, text, number, Positives())[:2]
             problem = Problem(image, text, number, None, number, *shifts, Positives())

@@ -1,5 +1,6 @@
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,11 @@ def test_architecture_of_a_gpu(monkeypatch, capability, table):
     assert tuning.architecture(torch.device("cuda", 0)) == "gfx942"
 
 
-def test_rows_of_a_process(own_table):
+def test_assumed_rows(own_table):
     rows = [{"itemsize": 2, "at_most": {}, "launch": {"num_warps": 16}}]
-    tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64)
-    tuning.replace_rows("sm_90", "op.kernel", rows)
-    assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64) == {"num_warps": 16}
-    tuning.clear_caches()
+    with tuning.assume("sm_90", {"op.kernel": rows}):
+        assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64) == {"num_warps": 16}
+        assert tuning.find("op.other", CPU, torch.bfloat16) is None
     assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64, keys=1) == {"num_warps": 1}
 
 
@@ -97,6 +97,11 @@ def test_assumed_architecture():
     with tuning.assume("sm_100"), tuning.assume("gfx942"):
         assert tuning.architecture(CPU) == "gfx942"
     assert tuning.architecture(CPU) == "sm_90"
+
+
+def test_an_assumption_holds_in_its_own_thread():
+    with ThreadPoolExecutor(1) as thread, tuning.assume("sm_100"):
+        assert thread.submit(tuning.architecture, CPU).result() == "sm_90"
 
 
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
