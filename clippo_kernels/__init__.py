@@ -1,7 +1,8 @@
 """Differentiable operations for vision transformers and contrastive training.
 
-Every op has a reference implementation in plain PyTorch, which defines the op and is its fast path on CPUs.
-`clippo_kernels.dispatch` describes how an implementation is chosen.
+Every op is defined by a few lines of PyTorch (`reference.py`) and has two implementations: in PyTorch
+(`eager.py`, the fast path on CPUs) and in Triton (`kernels.py`). `clippo_kernels.dispatch` describes which
+one runs.
 """
 
 from .attention import (

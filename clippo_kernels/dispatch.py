@@ -1,7 +1,7 @@
 """Choice of the implementation that runs an op.
 
 Triton runs on CUDA and ROCm tensors (PyTorch calls both "cuda") for the ops that have a Triton
-implementation, if Triton is installed; the reference runs everywhere else. `CLIPPO_KERNELS_BACKEND=reference`
+implementation, if Triton is installed; the eager path runs everywhere else. `CLIPPO_KERNELS_BACKEND=eager`
 or `=triton` forces one. The variable is read at every call, but code under `torch.compile` keeps the value
 from tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on CPU tensors, slowly, in
 Triton's interpreter.
@@ -19,7 +19,7 @@ __all__ = ["Implementations", "select"]
 Implementations = Mapping[str, Callable[..., Any]]
 
 BACKEND_VARIABLE = "CLIPPO_KERNELS_BACKEND"
-BACKENDS = ("reference", "triton")
+BACKENDS = ("eager", "triton")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -27,7 +27,7 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
     """Return the implementation of `op` for tensors on `device`.
 
     `implementations` maps names in `BACKENDS` to callables with the same signature and always has a
-    "reference".
+    "eager".
 
     Raises:
         ValueError: if the environment variable holds an unknown name.
@@ -36,7 +36,7 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
     forced = os.environ.get(BACKEND_VARIABLE)
     if not forced:
         use_triton = device.type == "cuda" and HAS_TRITON and "triton" in implementations
-        return implementations["triton" if use_triton else "reference"]
+        return implementations["triton" if use_triton else "eager"]
     if forced not in BACKENDS:
         raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {forced!r}")
     if forced not in implementations:

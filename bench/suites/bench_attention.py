@@ -1,6 +1,6 @@
 """Attention at the lengths of vision towers, against PyTorch's own and flash-attn.
 
-    pytest bench/suites/bench_attention.py          on this machine; a CPU times the reference
+    pytest bench/suites/bench_attention.py          on this machine; a CPU times the eager path
     python -m clippo.bench.gpu --only attention     on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, about 50,000 tokens a call, time on the device. On a CPU: float32, 1,024 tokens.

@@ -1,6 +1,6 @@
 """Contrastive losses of large batches: time and memory, against losses that hold the matrix and others.
 
-    pytest bench/suites/bench_contrastive.py        on this machine; a CPU times the reference
+    pytest bench/suites/bench_contrastive.py        on this machine; a CPU times the eager path
     python -m clippo.bench.gpu --only contrastive   on a GPU, with tests before and a table after
 
 On a GPU: bfloat16, up to 262,144 pairs, time on the device. On a CPU: float32, up to 16,384 pairs. A peer is

@@ -1,6 +1,6 @@
 """Patch embedding of uint8 photographs and of grey rendered text, against what a ViT does in PyTorch.
 
-    pytest bench/suites/bench_patch_embed.py        on this machine; a CPU times the reference
+    pytest bench/suites/bench_patch_embed.py        on this machine; a CPU times the eager path
     python -m clippo.bench.gpu --only patch_embed   on a GPU, with tests before and a table after
 
 Every contestant turns the same uint8 images, channels last, into normalised, position-embedded tokens. The

@@ -1,7 +1,7 @@
 """Bidirectional softmax attention for separate, packed and variable-length inputs, and attention pooling.
 
 On a GPU the ops run Triton kernels (`operators`, `launch`, `kernels`). On other devices, and for float64,
-they run PyTorch's fused attention (`reference`). The ops can be differentiated once.
+they run PyTorch's fused attention (`eager`). The ops can be differentiated once.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from .._checks import check_floating, check_once, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
 from ..dispatch import select
-from . import operators, reference
+from . import eager, operators
 
 __all__ = [
     "attention_pool",
@@ -58,7 +58,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = No
                 f"and k {tuple(k.shape)}, got {tuple(tensor.shape)}"
             )
     scale = check_scale(scale, D)
-    attention = implementation("flash_attention", q, reference.attention, operators.attention)
+    attention = implementation("flash_attention", q, eager.attention, operators.attention)
     q, k, v = to_autocast_dtype(q, k, v)
     q, scale = positive_scale(q, scale)
     return attention(q, k, v, scale)
@@ -75,7 +75,7 @@ def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Ten
     check_packed("qkv", qkv, 3)
     scale = check_scale(scale, qkv.shape[-1])
     attention = implementation(
-        "flash_attention_qkvpacked", qkv, reference.attention_packed, operators.attention_packed
+        "flash_attention_qkvpacked", qkv, eager.attention_packed, operators.attention_packed
     )
     (qkv,) = to_autocast_dtype(qkv)
     qkv, scale = positive_scale_packed(qkv, scale)
@@ -107,7 +107,7 @@ def flash_attention_varlen(
     check_cu_seqlens(cu_seqlens, "qkv", qkv, max_seqlen)
     scale = check_scale(scale, qkv.shape[-1])
     attention = implementation(
-        "flash_attention_varlen", qkv, reference.attention_varlen, operators.attention_varlen
+        "flash_attention_varlen", qkv, eager.attention_varlen, operators.attention_varlen
     )
     (qkv,) = to_autocast_dtype(qkv)
     qkv, scale = positive_scale_packed(qkv, scale)
@@ -133,7 +133,7 @@ def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tens
     check_packed("kv", kv, 2)
     q = check_pool_query(q, kv, kv.shape[0])
     scale = check_scale(scale, q.shape[-1])
-    pool = implementation("attention_pool", q, reference.attention_pool, operators.attention_pool)
+    pool = implementation("attention_pool", q, eager.attention_pool, operators.attention_pool)
     q, kv = to_autocast_dtype(q, kv)
     q, scale = positive_scale(q, scale)
     return pool(q, kv, scale)
@@ -157,7 +157,7 @@ def attention_pool_varlen(
     q = check_pool_query(q, kv, cu_seqlens.shape[0] - 1)
     scale = check_scale(scale, q.shape[-1])
     pool = implementation(
-        "attention_pool_varlen", q, reference.attention_pool_varlen, operators.attention_pool_varlen
+        "attention_pool_varlen", q, eager.attention_pool_varlen, operators.attention_pool_varlen
     )
     q, kv = to_autocast_dtype(q, kv)
     q, scale = positive_scale(q, scale)
@@ -168,7 +168,7 @@ def implementation(
     op: str, x: Tensor, plain: Callable[..., Tensor], kernel: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
     kernels = {"triton": kernel} if x.dtype in TRITON_DTYPES else {}
-    return select(op, x.device, {"reference": plain, **kernels})
+    return select(op, x.device, {"eager": plain, **kernels})
 
 
 def positive_scale(queries: Tensor, scale: float) -> tuple[Tensor, float]:

@@ -1,7 +1,7 @@
 """Contrastive losses over pairs of embeddings that never store the matrix of all logits.
 
 On a GPU the losses run Triton kernels (`launch`, `kernels`). On other devices, and for float64, they run in
-PyTorch (`reference`). `operators` has the autograd functions. A loss can be differentiated once.
+PyTorch (`eager`). `operators` has the autograd functions. A loss can be differentiated once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .._checks import check_floating, check_same_device, check_same_kind, check_
 from .._ops import to_autocast_dtype
 from .caching import cached_contrastive_step
 from .distributed import gather_rows, world_size
+from .eager import accumulation_dtype
 from .operators import ContrastiveLoss, SigmoidLoss
-from .reference import accumulation_dtype
 
 __all__ = ["cached_contrastive_step", "contrastive_loss", "sigmoid_loss"]
 

@@ -1,6 +1,6 @@
 """Launches of the contrastive kernels: allocation, chunks, and the choice between two backwards.
 
-The functions replace those of `reference`, which documents their results.
+The functions replace those of `eager`, which documents their results.
 """
 
 from __future__ import annotations

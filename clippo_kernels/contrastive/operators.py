@@ -15,11 +15,11 @@ from torch import Tensor
 
 from .._ops import cast, refuse_second_derivative, register
 from ..dispatch import Implementations, select
-from . import reference, ring
+from . import eager, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
+from .eager import accumulation_dtype, wide_dtype
 from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
-from .reference import accumulation_dtype, wide_dtype
 
 __all__ = ["ContrastiveLoss", "SigmoidLoss"]
 
@@ -164,7 +164,7 @@ def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
         out: tuple[Tensor, ...] = getattr(launch, name)(*arguments)
         return out
 
-    implementations: Implementations = {"reference": getattr(reference, name)}
+    implementations: Implementations = {"eager": getattr(eager, name)}
     if image.dtype != torch.float64:
         implementations = {**implementations, "triton": kernels}
     local = select("contrastive", image.device, implementations)

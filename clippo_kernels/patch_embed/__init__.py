@@ -1,7 +1,7 @@
 """Patch embedding of uint8 or floating images, whole or at listed patches, with normalisation folded in.
 
 On a GPU the ops run Triton kernels (`operators`, `launch`, `kernels`). On other devices, and for float64,
-they run in PyTorch (`reference`). The ops can be differentiated once.
+they run in PyTorch (`eager`). The ops can be differentiated once.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from .._checks import check_floating, check_once, check_same_device, check_tensor
 from .._ops import autocast_dtype
 from ..dispatch import select
-from . import operators, reference
+from . import eager, operators
 
 __all__ = ["patch_embed", "patch_embed_select"]
 
@@ -134,7 +134,7 @@ def embed(
     out_dtype = out_dtype or dtype
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
     kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
-    implementation = select("patch_embed", images.device, {"reference": reference.patch_embed, **kernels})
+    implementation = select("patch_embed", images.device, {"eager": eager.patch_embed, **kernels})
     out: Tensor = implementation(images, weight, bias, pos_embed, keep_indices, *statistics, dtype, out_dtype)
     return out
 

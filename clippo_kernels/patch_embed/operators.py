@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._ops import refuse_second_derivative, register
-from . import reference
+from . import eager
 
 __all__ = ["PatchEmbed"]
 
@@ -44,7 +44,7 @@ class PatchEmbed(torch.autograd.Function):
         dout = dout.contiguous()  # one copy here instead of one in each operator
         dimages = dweight = dbias = dpos_embed = None
         if needs_images:
-            dimages = reference.image_gradient(dout, images, weight, keep_indices, *ctx.arguments)
+            dimages = eager.image_gradient(dout, images, weight, keep_indices, *ctx.arguments)
         if needs_weight or needs_bias or needs_pos_embed:
             sum_ND = OPS.patch_embed_position_gradient(dout, keep_indices, grid_size(images, weight))
             sum_D = sum_ND.sum(0)

@@ -16,6 +16,7 @@ from clippo_kernels import (
     flash_attention_varlen,
     tuning,
 )
+from clippo_kernels.attention import reference
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 pytestmark = [
@@ -25,23 +26,6 @@ pytestmark = [
 
 ON_GPU = torch.cuda.is_available()
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-def explicit(q, k, v, scale=None):
-    """Softmax attention written out, on (B, N, H, D)."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    p_BHNM = torch.einsum("bnhd,bmhd->bhnm", q * scale, k).softmax(-1)
-    return torch.einsum("bhnm,bmhd->bnhd", p_BHNM, v)
-
-
-def explicit_packed(qkv, scale=None):
-    return explicit(*qkv.unbind(2), scale)
-
-
-def explicit_pool(q, kv, scale=None):
-    """One query, (H, D) or (B, H, D), for each sequence of kv (B, N, 2, H, D)."""
-    q = q.expand(len(kv), *q.shape[-2:])
-    return explicit(q[:, None], *kv.unbind(2), scale)[:, 0]
 
 
 def offsets(*lengths):
@@ -63,15 +47,15 @@ def out_and_gradients(attention, inputs, dtype, seed=1):
 def check_accuracy(assert_as_accurate, poisoned_memory):
     """Output and gradients of an op against float64, scaled by the error of plain PyTorch at the same dtype.
 
-    That is the error of the explicit formula, or of the worse of several formulas.
+    That is the error of the reference, or the largest of several formulas.
     """
 
-    def check(ours, explicit, inputs, *more_plain):
+    def check(ours, reference, inputs, *more_plain):
         dtype = inputs[0].dtype
         with poisoned_memory():
             results = out_and_gradients(ours, inputs, dtype)
-        oracles = out_and_gradients(explicit, inputs, torch.float64)
-        plains = zip(*(out_and_gradients(f, inputs, dtype) for f in (explicit, *more_plain)), strict=True)
+        oracles = out_and_gradients(reference, inputs, torch.float64)
+        plains = zip(*(out_and_gradients(f, inputs, dtype) for f in (reference, *more_plain)), strict=True)
         for result, plain, oracle in zip(results, plains, oracles, strict=True):
             assert result.dtype == dtype
             if oracle.numel():
@@ -116,10 +100,10 @@ if ON_GPU:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("Nq", "Nk", "D"), SIZES)
-def test_matches_explicit_softmax(check_accuracy, backend, dtype, Nq, Nk, D):
+def test_matches_reference(check_accuracy, backend, dtype, Nq, Nk, D):
     B, H = (2, 3) if ON_GPU else (1, 2)
     inputs = [torch.randn(B, N, H, D).to(dtype) for N in (Nq, Nk, Nk)]
-    check_accuracy(flash_attention, explicit, inputs)
+    check_accuracy(flash_attention, reference.flash_attention, inputs)
 
 
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
@@ -139,13 +123,15 @@ def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D
     with tuning.assume(architecture):
         for dtype in (torch.float32, torch.float16):
             inputs = [torch.randn(1, N, 1, D).to(dtype) for N in (Nq, Nk, Nk)]
-            check_accuracy(flash_attention, explicit, inputs)
+            check_accuracy(flash_attention, reference.flash_attention, inputs)
 
 
 @pytest.mark.parametrize(("B", "H"), [(1, 1), pytest.param(60, 50, marks=pytest.mark.slow)])
 def test_few_and_many_heads(check_accuracy, backend, B, H):
     N = 197 if ON_GPU else 2
-    check_accuracy(flash_attention, explicit, [torch.randn(B, N, H, 16).half() for _ in range(3)])
+    check_accuracy(
+        flash_attention, reference.flash_attention, [torch.randn(B, N, H, 16).half() for _ in range(3)]
+    )
 
 
 def fused(q, k, v):
@@ -159,7 +145,9 @@ def test_scores_from_minus_to_plus_10000(check_accuracy, backend, dtype, Nk):
     q, k = (450 * F.normalize(torch.randn(1, N, 1, 64), dim=-1) for N in (20, Nk))
     k[:, : Nk // 2] = k[:, Nk // 2 : Nk // 2 * 2]  # two keys share the weight of a query
     assert 8e3 < (torch.einsum("bnhd,bmhd->bhnm", q, k) / 8).abs().max() < 2e4
-    check_accuracy(flash_attention, explicit, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused)
+    check_accuracy(
+        flash_attention, reference.flash_attention, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -168,7 +156,9 @@ def test_padded_keys_have_no_weight(check_accuracy, backend, dtype, Nk):
     # All scores near -1e4: a padded key, whose score is 0, would have a weight of exp(1e4).
     q = 35 + torch.rand(1, 20, 1, 64)
     k = -35 - torch.rand(1, Nk, 1, 64)
-    check_accuracy(flash_attention, explicit, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused)
+    check_accuracy(
+        flash_attention, reference.flash_attention, [x.to(dtype) for x in (q, k, torch.randn(k.shape))], fused
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -208,12 +198,18 @@ def test_gradients_in_float64():
 def test_packed_and_scale(check_accuracy, backend, scale):
     qkv = torch.randn(2, 7, 3, 2, 16)
     check_accuracy(
-        partial(flash_attention_qkvpacked, scale=scale), partial(explicit_packed, scale=scale), [qkv]
+        partial(flash_attention_qkvpacked, scale=scale),
+        partial(reference.flash_attention_qkvpacked, scale=scale),
+        [qkv],
     )
     q, k, v = qkv.unbind(2)
-    check_accuracy(partial(flash_attention, scale=scale), partial(explicit, scale=scale), [q, k, v])
     check_accuracy(
-        partial(attention_pool, scale=scale), partial(explicit_pool, scale=scale), [q[:, 0], qkv[:, :, 1:]]
+        partial(flash_attention, scale=scale), partial(reference.flash_attention, scale=scale), [q, k, v]
+    )
+    check_accuracy(
+        partial(attention_pool, scale=scale),
+        partial(reference.attention_pool, scale=scale),
+        [q[:, 0], qkv[:, :, 1:]],
     )
 
 
@@ -256,15 +252,11 @@ def test_strides_do_not_matter(backend, view, dtype):
 @pytest.mark.parametrize("lengths", [(5,), (3, 1, 16), (0, 4, 0, 0, 40, 0), (0, 0), (66, 1, 20), (256, 3)])
 @pytest.mark.parametrize("slack", [0, 3])
 def test_varlen_is_each_sequence_alone(check_accuracy, backend, dtype, lengths, slack):
-    def alone(attention, x, empty):
-        sequences = [attention(s[None])[0] for s in x.split(lengths) if len(s)]
-        return torch.cat(sequences) if sequences else empty
-
     cu_seqlens, max_seqlen = offsets(*lengths), max(lengths) + slack
     qkv = torch.randn(sum(lengths), 3, 2, 64).to(dtype)
     check_accuracy(
         lambda x: flash_attention_varlen(x, cu_seqlens, max_seqlen),
-        lambda x: alone(explicit_packed, x, x[:, 0]),
+        lambda x: reference.flash_attention_varlen(x, cu_seqlens),
         [qkv],
     )
 
@@ -274,18 +266,16 @@ def test_varlen_is_each_sequence_alone(check_accuracy, backend, dtype, lengths, 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared query", "own queries"])
 def test_pool(check_accuracy, backend, dtype, N, D, shared):
     q, kv = torch.randn(2, 3, D).to(dtype), torch.randn(2, N, 2, 3, D).to(dtype)
-    check_accuracy(attention_pool, explicit_pool, [q[0] if shared else q, kv])
+    check_accuracy(attention_pool, reference.attention_pool, [q[0] if shared else q, kv])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lengths", [(5,), (3, 0, 66), (0, 0)])
 def test_pool_varlen(check_accuracy, backend, dtype, lengths):
-    def alone(q, kv):
-        return torch.stack([explicit_pool(q, s[None])[0] for s in kv.split(lengths)])
-
     q, kv = torch.randn(2, 64).to(dtype), torch.randn(sum(lengths), 2, 2, 64).to(dtype)
-    ours = partial(attention_pool_varlen, cu_seqlens=offsets(*lengths), max_seqlen=max(lengths))
-    check_accuracy(ours, alone, [q, kv])
+    cu_seqlens = offsets(*lengths)
+    ours = partial(attention_pool_varlen, cu_seqlens=cu_seqlens, max_seqlen=max(lengths))
+    check_accuracy(ours, partial(reference.attention_pool_varlen, cu_seqlens=cu_seqlens), [q, kv])
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -328,7 +318,7 @@ def test_nan_and_inf_as_in_pytorch(monkeypatch, value, where, Nk):
     for dtype in (torch.float32, torch.float16):
         ours, plain = (
             out_and_gradients(attention, [x.to(dtype) for x in (q, k, v)], dtype)
-            for attention in (flash_attention, explicit)
+            for attention in (flash_attention, reference.flash_attention)
         )
         for x, y in zip(ours, plain, strict=True):
             assert torch.equal(x.isnan(), y.isnan())

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels._ops import cast
-from clippo_kernels.contrastive import reference
+from clippo_kernels.contrastive import eager, reference
 from clippo_kernels.contrastive.positives import Positives, by_label, with_soft_targets
 from clippo_kernels.contrastive.problem import Problem
 from clippo_kernels.dispatch import BACKEND_VARIABLE
@@ -20,26 +20,11 @@ pytestmark = pytest.mark.usefixtures("_on_gpu")
 
 
 def explicit_contrastive(image, text, scale, bias=None, labels=None):
-    """By the matrix of logits, whose products are of the dtype of the embeddings."""
-    logits = scale * (image @ text.T).to(scale.dtype)
-    if labels is None:
-        pairs = torch.arange(len(image))
-        return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-    positive = (labels[0][:, None] == labels[1]).to(scale.dtype)
-    return (soft_cross_entropy(logits, positive) + soft_cross_entropy(logits.T, positive.T)) / 2
-
-
-def soft_cross_entropy(logits, positive):
-    """Mean over the rows that have a positive, whose targets are uniform over these."""
-    has_any = positive.any(1)
-    return F.cross_entropy(logits[has_any], F.normalize(positive[has_any], p=1, dim=1))
+    return reference.contrastive_loss(image, text, scale, labels=labels)
 
 
 def explicit_sigmoid(image, text, scale, bias, labels=None):
-    if labels is None:
-        labels = [torch.arange(len(image))] * 2
-    z = torch.where(labels[0][:, None] == labels[1], 1.0, -1.0).to(scale.dtype)
-    return -F.logsigmoid(z * (scale * (image @ text.T).to(scale.dtype) + bias)).sum() / len(image)
+    return reference.sigmoid_loss(image, text, scale, bias, labels=labels)
 
 
 def contrastive(image, text, scale, bias=None, labels=None):
@@ -81,10 +66,10 @@ def loss_and_gradients(function, inputs, **arguments):
 
 @pytest.fixture
 def block(monkeypatch):
-    """Sets how many rows and columns are computed at a time, by the reference and around the kernels."""
+    """Sets how many rows and columns are computed at a time, by the eager path and around the kernels."""
 
     def set_size(size):
-        monkeypatch.setattr(reference, "BLOCK", size)
+        monkeypatch.setattr(eager, "BLOCK", size)
         if os.environ.get(BACKEND_VARIABLE) == "triton":
             from clippo_kernels.contrastive import launch
 

@@ -4,28 +4,18 @@ from importlib import import_module
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from clippo_kernels import patch_embed, patch_embed_select, tuning
 from clippo_kernels.dispatch import BACKEND_VARIABLE
+from clippo_kernels.patch_embed import reference
 
 pytestmark = pytest.mark.usefixtures("_on_gpu")
 
 ON_GPU = torch.cuda.is_available()
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def conv_chain(images, weight, bias, pos_embed, mean=HALF, std=HALF):
-    """The textbook chain on (B, C, H, W) images, in the dtype of the weight."""
-    x = images.to(weight.dtype)
-    if images.dtype == torch.uint8:
-        x = x / 255
-    x = (x - x.new_tensor(mean).view(3, 1, 1)) / x.new_tensor(std).view(3, 1, 1)
-    return F.conv2d(x, weight, bias, stride=weight.shape[-1]).flatten(2).mT + pos_embed
 
 
 def parameters(D=24, P=4, N=6, dtype=torch.float32):
@@ -36,11 +26,6 @@ def parameters(D=24, P=4, N=6, dtype=torch.float32):
 def pixels(*shape, dtype=torch.uint8):
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     return images if dtype == torch.uint8 else (images / 255).to(dtype)
-
-
-def channels_first(images):
-    images = images if images.shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
-    return images.expand(-1, 3, -1, -1)
 
 
 def leaves(*tensors, dtype=None):
@@ -77,14 +62,12 @@ def check_accuracy(assert_as_accurate, poisoned_memory):
     return check
 
 
-def plain_chain(mean=0.5, std=0.5):
-    mean, std = (HALF, HALF) if mean == 0.5 else (mean, std)
-    return lambda images, *args: conv_chain(channels_first(images), *args, mean, std)
-
-
-def plain_select(keep_indices, mean=0.5, std=0.5):
-    image_T, position_T = keep_indices.long().unbind(1)
-    return lambda *args: plain_chain(mean, std)(*args)[image_T, position_T]
+def selects(keep_indices, **options):
+    """`patch_embed_select` and its reference, as functions of the images and parameters alone."""
+    return [
+        lambda images, *args, op=op: op(images, keep_indices, *args, **options)
+        for op in (patch_embed_select, reference.patch_embed_select)
+    ]
 
 
 def index(*pairs):
@@ -112,15 +95,11 @@ IMAGE_DTYPES = [
 )
 def test_matches_conv2d(check_accuracy, backend, dtype, image_dtype, shape, mean, std):
     images, args = pixels(*shape, dtype=image_dtype), parameters(dtype=dtype)
-    check_accuracy(partial(patch_embed, mean=mean, std=std), plain_chain(mean, std), images, args)
+    statistics = {"mean": mean, "std": std}
+    ours, plain = (partial(op, **statistics) for op in (patch_embed, reference.patch_embed))
+    check_accuracy(ours, plain, images, args)
     # every patch, out of order and some twice
-    keep_indices = random_index(20, 2, 6)
-    select = partial(select_first, keep_indices=keep_indices, mean=mean, std=std)
-    check_accuracy(select, plain_select(keep_indices, mean, std), images, args)
-
-
-def select_first(images, *args, keep_indices, **options):
-    return patch_embed_select(images, keep_indices, *args, **options)
+    check_accuracy(*selects(random_index(20, 2, 6), **statistics), images, args)
 
 
 # P, the image, D: every side of a patch and others, grids that are not square, widths that fill no tile
@@ -148,9 +127,8 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
     N = (H // P) * (W // P)
     images = pixels(*{"first": (3, 3, H, W), "last": (3, H, W, 3), "grey": (3, 1, H, W)}[channels])
     args = parameters(D, P, N, dtype)
-    check_accuracy(patch_embed, plain_chain(), images, args)
-    keep_indices = random_index(5, 3, N)
-    check_accuracy(partial(select_first, keep_indices=keep_indices), plain_select(keep_indices), images, args)
+    check_accuracy(patch_embed, reference.patch_embed, images, args)
+    check_accuracy(*selects(random_index(5, 3, N)), images, args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -173,9 +151,8 @@ def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sm
     H, W = size
     N = (H // 4) * (W // 4)
     images, args = pixels(B, 3, H, W), parameters(D=140, N=N, dtype=dtype)
-    check_accuracy(patch_embed, plain_chain(), images, args)
-    keep_indices = random_index(133, B, N)
-    check_accuracy(partial(select_first, keep_indices=keep_indices), plain_select(keep_indices), images, args)
+    check_accuracy(patch_embed, reference.patch_embed, images, args)
+    check_accuracy(*selects(random_index(133, B, N)), images, args)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +172,7 @@ def test_every_launch_table(check_accuracy, monkeypatch, architecture):
             (3, torch.float32, torch.float32),
         ):
             images, args = pixels(2, C, 32, 16, dtype=image_dtype), parameters(40, 16, 2, dtype)
-            check_accuracy(patch_embed, plain_chain(), images, args)
+            check_accuracy(patch_embed, reference.patch_embed, images, args)
 
 
 @pytest.mark.parametrize("level", [0, 127, 255], ids=["black", "grey", "white"])
@@ -204,7 +181,7 @@ def test_flat_images_in_bfloat16(assert_as_accurate, backend, level, C):
     # Rendered text is mostly one flat level: the folded shift must not cancel against the product.
     images = torch.full((2, C, 8, 12), level, dtype=torch.uint8)
     args = parameters(dtype=torch.bfloat16)
-    plain = plain_chain()
+    plain = reference.patch_embed
     oracle = plain(images, *(t.double() for t in args))
     assert_as_accurate(patch_embed(images, *args), plain(images, *args), oracle)
 
@@ -214,14 +191,14 @@ def test_flat_images_in_bfloat16(assert_as_accurate, backend, level, C):
 def test_pixels_very_near_the_mean(check_accuracy, backend, dtype, C):
     # Their normalised values are small, and so are their gradients of the weight: not differences of others.
     images = 0.5 + 1e-4 * torch.randn(4, C, 8, 12)
-    check_accuracy(patch_embed, plain_chain(), images, parameters(dtype=dtype))
+    check_accuracy(patch_embed, reference.patch_embed, images, parameters(dtype=dtype))
 
 
 @pytest.mark.parametrize("magnitude", [1e-4, 1e3])
 def test_weights_of_any_magnitude_in_float16(check_accuracy, backend, magnitude):
     # The scale of bytes, 1 / 127.5, is not multiplied into the weight, where it could make it subnormal.
     weight, *rest = parameters(D=8, dtype=torch.float16)
-    check_accuracy(patch_embed, plain_chain(), pixels(2, 3, 8, 12), [weight * magnitude, *rest])
+    check_accuracy(patch_embed, reference.patch_embed, pixels(2, 3, 8, 12), [weight * magnitude, *rest])
 
 
 def test_gradients_in_float64():
@@ -269,7 +246,7 @@ def test_layouts_agree(backend):
 def test_axes_that_could_both_be_channels(backend):
     # (3, 3, 3, 3) images and weight are read channels-first.
     images, weight = pixels(3, 3, 3, 3), torch.randn(5, 3, 3, 3)
-    expected = conv_chain(images, weight, weight.new_zeros(5), 0)
+    expected = reference.patch_embed(images, weight)
     torch.testing.assert_close(patch_embed(images, weight), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -293,7 +270,7 @@ def test_strides_do_not_matter(backend, view, dtype):
     before = images.clone()
     args = parameters(N=(images.shape[2] // 4) * (images.shape[3] // 4) if images.shape[1] == 3 else 6)
     results = tokens_and_gradients(patch_embed, images, args)
-    expected = tokens_and_gradients(plain_chain(), before, args)
+    expected = tokens_and_gradients(reference.patch_embed, before, args)
     for ours, plain in zip(results, expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
     assert torch.equal(images, before)
@@ -301,7 +278,7 @@ def test_strides_do_not_matter(backend, view, dtype):
 
 def test_gradients_of_any_stride(backend):
     images, args = pixels(2, 3, 8, 12), leaves(*parameters())
-    for embed in (patch_embed, partial(select_first, keep_indices=index((0, 1), (1, 1), (1, 0)))):
+    for embed in (patch_embed, selects(index((0, 1), (1, 1), (1, 0)))[0]):
         tokens = embed(images, *args)
         dtokens = torch.randn(tokens.mT.shape).mT
         strided = torch.autograd.grad(tokens, args, dtokens, retain_graph=True)
@@ -340,7 +317,7 @@ def test_offsets_beyond_32_bits(backend):
 def test_empty(backend, dtype):
     for shape, keep_indices in (((0, 3, 8, 12), None), ((0, 3, 8, 12), index()), ((2, 3, 8, 12), index())):
         images, *args = leaves(pixels(*shape, dtype=dtype), *parameters())
-        embed = patch_embed if keep_indices is None else partial(select_first, keep_indices=keep_indices)
+        embed = patch_embed if keep_indices is None else selects(keep_indices)[0]
         tokens = embed(images, *args)
         assert tokens.shape == ((0, 6, 24) if keep_indices is None else (0, 24))
         tokens.sum().backward()
@@ -356,8 +333,8 @@ def test_without_bias_or_position_embedding(backend, optional, frozen):
     weight, bias, pos_embed = leaves(*parameters())
     weight.requires_grad_(not frozen)
     has_bias, has_pos_embed = optional
-    tokens = patch_embed(images, weight, bias if has_bias else None, pos_embed if has_pos_embed else None)
-    plain = conv_chain(images, weight, bias if has_bias else None, pos_embed if has_pos_embed else 0)
+    given = bias if has_bias else None, pos_embed if has_pos_embed else None
+    tokens, plain = (op(images, weight, *given) for op in (patch_embed, reference.patch_embed))
     torch.testing.assert_close(tokens, plain, atol=1e-5, rtol=1e-5)
     wanted = [x for x, used in ((weight, not frozen), (bias, has_bias), (pos_embed, has_pos_embed)) if used]
     if wanted:
@@ -380,7 +357,7 @@ def test_nan_and_inf_reach_their_own_token_alone(backend, value):
 def test_deterministic_and_independent_of_the_batch(backend):
     images, args = pixels(9, 3, 8, 12), parameters(dtype=torch.float16)
     keep_indices = random_index(40, 9, 6)
-    select = partial(select_first, keep_indices=keep_indices)
+    select = selects(keep_indices)[0]
     for embed in (patch_embed, select):
         first, second = (tokens_and_gradients(embed, images, args) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -539,8 +516,8 @@ def test_gradients_under_autocast(assert_as_accurate, backend, C):
 
         return tokens_and_gradients(embed_in_bfloat16, images, args)
 
-    oracles = tokens_and_gradients(plain_chain(), images, args, dtype=torch.float64)
-    ours, plains = (under_autocast(embed, images, args) for embed in (patch_embed, plain_chain()))
+    oracles = tokens_and_gradients(reference.patch_embed, images, args, dtype=torch.float64)
+    ours, plains = (under_autocast(embed, images, args) for embed in (patch_embed, reference.patch_embed))
     for result, plain, oracle in zip(ours[1:], plains[1:], oracles[1:], strict=True):
         assert result.dtype == torch.float32
         assert_as_accurate(result, plain.bfloat16(), oracle)

@@ -37,7 +37,7 @@ def every_patch(batch: int) -> torch.Tensor:
     return torch.ones(batch, SMALL.num_patches, dtype=torch.bool)
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture(params=["eager", "triton"])
 def backend(request, monkeypatch):
     if request.param == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter is used where there is no GPU")

@@ -34,7 +34,7 @@ def clippo(reference_dir: Path):
     return load_big_vision(reference_dir / "model" / "params.npz")
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_every_stage_of_the_tower_matches(clippo, expected, monkeypatch, backend):
     if backend == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter is used where there is no GPU")
