@@ -8,6 +8,8 @@ strings that this path does not support, and those with several new words, so th
 costs much.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from clippo.renderer.code_points import CODE_POINTS
@@ -24,6 +26,30 @@ CACHE_BYTES = 128 * 2**20
 NEW_LETTERS = 2  # that are drawn for each string of a batch
 SPACE = ord(" ")
 RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
+
+
+class Units(NamedTuple):
+    """U letters or words of B strings, in reading order. Lines may break between pieces, counted by S.
+
+    Attributes:
+        image_B: the image of each string.
+        count_B: its number of units.
+        is_rtl_B: bool, whether it is set from right to left.
+        unit_U: index in the pool, or negative where there is no unit.
+        width_U: px, including the space at its end.
+        hanging_U: px of that space, which takes no room at the end of a line.
+        length_U: code points.
+        starts_piece_U: bool, whether a line may begin with the unit.
+    """
+
+    image_B: np.ndarray
+    count_B: np.ndarray
+    is_rtl_B: np.ndarray
+    unit_U: np.ndarray
+    width_U: np.ndarray
+    hanging_U: np.ndarray
+    length_U: np.ndarray
+    starts_piece_U: np.ndarray
 
 
 class QuickPath:
@@ -92,25 +118,26 @@ class QuickPath:
 
         by_letters_B = is_plain_B & ~needs_shaping_B
         if by_letters_B.any():
-            self._draw_letters(by_letters_B, code_point_C, length_B, starts_piece_C, fit_B, out_BYX)
+            units = self._letters(by_letters_B, code_point_C, length_B, starts_piece_C)
+            fit_B[units.image_B] = self._set(units, out_BYX)
         by_words_B = is_plain_B & needs_shaping_B
         if by_words_B.any():
             is_rtl_B = np.logical_or.reduceat(is_rtl_C, first_B)
             # In text with both directions, the position of a word depends on the whole text.
             by_words_B &= ~(is_rtl_B & np.logical_or.reduceat(~self._is_in_rtl[kind_C], first_B))
-            self._draw_words(by_words_B, texts, first_B, length_B, starts_piece_C, is_rtl_B, fit_B, out_BYX)
+            units = self._words(by_words_B, texts, length_B, starts_piece_C, is_rtl_B)
+            if len(units.image_B):
+                fit_B[units.image_B] = self._set(units, out_BYX)
         return fit_B
 
-    def _draw_letters(
+    def _letters(
         self,
         is_chosen_B: np.ndarray,
         code_point_C: np.ndarray,
         length_B: np.ndarray,
         starts_piece_C: np.ndarray,
-        fit_B: np.ndarray,
-        out_BYX: np.ndarray,
-    ) -> None:
-        """Draw the chosen strings, with one unit for each character."""
+    ) -> Units:
+        """One unit for each character of the chosen strings."""
         image_B = np.flatnonzero(is_chosen_B)
         if len(image_B) < len(is_chosen_B):
             is_chosen_C = np.repeat(is_chosen_B, length_B)
@@ -126,22 +153,19 @@ class QuickPath:
             unit_C = self._unit_of_char[code_point_C]
         width_C = self._pool.widths(np.maximum(unit_C, 0))
         hanging_C = np.where(code_point_C == SPACE, width_C, 0)
-        fit_B[image_B] = self._set(
-            image_B, length_B, unit_C, width_C, hanging_C, starts_piece_C, None, None, out_BYX
-        )
+        is_rtl_B, one_C = np.zeros(len(image_B), bool), np.ones(len(unit_C), np.intp)
+        return Units(image_B, length_B, is_rtl_B, unit_C, width_C, hanging_C, one_C, starts_piece_C)
 
-    def _draw_words(
+    def _words(
         self,
         is_chosen_B: np.ndarray,
         texts: list[str],
-        first_B: np.ndarray,
         length_B: np.ndarray,
         starts_piece_C: np.ndarray,
         is_rtl_B: np.ndarray,
-        fit_B: np.ndarray,
-        out_BYX: np.ndarray,
-    ) -> None:
-        """Draw the chosen strings, with one unit between two breaks, except those with several new units."""
+    ) -> Units:
+        """One unit between two breaks of the chosen strings, except those with several new units."""
+        first_B = np.cumsum(length_B) - length_B
         images: list[int] = []
         words_of: list[int] = []
         words: list[str] = []
@@ -162,53 +186,29 @@ class QuickPath:
                 lengths += [j - i for i, j in zip(bounds, [*bounds[1:], len(text)], strict=True)]
                 words_of.append(len(own))
                 words += own
-        if not images:
-            return
-        image_B = np.array(images)
-        unit_S = np.fromiter(map(self._unit_of_word.__getitem__, words), np.intp, len(words))
-        length_S = np.array(lengths)
-        hanging_S = (length_S - np.fromiter(map(len, words), np.intp, len(words))) * self._space_px
-        width_S = self._pool.widths(np.maximum(unit_S, 0)) + hanging_S
-        every_S = np.ones(len(words), bool)
-        fit_B[image_B] = self._set(
+        image_B = np.array(images, np.intp)
+        unit_U = np.fromiter(map(self._unit_of_word.__getitem__, words), np.intp, len(words))
+        length_U = np.array(lengths, np.intp)
+        hanging_U = (length_U - np.fromiter(map(len, words), np.intp, len(words))) * self._space_px
+        width_U = self._pool.widths(np.maximum(unit_U, 0)) + hanging_U
+        return Units(
             image_B,
-            np.array(words_of),
-            unit_S,
-            width_S,
-            hanging_S,
-            every_S,
-            length_S,
+            np.array(words_of, np.intp),
             is_rtl_B[image_B],
-            out_BYX,
+            unit_U,
+            width_U,
+            hanging_U,
+            length_U,
+            np.ones(len(words), bool),
         )
 
-    def _set(
-        self,
-        image_B: np.ndarray,
-        units_B: np.ndarray,
-        unit_U: np.ndarray,
-        width_U: np.ndarray,
-        hanging_U: np.ndarray,
-        starts_piece_U: np.ndarray,
-        length_U: np.ndarray | None,
-        is_rtl_B: np.ndarray | None,
-        out_BYX: np.ndarray,
-    ) -> np.ndarray:
-        """Set U units of B strings in lines, and draw them. Lines may break between pieces, counted by S.
-
-        Args:
-            image_B: the image of each string.
-            units_B: its number of units.
-            unit_U: index in the pool, or negative where there is no unit.
-            width_U: px, including the space at its end.
-            hanging_U: px of that space, which takes no room at the end of a line.
-            starts_piece_U: bool, whether a line may begin with the unit.
-            length_U: code points of each; one if None.
-            is_rtl_B: bool, whether a string is set from right to left; none is if None.
+    def _set(self, units: Units, out_BYX: np.ndarray) -> np.ndarray:
+        """Set units in lines, and draw them.
 
         Returns:
             (B,) how many code points of each string are within the image, or NOT_SET.
         """
+        image_B, units_B, is_rtl_B, unit_U, width_U, hanging_U, length_U, starts_piece_U = units
         first_B = np.cumsum(units_B) - units_B
         end_U = np.cumsum(width_U)
         first_S = np.flatnonzero(starts_piece_U)
@@ -223,11 +223,10 @@ class QuickPath:
         units_S = last_S + 1 - first_S
         row_U = np.repeat(row_S, units_S)
         is_visible_U = row_U < self._rows
-        fit_U = is_visible_U if length_U is None else is_visible_U * length_U
-        fit_B = np.where(is_set_B, np.add.reduceat(fit_U, first_B, dtype=np.intp), NOT_SET)
+        fit_B = np.where(is_set_B, np.add.reduceat(is_visible_U * length_U, first_B), NOT_SET)
 
         x_U = end_U - width_U - np.repeat(line_start_S, units_S)
-        if is_rtl_B is not None:
+        if is_rtl_B.any():
             x_U = np.where(np.repeat(is_rtl_B, units_B), self._width - x_U - width_U + hanging_U, x_U)
         y_U = np.repeat(image_B * self._height, units_B) + row_U * self._line_height
         corner_U = y_U * self._width + x_U
