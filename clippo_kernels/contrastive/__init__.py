@@ -6,6 +6,8 @@ PyTorch (`eager`). `operators` has the autograd functions. A loss can be differe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -196,4 +198,14 @@ def to_scalar(value: Tensor | float, image: Tensor) -> Tensor:
     dtype = accumulation_dtype(image.dtype)
     if not isinstance(value, Tensor):
         return torch.tensor(value, dtype=dtype, device=image.device)
+    if hasattr(value, "full_tensor"):  # a DTensor: `fully_shard` has split the parameter
+        value = gathered(value)
     return value.reshape(()).to(dtype)
+
+
+def gathered(value: Any) -> Tensor:
+    """The whole of a DTensor, whose gradient is averaged over the ranks as `fully_shard` does it."""
+    from torch.distributed.tensor import Partial
+
+    out: Tensor = value.full_tensor(grad_placements=[Partial("avg")] * value.device_mesh.ndim)
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,8 +34,9 @@ def cached_contrastive_step(
     twice.
 
     Args:
-        embed: returns the embeddings of a micro-batch of images and texts, for instance a `model.Clippo`. If
-            it is a DistributedDataParallel, it averages gradients once, after the last micro-batch.
+        embed: returns the embeddings of a micro-batch of images and texts, for instance a `model.Clippo`, or
+            one in DistributedDataParallel or `fully_shard`, which then exchanges gradients once, after the
+            last micro-batch. A side may be frozen.
         images, texts: B rows each, on one device: a tensor, or a tuple of tensors, which are all split into
             the same rows.
         loss: returns the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
@@ -46,7 +47,8 @@ def cached_contrastive_step(
         The loss, without a graph.
 
     Raises:
-        ValueError: if `chunk_size` is below 1, or the numbers of images and texts differ.
+        ValueError: if `chunk_size` is below 1, the numbers of images and texts differ, or `embed` is a
+            DistributedDataParallel with static_graph=True and the batch has more than one micro-batch.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -60,6 +62,12 @@ def cached_contrastive_step(
         value.backward()
         return value.detach()
 
+    ddp = embed if isinstance(embed, DistributedDataParallel) else None
+    if ddp is not None and ddp.static_graph:
+        raise ValueError(
+            "embed must not have static_graph=True for a batch of more than one micro-batch, got a "
+            f"DistributedDataParallel that has it, and {len(chunks)} micro-batches"
+        )
     states, embedded = [], []
     with torch.no_grad():
         for chunk in chunks:
@@ -67,15 +75,45 @@ def cached_contrastive_step(
             embedded.append(embed(*chunk))
     z_images, z_texts = (torch.cat(z).requires_grad_() for z in zip(*embedded, strict=True))
     value = loss(z_images, z_texts)
-    value.backward()
+    parameters = [x for x in leaves(value) if x is not z_images and x is not z_texts]
+    dz_images, dz_texts, *dparameters = torch.autograd.grad(
+        value, (z_images, z_texts, *parameters), allow_unused=True, materialize_grads=True
+    )
+    if ddp is not None and ddp.find_unused_parameters:
+        # DistributedDataParallel takes parameters that `embed` does not use for ready before its backward.
+        torch.autograd.backward(parameters, dparameters)
+        parameters, dparameters = [], []
 
-    assert z_images.grad is not None and z_texts.grad is not None  # noqa: PT018
-    gradients = zip(z_images.grad.split(chunk_size), z_texts.grad.split(chunk_size), strict=True)
-    for i, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
+    gradients = zip(dz_images.split(chunk_size), dz_texts.split(chunk_size), strict=True)
+    for i, (chunk, state, (dz_image, dz_text)) in enumerate(zip(chunks, states, gradients, strict=True)):
         is_last = i + 1 == len(chunks)
         with from_random_state(state, device), synchronized_only_if(is_last, embed):
-            torch.autograd.backward(embed(*chunk), gradient)
+            z_image, z_text = embed(*chunk)
+            results = [(z, dz) for z, dz in ((z_image, dz_image), (z_text, dz_text)) if z.requires_grad]
+            # Every backward gives a gradient to the parameters of the loss, because DistributedDataParallel
+            # waits for all of its parameters: zeros, and in the last one the gradient itself.
+            results += [
+                (x, dx if is_last else torch.zeros_like(dx))
+                for x, dx in zip(parameters, dparameters, strict=True)
+            ]
+            tensors, gradients_of_tensors = zip(*results, strict=True)
+            torch.autograd.backward(tensors, gradients_of_tensors)
     return value.detach()
+
+
+def leaves(value: Tensor) -> list[Tensor]:
+    """The tensors that gradients of `value` accumulate in: parameters and other leaves of its graph."""
+    found: list[Tensor] = []
+    ahead: list[Any] = [value.grad_fn]
+    seen = {None, *ahead}
+    while ahead:
+        node = ahead.pop()
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        new = [parent for parent, _ in node.next_functions if parent not in seen]
+        seen.update(new)
+        ahead += dict.fromkeys(new)
+    return found
 
 
 def split(rows: Rows, size: int) -> list[Any]:
@@ -103,7 +141,17 @@ def from_random_state(state: RandomState, device: torch.device) -> Iterator[None
         yield
 
 
-def synchronized_only_if(condition: bool, embed: object) -> AbstractContextManager[None]:
-    if isinstance(embed, DistributedDataParallel) and not condition:
-        return embed.no_sync()
-    return nullcontext()
+@contextmanager
+def synchronized_only_if(condition: bool, embed: Any) -> Iterator[None]:
+    """Exchange gradients in the backward only if `condition` holds, where `embed` averages them itself."""
+    if condition:
+        yield
+    elif isinstance(embed, DistributedDataParallel):
+        with embed.no_sync():
+            yield
+    elif hasattr(embed, "set_requires_gradient_sync"):  # fully_shard
+        embed.set_requires_gradient_sync(False)
+        yield
+        embed.set_requires_gradient_sync(True)
+    else:
+        yield

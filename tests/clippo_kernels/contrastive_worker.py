@@ -5,10 +5,12 @@ python contrastive_worker.py RANK WORLD_SIZE STORE OUT
 
 import sys
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from clippo_kernels import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from clippo_kernels.contrastive import operators
@@ -30,13 +32,28 @@ class Towers(nn.Module):
         return self.tower(image), self.tower(text), self.scale, self.bias
 
 
-class Embed(nn.Module):
-    def __init__(self, tower):
-        super().__init__()
-        self.tower = tower
+class Embed(Towers):
+    """Embeddings alone. The loss uses the scale, which is a parameter of the model, as in a `Clippo`."""
+
+    def __init__(self):
+        super().__init__(torch.float64)
+        del self.bias
 
     def forward(self, image, text):
         return self.tower(image), self.tower(text)
+
+
+def called_in_a_function(model):
+    ddp = nn.parallel.DistributedDataParallel(model)
+    return lambda image, text: ddp(image, text)
+
+
+WRAPPED = {
+    "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+    "unused parameters": partial(nn.parallel.DistributedDataParallel, find_unused_parameters=True),
+    "called in a function": called_in_a_function,
+    "fully_shard": fully_shard,
+}
 
 
 def data(dtype):
@@ -106,14 +123,28 @@ def main(rank, world_size, store, out):
             )
     operators.GATHERED_BYTES = gathered_bytes
 
-    embed = nn.parallel.DistributedDataParallel(Embed(Towers(torch.float64).tower))
-    value = cached_contrastive_step(
-        embed,
-        *part(data(torch.float64)),
-        lambda image, text: contrastive_loss(image, text, 3.0, group=group),
-        chunk_size=2,
-    )
-    results["cached"] = [value, *(p.grad for p in embed.parameters())]
+    for name, wrap in WRAPPED.items():
+        model = Embed()
+        embed = wrap(model)
+        for _ in range(2):  # the second step meets what the first has left
+            model.zero_grad()
+            value = cached_contrastive_step(
+                embed,
+                *part(data(torch.float64)),
+                lambda image, text, model=model: contrastive_loss(
+                    image, text, model.scale.exp(), group=group
+                ),
+                chunk_size=2,
+            )
+            gradients = [
+                p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in model.parameters()
+            ]
+            results.setdefault(("cached", name), []).append([value, *map(torch.clone, gradients)])
+    static = nn.parallel.DistributedDataParallel(Embed(), static_graph=True)
+    try:
+        cached_contrastive_step(static, *part(data(torch.float64)), None, chunk_size=2)
+    except ValueError as error:
+        results["static graph"] = str(error)
 
     ones = torch.ones(3, 4)
     uneven = torch.ones(3 + (rank == 0), 4)

@@ -80,13 +80,23 @@ def test_many_processes_are_one(worker, ranks, name, kind, labelled, way):
             assert torch.equal(ours, theirs)
 
 
-def test_cached_step_of_many_processes(worker, ranks):
-    tower = worker.Towers(torch.float64).tower
-    image, text = worker.data(torch.float64)
-    loss = contrastive_loss(tower(image), tower(text), 3.0)
+WRAPPED = ["DistributedDataParallel", "unused parameters", "called in a function", "fully_shard"]
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_cached_step_of_many_processes(worker, ranks, name):
+    model = worker.Embed()
+    loss = contrastive_loss(*model(*worker.data(torch.float64)), model.scale.exp())
     loss.backward()
+    expected = [loss.detach(), *(p.grad for p in model.parameters())]
     for results in ranks:
-        torch.testing.assert_close(results["cached"], [loss.detach(), *(p.grad for p in tower.parameters())])
+        for step in results["cached", name]:
+            torch.testing.assert_close(step, expected)
+
+
+def test_cached_step_refuses_a_static_graph(ranks):
+    for results in ranks:
+        assert "embed must not have static_graph=True" in results["static graph"]
 
 
 def alike(first, others, which=1):
