@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,12 +45,13 @@ class RendererConfig(ABC):
 class Renderer(ABC):
     """Turns batches of strings into batches of grey images.
 
-    A renderer caches its glyphs, so it should be reused. Pickling and copying keep only its configuration. It
-    must not be called from several threads at once.
+    A renderer caches its glyphs, so it should be reused. Pickling and copying keep only its configuration.
+    Threads that share a renderer take turns.
 
     Attributes:
         size: height and width of the images in px, or the two of them.
         config: the options; each is an attribute of the renderer as well.
+        num_cut: strings drawn so far that did not fit into their images.
     """
 
     Config: ClassVar[type[RendererConfig]]
@@ -60,6 +62,8 @@ class Renderer(ABC):
     def __init__(self, size: Any, options: dict[str, Any]) -> None:
         config = self.Config(**options)
         vars(self).update(vars(config), config=config, size=size)
+        self._num_cut = 0
+        self._lock = threading.Lock()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Glyphs that were drawn with the old options are cached.
@@ -88,6 +92,10 @@ class Renderer(ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Everything that the pixels depend on, as JSON values: font hashes, versions and options."""
+
+    @property
+    def num_cut(self) -> int:
+        return self._num_cut
 
     @property
     def fingerprint(self) -> str:
@@ -133,7 +141,8 @@ class Renderer(ABC):
             raise ValueError(f"patch_size must divide the image, {height} x {width} px, got {patch_size}")
         outcomes: list[Outcome] = []
         out = self._draw_all(texts, out, outcomes)
-        return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
+        with self._lock:
+            return out, make_report(texts, outcomes, self._has_glyph, out, self.background, patch_size)
 
     def with_height(self, height: int) -> "Renderer":
         """Return a renderer that lays text out for images of `height` px, if this one adapts to the height.
@@ -148,14 +157,17 @@ class Renderer(ABC):
         out = output(out, (len(texts), *self.image_shape))
         for start in range(0, len(texts), STRINGS_PER_BLOCK):
             block = slice(start, start + STRINGS_PER_BLOCK)
-            self._draw(list(texts[block]), out[block], outcomes, start)
+            with self._lock:
+                self._num_cut += self._draw(list(texts[block]), out[block], outcomes, start)
         return out
 
     @abstractmethod
-    def _draw(
-        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
-    ) -> None:
-        """Draw a block of a batch, which begins at string `start`, and append one outcome for each string."""
+    def _draw(self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int) -> int:
+        """Draw a block of a batch, which begins at string `start`, and append one outcome for each string.
+
+        Returns:
+            The number of strings that do not fit.
+        """
 
     @abstractmethod
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
@@ -227,6 +239,6 @@ def sha256_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of font files by name, in the order given."""
-    return {path.name: sha256_of_file(path) for path in paths}
+def hashes(paths: Iterable[Path]) -> list[dict[str, str]]:
+    """Names and SHA-256 of font files, in the order given: two may have one name, and the first one wins."""
+    return [{"file": path.name, "sha256": sha256_of_file(path)} for path in paths]

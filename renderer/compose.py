@@ -59,12 +59,11 @@ def compose(
     if text_rows == 0:
         raise ValueError(f"renderer must have room for two lines of {line_height} px, it has {height} px")
 
-    text_images = renderer.with_height(text_rows)(questions)[:, :text_rows]
+    text_images, report = renderer.with_height(text_rows).render(questions, patch_size=1)
+    text_images = text_images[:, :text_rows]
     out = np.empty((len(images), height, width, 3), np.uint8)
-    for image, text, canvas in zip(images, text_images, out, strict=True):
-        inked = np.flatnonzero((text != renderer.background).any(axis=1))
-        lines = 0 if len(inked) == 0 else int(inked[-1]) // line_height + 1
-        text_height = lines * line_height
+    for image, text, lines_height, canvas in zip(images, text_images, report.height, out, strict=True):
+        text_height = min(-(-int(lines_height) // line_height) * line_height, text_rows)
         rest = height - text_height
         above = {"top": 0, "bottom": rest, "middle": rest // 2 // line_height * line_height}[position]
         picture = resize(image if image.ndim == 3 else image[:, :, None], rest, width)

@@ -1,6 +1,7 @@
 """Shaped text in every script, through Skia's text layout."""
 
 import bisect
+import math
 import mmap
 import re
 import unicodedata
@@ -26,6 +27,7 @@ __all__ = ["UNIFONT", "ParagraphRenderer", "ParagraphRendererConfig", "TextOverf
 UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
 
 LONGEST_WORD = 64  # code points
+LINES_APART = 4  # times the line height: farther than the ink of any line reaches
 
 Overflow = Literal["clip", "shrink", "error"]
 
@@ -90,7 +92,8 @@ class ParagraphRenderer(Renderer):
     Text fills lines of `line_height` px from the top; with 16, each line is one row of 16 px patches. A text
     whose first letter is Arabic, Hebrew or the like is set from right to left, at the right edge. Lines are
     broken where the rules of Unicode allow it (within Thai text, by the dictionary of ICU); a word that is
-    wider than the image is broken anywhere. Lines that do not fit as a whole are not drawn.
+    wider than the image is broken anywhere. Lines that do not fit as a whole are not
+    drawn; what a tall font draws below its last line is, as far as the image goes.
 
     Each cluster of a text is set in the first of `fonts` that has it. Fonts of the system are never used, so
     that the same files give the same pixels everywhere. The default, GNU Unifont, has all scripts, and plain
@@ -131,13 +134,15 @@ class ParagraphRenderer(Renderer):
                 f"{self.font_size} px wide, not {size}"
             )
         self._fonts = Fonts([find_named_font(name) for name in self.fonts])
-        self._typesetters: dict[int, Typesetter] = {}
+        self._typesetters: dict[tuple[int, int], Typesetter] = {}
         typesetter = self._typesetter(self.font_size)
         self._quick_path = QuickPath(self._fonts, typesetter, self.image_shape, self.line_height, self.ink)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
-        return cls(**description.get("options", {}), fonts=list(description.get("fonts", {})))
+        fonts = description.get("fonts", [])
+        names = [font["file"] if isinstance(font, Mapping) else font for font in fonts]
+        return cls(**description.get("options", {}), fonts=names)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -165,19 +170,18 @@ class ParagraphRenderer(Renderer):
         """Return a renderer of images of another height, in which `overflow` applies."""
         return type(self)((height, self.image_shape[1]), **vars(self.config))
 
-    def _typesetter(self, font_size: int) -> Typesetter:
-        if font_size not in self._typesetters:
-            line_height = self.line_height * font_size / self.font_size
-            self._typesetters[font_size] = Typesetter(self._fonts, font_size, line_height, self.ink)
-        return self._typesetters[font_size]
+    def _typesetter(self, font_size: int, spacing: int = 1) -> Typesetter:
+        """The typesetter of a font size, with lines `spacing` times as far apart as they are drawn."""
+        if (font_size, spacing) not in self._typesetters:
+            line_height = spacing * self.line_height * font_size / self.font_size
+            self._typesetters[font_size, spacing] = Typesetter(self._fonts, font_size, line_height, self.ink)
+        return self._typesetters[font_size, spacing]
 
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
         out: np.ndarray = (self._fonts.font_of(code_point_C) >= 0) | invisible_code_points()[code_point_C]
         return out
 
-    def _draw(
-        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
-    ) -> None:
+    def _draw(self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int) -> int:
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         kept = [text[: self.max_chars] for text in texts]
@@ -188,77 +192,91 @@ class ParagraphRenderer(Renderer):
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
                 kept[string], cleaned[string] = sanitize(texts[string], self.max_chars)
             code_point_C, length_B = code_points_of(kept)
-        if self.overflow == "error":
-            for string, text in enumerate(texts):
-                if len(text) > self.max_chars:
-                    raise TextOverflowError(
-                        f"texts[{start + string}] has {len(text)} characters, more than "
-                        f"max_chars={self.max_chars}"
-                    )
-                if "cut off" in cleaned.get(string, {}):
-                    raise TextOverflowError(
-                        f"texts[{start + string}] changes its script more than {MAX_SCRIPT_RUNS - 1} times"
-                    )
+        is_long_B = np.fromiter(map(len, texts), np.intp, len(texts)) > self.max_chars
+        for string, done in cleaned.items():
+            is_long_B[string] = "cut off" in done
+        if self.overflow == "error" and is_long_B.any():
+            string = int(is_long_B.argmax())
+            problem = f"changes its script more than {MAX_SCRIPT_RUNS - 1} times"
+            if len(texts[string]) > self.max_chars:
+                problem = f"has {len(texts[string])} characters, more than max_chars={self.max_chars}"
+            raise TextOverflowError(f"texts[{start + string}] {problem}")
         if not length_B.all():
             # An empty string is drawn as a space, so that each has a first character.
             code_point_C, length_B = code_points_of([text or " " for text in kept])
 
         fit_B = self._quick_path.draw(kept, code_point_C, length_B, out_BYX)
-        font_size_B = [self.font_size] * len(kept)
+        font_size_B, height_B = [self.font_size] * len(kept), [self.image_shape[0]] * len(kept)
         is_left_B = fit_B == NOT_SET
         if self.overflow != "clip":
             is_left_B |= fit_B < length_B
         for string in np.flatnonzero(is_left_B).tolist():
             if fit_B[string] != NOT_SET:
                 out_BYX[string].fill(self.background)
-            fit_B[string], font_size_B[string] = self._draw_paragraph(
-                kept[string], out_BYX[string], start + string, report=outcomes is not None
-            )
+            drawn = self._draw_paragraph(kept[string], out_BYX[string], start + string, outcomes is not None)
+            fit_B[string], font_size_B[string], height_B[string] = drawn
         if outcomes is not None:
             for string, text in enumerate(texts):
                 done = cleaned.get(string, {})
-                if string not in cleaned and len(text) > self.max_chars:
+                if string not in cleaned and is_long_B[string]:
                     done = {"cut off": len(text) - self.max_chars}
                 fit = min(int(fit_B[string]), len(kept[string]))
-                outcomes.append(Outcome(kept[string], fit, font_size_B[string], done))
+                outcomes.append(Outcome(kept[string], fit, font_size_B[string], height_B[string], done))
+        is_cut_B = is_long_B | (fit_B < np.fromiter(map(len, kept), np.intp, len(kept)))
+        return int(is_cut_B.sum())
 
     def _draw_paragraph(
-        self, text: str, image_YX: np.ndarray, position: int, report: bool
-    ) -> tuple[int, int]:
-        """Draw one sanitised string; return how many code points fit, if asked, and the font size."""
+        self, text: str, image_YX: np.ndarray, position: int, is_counted: bool
+    ) -> tuple[int, int, int]:
+        """Draw one sanitised string.
+
+        Returns:
+            How many code points fit, the font size, and the height of the lines that fit, px. Unless
+            `is_counted`, the first is anything below the length of the text if not all of it fits.
+        """
         height, width = self.image_shape
         smallest = -(-self.font_size // 2) if self.overflow == "shrink" else self.font_size
         for font_size in range(self.font_size, smallest - 1, -1):
             typesetter = self._typesetter(font_size)
             paragraph = typesetter.paragraph(text, width)
             lines_height = height // typesetter.line_height * typesetter.line_height
-            fits = paragraph.Height < lines_height + 0.5
-            if fits:
-                break
-        if not fits and self.overflow == "error":
+            if paragraph.Height < lines_height + 0.5:
+                typesetter.draw(paragraph, image_YX)
+                return len(text), font_size, math.ceil(paragraph.Height - 0.5)
+        if self.overflow == "error":
             raise TextOverflowError(
                 f"texts[{position}] takes {paragraph.Height:.0f} px, more than the image's {lines_height:.0f}"
             )
-        typesetter.draw(paragraph, image_YX[: int(lines_height)])
-        if fits or not report:
-            return len(text), font_size
-        return self._count_fitting(text, typesetter, image_YX[: int(lines_height)]), font_size
+        fit = len(text) - 1
+        if is_counted or typesetter.leaves_lines:
+            fit = self._count_fitting(text, font_size, int(lines_height))
+        if typesetter.leaves_lines:  # the lines that do not fit would reach into the image
+            typesetter.draw(typesetter.paragraph(text[:fit], width), image_YX)
+        else:
+            typesetter.draw(paragraph, image_YX[: int(lines_height)])
+        return fit, font_size, math.ceil(lines_height)
 
-    def _count_fitting(self, text: str, typesetter: Typesetter, image_YX: np.ndarray) -> int:
-        """Count the code points of a text that are within the image that it was drawn into.
+    def _count_fitting(self, text: str, font_size: int, lines_height: int) -> int:
+        """Count the code points of a text in the lines that fit.
 
         The binding of Skia does not report this. Bisection finds the longest prefix that fits by itself. The
         whole text may hold up to a word less, because the beginning of a word may fit on a line from which
-        the whole word moved to the next; such a prefix has ink that the image lacks, and is shortened.
+        the whole word moved to the next; such a prefix has ink that the text lacks there, and is shortened.
+        Both are drawn with lines far apart, so that no line reaches into another.
         """
-        height, width = image_YX.shape
+        _, width = self.image_shape
+        typesetter = self._typesetter(font_size)
         fits = bisect.bisect_right(
-            range(len(text)), height + 0.5, key=lambda n: typesetter.paragraph(text[:n], width).Height
+            range(len(text)), lines_height + 0.5, key=lambda n: typesetter.paragraph(text[:n], width).Height
         )
+        apart = self._typesetter(font_size, spacing=LINES_APART)
+        shape = (LINES_APART * lines_height, width)
+        whole_YX, alone_YX = (np.full(shape, self.background, np.uint8) for _ in range(2))
+        apart.draw(apart.paragraph(text, width), whole_YX)
         for fit in range(fits - 1, max(0, fits - 1 - LONGEST_WORD), -1):
-            alone_YX = np.full_like(image_YX, self.background)
-            typesetter.draw(typesetter.paragraph(text[:fit], width), alone_YX)
-            if np.array_equal(alone_YX, image_YX):
+            alone_YX.fill(self.background)
+            apart.draw(apart.paragraph(text[:fit], width), alone_YX)
+            if np.array_equal(alone_YX, whole_YX):
                 return fit
         return fits - 1
 

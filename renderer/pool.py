@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -64,6 +66,8 @@ class RenderPool:
         context = multiprocessing.get_context("spawn")
         self._memory = [SharedMemory(create=True, size=batch_size * height * width) for _ in range(buffers)]
         self._free = deque(range(buffers))
+        self._owner = os.getpid()
+        self._rendering = threading.Lock()  # held by the `map` that has begun
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         configuration, names = pickle.dumps(renderer), [memory.name for memory in self._memory]
@@ -90,8 +94,13 @@ class RenderPool:
 
         Raises:
             TypeError, ValueError: a batch that the renderer refuses, when its turn comes.
-            RuntimeError: a worker died, or the pool is closed.
+            RuntimeError: a worker died, the pool is closed or belongs to another process, or it is rendering
+                already: another `map` has begun and is neither exhausted nor closed.
         """
+        if os.getpid() != self._owner:
+            raise RuntimeError("the pool belongs to the process that made it, and this is a fork of it")
+        if not self._rendering.acquire(blocking=False):
+            raise RuntimeError("the pool is rendering already: exhaust or close the other map first")
         remaining = iter(batches)
         failure: Exception | None = None
         try:
@@ -117,12 +126,14 @@ class RenderPool:
                 elif failure is not None:
                     raise failure
         finally:
+            failure = None  # its traceback refers to this frame, a cycle that would keep the pool alive
             while self._pending and self._processes:  # discard the batches that were rendered ahead
                 self._collect()
             self._free = deque(range(len(self._memory)))
+            self._rendering.release()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Render one batch on all workers: (B, height, width) uint8, a new array."""
+        """Render one batch on all workers: (B, height, width) uint8, a new array. Raises as `map`."""
         images = self.map([texts])
         pixels = next(images).copy()
         images.close()

@@ -23,6 +23,7 @@ NOT_SET = -1
 
 NOT_DRAWN, UNFIT = -1, -2  # instead of a unit of the pool
 CACHE_BYTES = 128 * 2**20
+CACHE_WORDS = 2**18  # with those that are no unit, 40 MiB
 NEW_LETTERS = 2  # that are drawn for each string of a batch
 SPACE = ord(" ")
 RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
@@ -100,7 +101,7 @@ class QuickPath:
             draw, whose image stays blank.
         """
         fit_B = np.full(len(texts), NOT_SET, np.intp)
-        if self._pool.nbytes > CACHE_BYTES:
+        if self._pool.nbytes > CACHE_BYTES or len(self._unit_of_word) > CACHE_WORDS:
             self._forget()
         first_B = np.cumsum(length_B) - length_B
         kind_C = kinds()[code_point_C]

@@ -19,12 +19,14 @@ class Outcome:
         text: the string to draw, sanitised and cut.
         fit: number of leading code points of `text` that are within the image.
         font_size: px.
+        height: px from the top of the image to the end of the last line that fits.
         cleaned: counts of the changes by sanitising; see `sanitize`.
     """
 
     text: str
     fit: int
     font_size: int
+    height: int
     cleaned: Mapping[str, int]
 
 
@@ -41,6 +43,8 @@ class RenderReport:
         cleaned: for each string, counts of the changes by sanitising; see `renderer.sanitize`.
         scripts: for each string, the scripts within the image, as codes of ISO 15924 ("Latn", "Hani").
         font_size: (B,) px; smaller than the configured one where text was shrunk.
+        height: (B,) px from the top of an image to its lowest ink, not beyond the last line of text; 0 for
+            a blank image.
         inked: (B, R, C) bool, the patches that hold ink, R rows of C.
     """
 
@@ -52,6 +56,7 @@ class RenderReport:
     cleaned: tuple[Mapping[str, int], ...]
     scripts: tuple[frozenset[str], ...]
     font_size: np.ndarray
+    height: np.ndarray
     inked: np.ndarray
 
     @property
@@ -105,8 +110,18 @@ def make_report(
         cleaned=tuple({k: n for k, n in o.cleaned.items() if k != "cut off"} for o in outcomes),
         scripts=tuple(map(frozenset, found)),
         font_size=np.array([o.font_size for o in outcomes], np.intp),
+        height=np.minimum(
+            heights_of_ink(images_BYX, background), np.array([o.height for o in outcomes], np.intp)
+        ),
         inked=inked_patches(images_BYX, patch_size, background),
     )
+
+
+def heights_of_ink(images_BYX: np.ndarray, background: int) -> np.ndarray:
+    """(B,) px from the top of each image to the end of its ink, 0 for a blank image."""
+    is_inked_BY = (images_BYX != background).any(2)
+    last_B = is_inked_BY.shape[1] - is_inked_BY[:, ::-1].argmax(1)
+    return np.asarray(np.where(is_inked_BY.any(1), last_B, 0))
 
 
 def inked_patches(images: Any, patch_size: int, background: int) -> Any:

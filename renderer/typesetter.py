@@ -44,6 +44,11 @@ class Fonts:
         self._is_shapeless = np.array([*map(has_no_shaping_rules, self._typefaces), False])
         self._font_of = np.full(CODE_POINTS, UNKNOWN, np.int16)
 
+    def extents(self, font_size: float) -> list[tuple[float, float]]:
+        """How far the glyphs of each font reach from the baseline, in px: up, which is negative, and down."""
+        metrics = [import_skia().Font(x, font_size).getMetrics() for x in self._typefaces]
+        return [(m.fTop, m.fBottom) for m in metrics]
+
     def font_of(self, code_point_C: np.ndarray) -> np.ndarray:
         """(C,) index of the first font with a glyph for each code point, -1 where none has one."""
         font_C: np.ndarray = self._font_of[code_point_C]
@@ -82,6 +87,9 @@ class Typesetter:
         font_size: px an em.
         line_height: px from one baseline to the next, which overrides that of the fonts.
         ink: grey level of the text; colour glyphs keep their own luminance.
+
+    Attributes:
+        leaves_lines: whether glyphs of the fonts may reach above or below their line.
     """
 
     def __init__(self, fonts: Fonts, font_size: float, line_height: float, ink: int):
@@ -107,6 +115,11 @@ class Typesetter:
         self._right.setTextAlign(layout.TextAlign.kRight)
         self._unicode = skia.Unicodes.ICU.Make()
         self._make = layout.ParagraphBuilder.make
+        baseline = self.paragraph("x", 10_000).AlphabeticBaseline
+        self.leaves_lines = any(
+            baseline + top < -0.5 or baseline + bottom > line_height + 0.5
+            for top, bottom in fonts.extents(font_size)
+        )
 
     def paragraph(self, text: str, width: int) -> Any:
         """Lay out a sanitised text as a skia Paragraph, in lines of at most `width` px.

@@ -130,9 +130,7 @@ class UnifontRenderer(Renderer):
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
         return self._glyphs.font.has_glyph(code_point_C)
 
-    def _draw(
-        self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int
-    ) -> None:
+    def _draw(self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int) -> int:
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         kept = [text[: self.max_chars] for text in texts]
@@ -140,7 +138,8 @@ class UnifontRenderer(Renderer):
         if outcomes is not None:
             for text, whole, fit in zip(kept, texts, fit_B.tolist(), strict=True):
                 cut = {"cut off": len(whole) - len(text)} if len(whole) > len(text) else {}
-                outcomes.append(Outcome(text, fit, self.font_size, cut))
+                outcomes.append(Outcome(text, fit, self.font_size, self.size, cut))
+        return int((fit_B < np.fromiter(map(len, texts), np.intp, len(texts))).sum())
 
     def _draw_code_points(
         self, code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray

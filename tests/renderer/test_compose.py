@@ -46,6 +46,12 @@ def test_height_of_the_text_is_measured(render, photographs):
     assert (out[2] >= 127).all()  # no question, no text
 
 
+def test_descenders_below_a_line_take_no_line(photographs):
+    render = ParagraphRenderer(96, font_size=20)
+    out = compose(photographs[:1], ["ggg"], render)
+    np.testing.assert_array_equal(out[0, 16:], resize(photographs[0], 80, 96))
+
+
 def test_long_questions_take_half_of_the_image(render, photographs):
     out = compose(photographs[:1], ["word " * 100], render)
     assert (out[0, :48] <= 127).all()

@@ -56,6 +56,9 @@ def test_descriptions_of_earlier_versions_are_read():
     options |= {"monospace": False, "spacing": 1, "min_width": 4}
     assert from_description({"renderer": "UnifontRenderer", "options": options}) == UnifontRenderer(48)
     assert UnifontRenderer(48).description["options"] == options
+    fonts = {"unifont.otf": "a hash", "unifont_upper.otf": "another"}
+    described = {"renderer": "ParagraphRenderer", "options": {"size": 48}, "fonts": fonts}
+    assert from_description(described) == ParagraphRenderer(48)
 
 
 def test_a_configuration_is_checked_without_fonts(monkeypatch):

@@ -4,7 +4,9 @@ import hashlib
 import multiprocessing
 import pickle
 import random
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clippo.renderer import FontNotFoundError, ParagraphRenderer, TextOverflowError, find_font
+from clippo.renderer import (
+    FontNotFoundError,
+    ParagraphRenderer,
+    TextOverflowError,
+    UnifontRenderer,
+    find_font,
+)
 from clippo.renderer.paragraph import UNIFONT
 from clippo.renderer.plain_text import Kind, kinds
 from clippo.renderer.sanitize import MAX_MARKS, needs_sanitizing, sanitize
@@ -30,8 +38,8 @@ def render() -> ParagraphRenderer:
 class SkiaOnly(ParagraphRenderer):
     """Without the quick route."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
         self._quick_path.draw = lambda texts, *_: np.full(len(texts), -1, np.intp)
 
 
@@ -221,6 +229,14 @@ def test_cache_is_bounded(monkeypatch):
     assert largest < 600_000  # a block more than the bound
 
 
+def test_words_that_are_no_unit_are_forgotten_too(monkeypatch):
+    monkeypatch.setattr("clippo.renderer.quick_path.CACHE_WORDS", 100)
+    render, rng = ParagraphRenderer(32), random.Random(0)
+    for _ in range(10):
+        render(["ש" + "".join(rng.choices("אבגדהוזח", k=9)) for _ in range(64)])  # wider than the image
+    assert 0 < len(render._quick_path._unit_of_word) < 100 + 2 * 64
+
+
 # -- the report
 
 
@@ -292,6 +308,40 @@ def test_overflow_shrinks_as_little_as_it_must():
     assert report.unfit.tolist()[:2] == [0, 0]
     assert report.font_size[2] == 8
     assert report.unfit[2] > 0
+
+
+@pytest.mark.parametrize(("font_size", "line_height"), [(24, 16), (16, 12), (20, 16)])
+@pytest.mark.parametrize("text", ["ÂÂÂ", "word Â", "word word word"])
+def test_lines_that_do_not_fit_leave_no_ink(font_size, line_height, text):
+    """A font taller than its lines reaches into those above, but not from a line that is not drawn."""
+    render = ParagraphRenderer(64, font_size=font_size, line_height=line_height)
+    fitting = "\n".join(["xxx"] * (64 // line_height))
+    images, report = render.render([fitting, f"{fitting}\n{text}"], patch_size=4)
+    np.testing.assert_array_equal(images[1], images[0])
+    np.testing.assert_array_equal(report.inked[1], report.inked[0])
+    assert report.unfit.tolist() == [0, len(text) + 1]
+    np.testing.assert_array_equal(render([f"{fitting}\n{text}"]), images[:1])
+
+
+def test_free_rows_below_the_last_line_hold_its_descenders():
+    tall, low = (ParagraphRenderer((height, 224), font_size=20) for height in (224, 24))
+    image = tall(["gjpq"])[0]
+    assert (image[16:24] != BACKGROUND).any()
+    np.testing.assert_array_equal(low(["gjpq"])[0], image[:24])
+
+
+def test_height_of_the_lines(render):
+    texts = ["", "cat", "cat\ncat", "word " * 300]
+    assert render.render(texts)[1].height.tolist() == [0, 14, 30, 222]
+    tall = ParagraphRenderer((64, 224), font_size=20)  # its descenders lie below the line
+    assert tall.render(["gjpq", "gjpq\n" * 9])[1].height.tolist() == [16, 64]
+
+
+@pytest.mark.parametrize("renderer", [ParagraphRenderer(64), UnifontRenderer(64)], ids=["shaped", "unifont"])
+def test_strings_that_do_not_fit_are_counted(renderer):
+    before = renderer.num_cut
+    renderer(["cat", "word " * 80, "", "a" * 5000, "नमस्ते " * 80, "\u202ecat"])
+    assert renderer.num_cut - before == 3
 
 
 # -- sanitising
@@ -379,6 +429,35 @@ def test_the_same_bits_in_another_process(render, method):
     assert found == hashlib.sha256(render(texts).tobytes()).hexdigest()
 
 
+def test_fingerprint_tells_fonts_of_one_name(tmp_path):
+    fonts = []
+    for i, name in enumerate(UNIFONT):
+        (tmp_path / str(i)).mkdir()
+        fonts.append(tmp_path / str(i) / "Regular.otf")
+        fonts[-1].write_bytes(find_font(name, package="fonts-unifont").read_bytes())
+    both, second = ParagraphRenderer(64, fonts=fonts), ParagraphRenderer(64, fonts=fonts[1:])
+    assert len(both.description["fonts"]) == 2
+    assert both.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize(
+    "renderer", [ParagraphRenderer(64), UnifontRenderer(64), ParagraphRenderer(64, font_size=14)]
+)
+def test_threads_take_turns(renderer):
+    rng = random.Random(0)
+    batches = [random_texts(rng, 16) for _ in range(24)]
+    expected = [type(renderer)(64, **vars(renderer.config))(batch) for batch in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(renderer, batches))
+    finally:
+        sys.setswitchinterval(interval)
+    for ours, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+
+
 def test_system_fonts_are_never_used(tmp_path):
     latin = find_font("unifont_upper.otf", package="fonts-unifont")
     render = ParagraphRenderer(64, fonts=(latin,))
@@ -429,4 +508,5 @@ def test_fingerprint_tells_options_and_fonts(render):
     assert render.fingerprint == pickle.loads(pickle.dumps(render)).fingerprint  # noqa: S301 - our own
     assert render.fingerprint != ParagraphRenderer(224, overflow="shrink").fingerprint
     assert render.fingerprint != ParagraphRenderer(224, fonts=UNIFONT[:1]).fingerprint
+    assert render.fingerprint != ParagraphRenderer(224, fonts=UNIFONT[::-1]).fingerprint
     assert render.description["icu"].isdecimal()

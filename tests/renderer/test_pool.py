@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,34 @@ def test_errors_that_nobody_waited_for_are_forgotten(pool):
 def test_arrays_are_the_callers_own(pool):
     first, second = pool(["a"]), pool(["b"])
     assert (first != second).any()
+
+
+def test_one_map_at_a_time(pool):
+    running = pool.map([["a"], ["b"], ["c"], ["d"]])
+    next(running)
+    for other in (lambda: pool(["z"]), lambda: next(pool.map([["z"]]))):
+        with pytest.raises(RuntimeError, match="rendering already: exhaust or close the other map first"):
+            other()
+    rest = [pixels.copy() for pixels in running]
+    np.testing.assert_array_equal(np.concatenate(rest), ParagraphRenderer(32)(["b", "c", "d"]))
+    assert pool(["z"]).shape == (1, 32, 32)
+
+
+def test_a_fork_may_not_use_the_pool(pool, monkeypatch):
+    monkeypatch.setattr("clippo.renderer.pool.os.getpid", lambda: -1)
+    with pytest.raises(RuntimeError, match="belongs to the process that made it"):
+        pool(["a"])
+
+
+def test_a_pool_that_is_dropped_ends_its_processes():
+    pool = RenderPool(UnifontRenderer(64), workers=1, batch_size=4)
+    pool(["a"])
+    (process,), names = list(pool._processes), [memory.name for memory in pool._memory]
+    del pool
+    assert not process.is_alive()
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)
 
 
 def test_death_of_a_worker_is_reported():
