@@ -129,8 +129,17 @@ def load_head(x, stride, sequence, first_row, head, rows, length, D: tl.constexp
 
 @triton.jit
 def store_head(
-    x, stride, sequence, first_row, head, rows, length, tile, D: tl.constexpr, ALIGNED: tl.constexpr
-):  # fmt: skip
+    x,
+    stride,
+    sequence,
+    first_row,
+    head,
+    rows,
+    length,
+    tile,
+    D: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
     base = head_of(x, stride, sequence, first_row, head, ALIGNED)
     store_rows(base, stride[1], rows, length, tile, D, ALIGNED)
 
@@ -194,9 +203,19 @@ def sum_of_products(a_MD, b_MD, M: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_queries(
-    q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
-    rows, Nq, BLOCK_M: tl.constexpr, D: tl.constexpr, ALIGNED: tl.constexpr,
-):  # fmt: skip
+    q_base,  # pointers to the first row of a head: see head_of and lse_of
+    out_base,
+    dout_base,
+    lse_base,
+    q_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    dout_stride,  # of (sequence, row, head)
+    rows,
+    Nq,
+    BLOCK_M: tl.constexpr,
+    D: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
     """Load a block of queries for the backward: (q, dout, sum(out * dout), lse).
 
     Out-of-range queries repeat the last query, and their lse of inf makes their probabilities 0. Queries of 0
@@ -245,12 +264,30 @@ def short_keys(Nk, KEYS: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constex
 
 @triton.jit(do_not_specialize=SIZES)
 def short_forward(
-    q, k, v, out, lse,  # (B, Nq, H, D), (B, Nk, H, D) twice, (B, Nq, H, D), (B, H, Nq)
-    q_stride, k_stride, v_stride, out_stride, lse_stride,
-    cu_seqlens, Nq, Nk, H, blocks, rows_per_program, scale_log2e,
-    D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
+    q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
+    k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # like q
+    lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    q_stride,  # of (sequence, row, head)
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    lse_stride,  # of (sequence, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    Nq,  # the longest length if VARLEN
+    Nk,  # the longest length if VARLEN
+    H,
+    blocks,  # of rows_per_program queries
+    rows_per_program,
+    scale_log2e,
+    D: tl.constexpr,
+    KEYS: tl.constexpr,  # Nk rounded up to a multiple of 16; BLOCK_N if VARLEN
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,  # Nk rounded up to a power of two, at least 16
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+):
     """Each program loads the keys and values of a head once and loops over `rows_per_program` queries."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
@@ -275,12 +312,37 @@ def short_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def short_backward(
-    q, k, v, out, dout, lse, dq, dk, dv,
-    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dq_stride, dk_stride, dv_stride,
-    cu_seqlens, Nq, Nk, H, scale, scale_log2e,
-    D: tl.constexpr, KEYS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
+    q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
+    k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # like q
+    dout,  # like q
+    lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    dq,  # like q
+    dk,  # like k
+    dv,  # like k
+    q_stride,  # of (sequence, row, head)
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    dout_stride,  # of (sequence, row, head)
+    lse_stride,  # of (sequence, head)
+    dq_stride,  # of (sequence, row, head)
+    dk_stride,  # of (sequence, row, head)
+    dv_stride,  # of (sequence, row, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    Nq,  # the longest length if VARLEN
+    Nk,  # the longest length if VARLEN
+    H,
+    scale,
+    scale_log2e,
+    D: tl.constexpr,
+    KEYS: tl.constexpr,  # Nk rounded up to a multiple of 16; BLOCK_N if VARLEN
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,  # Nk rounded up to a power of two, at least 16
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+):
     """Each program handles one head and keeps dk and dv in registers while it loops over the queries.
 
     Scores are transposed, keys by queries, so that the two products with scores as the left operand read it
@@ -324,12 +386,29 @@ def short_backward(
 
 @triton.jit(do_not_specialize=SIZES)
 def long_forward(
-    q, k, v, out, lse,
-    q_stride, k_stride, v_stride, out_stride, lse_stride,
-    cu_seqlens, Nq, Nk, H, blocks, scale_log2e,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
-):  # fmt: skip
+    q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
+    k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # like q
+    lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    q_stride,  # of (sequence, row, head)
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    lse_stride,  # of (sequence, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    Nq,  # the longest length if VARLEN
+    Nk,  # the longest length if VARLEN
+    H,
+    blocks,  # of BLOCK_M queries
+    scale_log2e,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+    FULL_BLOCKS: tl.constexpr,
+):
     """Each program handles BLOCK_M queries. FULL_BLOCKS means that BLOCK_N divides Nk."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     if block * BLOCK_M >= Nq:
@@ -366,12 +445,35 @@ def long_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def long_backward_dkdv(
-    q, k, v, out, dout, lse, dk, dv,
-    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dk_stride, dv_stride,
-    cu_seqlens, Nq, Nk, H, blocks, scale, scale_log2e,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
+    q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
+    k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # like q
+    dout,  # like q
+    lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    dk,  # like k
+    dv,  # like k
+    q_stride,  # of (sequence, row, head)
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    dout_stride,  # of (sequence, row, head)
+    lse_stride,  # of (sequence, head)
+    dk_stride,  # of (sequence, row, head)
+    dv_stride,  # of (sequence, row, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    Nq,  # the longest length if VARLEN
+    Nk,  # the longest length if VARLEN
+    H,
+    blocks,  # of BLOCK_N keys
+    scale,
+    scale_log2e,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+):
     """Each program handles BLOCK_N keys and loops over all queries.
 
     Padded keys are not masked: they affect only their own rows of dk and dv, which are not stored.
@@ -405,12 +507,34 @@ def long_backward_dkdv(
 
 @triton.jit(do_not_specialize=SIZES)
 def long_backward_dq(
-    q, k, v, out, dout, lse, dq,
-    q_stride, k_stride, v_stride, out_stride, dout_stride, lse_stride, dq_stride,
-    cu_seqlens, Nq, Nk, H, blocks, scale, scale_log2e,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    ALIGNED: tl.constexpr, VARLEN: tl.constexpr, FULL_BLOCKS: tl.constexpr,
-):  # fmt: skip
+    q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
+    k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # like q
+    dout,  # like q
+    lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    dq,  # like q
+    q_stride,  # of (sequence, row, head)
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head)
+    dout_stride,  # of (sequence, row, head)
+    lse_stride,  # of (sequence, head)
+    dq_stride,  # of (sequence, row, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    Nq,  # the longest length if VARLEN
+    Nk,  # the longest length if VARLEN
+    H,
+    blocks,  # of BLOCK_M queries
+    scale,
+    scale_log2e,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+    FULL_BLOCKS: tl.constexpr,
+):
     """Each program handles BLOCK_M queries and loops over all keys.
 
     FULL_BLOCKS means that BLOCK_N divides Nk.
@@ -495,11 +619,24 @@ def sum_rows(tile_ND, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def pool_forward(
-    q, k, v, out, lse,  # (S, H, D), (S, N, H, D) or (T, H, D) twice, (S, H, D), (S, H)
-    q_stride, k_stride, v_stride, out_stride,
-    cu_seqlens, N, H, scale_log2e,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
+    q,  # (S, H, D)
+    k,  # (S, N, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # (S, H, D)
+    lse,  # (S, H) float32, in units of log2
+    q_stride,  # of (sequence, row, head), one row a sequence
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head), one row a sequence
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    N,  # 0 if VARLEN
+    H,
+    scale_log2e,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+):
     """Each program handles one head of one sequence.
 
     Each of the BLOCK_N rows of the tile runs its own online softmax over every BLOCK_N-th key, and the rows
@@ -537,11 +674,33 @@ def pool_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def pool_backward(
-    q, k, v, out, dout, lse, dq, dk, dv,
-    q_stride, k_stride, v_stride, out_stride, dout_stride, dq_stride, dk_stride, dv_stride,
-    cu_seqlens, N, H, scale, scale_log2e,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, ALIGNED: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
+    q,  # (S, H, D)
+    k,  # (S, N, H, D), or (T, H, D) if VARLEN
+    v,  # like k
+    out,  # (S, H, D)
+    dout,  # (S, H, D)
+    lse,  # (S, H) float32, in units of log2
+    dq,  # (S, H, D)
+    dk,  # like k
+    dv,  # like k
+    q_stride,  # of (sequence, row, head), one row a sequence
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    out_stride,  # of (sequence, row, head), one row a sequence
+    dout_stride,  # of (sequence, row, head), one row a sequence
+    dq_stride,  # of (sequence, row, head), one row a sequence
+    dk_stride,  # of (sequence, row, head)
+    dv_stride,  # of (sequence, row, head)
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
+    N,  # 0 if VARLEN
+    H,
+    scale,
+    scale_log2e,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of a head starts at a multiple of 16 bytes
+    VARLEN: tl.constexpr,
+):
     head, _, sequence, first_row, _, N = locate(cu_seqlens, H, 1, N, N, VARLEN)
     k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
     v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)

@@ -57,9 +57,17 @@ def tile_of(blocks_r, blocks_b, GROUP: tl.constexpr):
 
 @triton.jit
 def products(
-    image, text, rows, columns, image_stride, text_stride,
-    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    image,
+    text,
+    rows,
+    columns,
+    image_stride,  # elements between rows
+    text_stride,  # elements between rows
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Compute a tile of `image @ text.T`; all row and column indices must be in range."""
     image += rows.to(tl.int64)[:, None] * image_stride
     text += columns.to(tl.int64)[:, None] * text_stride
@@ -112,10 +120,25 @@ def halves(tile, ROWS: tl.constexpr, HALF: tl.constexpr):
 
 @triton.jit
 def reduce_in_pieces(
-    acc, scale, row_highest, column_highest, column_total, rows, first_row, first_column, R, B,
-    image_ids, text_ids, image_target, text_target, offset,
-    BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    acc,  # (BLOCK_R, WIDTH) products, float32
+    scale,  # non-negative, in units of log2
+    row_highest,  # (BLOCK_R,)
+    column_highest,  # pointer to the B columns of this block of rows
+    column_total,  # the same
+    rows,  # (BLOCK_R,), may be out of range
+    first_row,
+    first_column,
+    R,
+    B,
+    image_ids,
+    text_ids,
+    image_target,
+    text_target,
+    offset,
+    BLOCK_R: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+):
     """Store the maximum and sum of exponentials of each column; return three sums over each row.
 
     They are the sums of exponentials, of positive logits times targets, and of the rounding errors of the
@@ -164,13 +187,30 @@ def reduce_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    image, text, scale, image_ids, text_ids, image_target, text_target,
+    image,  # (R, D)
+    text,  # (B, D)
+    scale,  # () float32
+    image_ids,  # (R,) int32 or None
+    text_ids,  # (B,) int32 or None
+    image_target,  # (R,) float32 or None
+    text_target,  # (B,) float32 or None
     row_partials,  # (4, blocks_b, R) float32: maximum, sum of exponentials, positives, rounding errors
-    column_highest, column_total,  # (blocks_r, B) float32
-    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
-    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
-    GROUP: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    column_highest,  # (blocks_r, B) float32
+    column_total,  # (blocks_r, B) float32
+    image_stride,  # elements between rows
+    text_stride,  # elements between rows
+    R,
+    B,
+    blocks_r,
+    blocks_b,
+    offset,  # without ids, row r and column r + offset are a positive pair
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr,  # rows of tiles in a group: see tile_of
+    PIECE: tl.constexpr,  # columns reduced at a time
+):
     """Each program reduces one tile: maxima and sums of exponentials of both axes, and positives of rows."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -199,9 +239,15 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def combine(
-    partial_highest, partial_total, highest, total,  # (count, width) twice, (width,) twice
-    count, width, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
+    partial_highest,  # (count, width) float32
+    partial_total,  # (count, width) float32
+    highest,  # (width,) float32
+    total,  # (width,) float32
+    count,
+    width,
+    BLOCK: tl.constexpr,  # columns of a program
+    ROWS: tl.constexpr,  # rows merged at a time
+):
     """Merge partial maxima and sums of exponentials; the results may be written over the partial ones."""
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
@@ -242,9 +288,20 @@ def signed_sigmoid_tile(x, is_positive):
 
 @triton.jit
 def sum_in_pieces(
-    acc, scale, bias, rows, first_row, first_column, B, image_ids, text_ids, offset,
-    BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    acc,  # (BLOCK_R, WIDTH) products, float32
+    scale,  # pointer
+    bias,  # pointer
+    rows,  # (BLOCK_R,), all in range
+    first_row,
+    first_column,
+    B,
+    image_ids,
+    text_ids,
+    offset,
+    BLOCK_R: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+):
     """Sums over each row of the loss and of its derivative w.r.t. the logit, PIECE columns at a time."""
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
@@ -272,12 +329,28 @@ def sum_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def sigmoid_forward(
-    image, text, scale, bias, image_ids, text_ids,
-    row_loss, row_dlogits,  # (blocks_b, R) float32
-    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
-    D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
-    GROUP: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    image,  # (R, D)
+    text,  # (B, D)
+    scale,  # () float32
+    bias,  # () float32
+    image_ids,  # (R,) int32 or None
+    text_ids,  # (B,) int32 or None
+    row_loss,  # (blocks_b, R) float32
+    row_dlogits,  # (blocks_b, R) float32
+    image_stride,  # elements between rows
+    text_stride,  # elements between rows
+    R,
+    B,
+    blocks_r,
+    blocks_b,
+    offset,  # without ids, row r and column r + offset are a positive pair
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr,  # rows of tiles in a group: see tile_of
+    PIECE: tl.constexpr,  # columns reduced at a time
+):
     """Each program sums one tile over its rows: the loss and its derivative w.r.t. the logit."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -295,9 +368,20 @@ def sigmoid_forward(
 
 @triton.jit
 def dlogits_tile(
-    acc, scale, bias, rows, columns, row_ids, column_ids, row_target, column_target,
-    row_shift, column_shift, offset, POSITIVES: tl.constexpr,
-):  # fmt: skip
+    acc,  # products of `rows` and `columns`, float32
+    scale,  # pointer
+    bias,  # pointer, or None for a softmax loss
+    rows,  # all in range
+    columns,  # all in range
+    row_ids,
+    column_ids,
+    row_target,
+    column_target,
+    row_shift,
+    column_shift,
+    offset,
+    POSITIVES: tl.constexpr,
+):
     """Gradient w.r.t. the logits of a tile of products. Without POSITIVES it must have no positive pairs."""
     if bias is not None:
         logits = acc * tl.load(scale) + tl.load(bias)
@@ -333,10 +417,27 @@ def softmaxes(acc, scale, rows, columns, row_shift, column_shift):
 
 @triton.jit
 def store_dlogits_in_pieces(
-    acc, scale, bias, rows, first_row, first_column, R, B,
-    image_ids, text_ids, image_target, text_target, row_shift, column_shift, offset, out,
-    GAIN: tl.constexpr, BLOCK_R: tl.constexpr, WIDTH: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    acc,  # (BLOCK_R, WIDTH) products, float32
+    scale,  # pointer
+    bias,  # pointer or None
+    rows,  # (BLOCK_R,), may be out of range
+    first_row,
+    first_column,
+    R,
+    B,
+    image_ids,
+    text_ids,
+    image_target,
+    text_target,
+    row_shift,
+    column_shift,
+    offset,
+    out,  # (R, B)
+    GAIN: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+):
     """Compute and store `dlogits_tile`, PIECE columns at a time as in the forward."""
     if WIDTH > PIECE:
         HALF: tl.constexpr = WIDTH // 2
@@ -373,14 +474,32 @@ def store_dlogits_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def dlogits(
-    image, text, scale, bias, image_ids, text_ids, image_target, text_target,
-    row_shift, column_shift,
+    image,  # (R, D)
+    text,  # (B, D)
+    scale,  # () float32
+    bias,  # () float32 or None
+    image_ids,  # (R,) int32 or None
+    text_ids,  # (B,) int32 or None
+    image_target,  # (R,) float32 or None
+    text_target,  # (B,) float32 or None
+    row_shift,  # (R, 2) float32, or None with a bias: see softmaxes
+    column_shift,  # (B, 2) float32, or None with a bias
     out,  # (R, B), of the dtype of the embeddings
-    image_stride, text_stride, R, B, blocks_r, blocks_b, offset,
-    GAIN: tl.constexpr, D: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
-    GROUP: tl.constexpr, PIECE: tl.constexpr,
-):  # fmt: skip
+    image_stride,  # elements between rows
+    text_stride,  # elements between rows
+    R,
+    B,
+    blocks_r,
+    blocks_b,
+    offset,  # without ids, row r and column r + offset are a positive pair
+    GAIN: tl.constexpr,  # a power of two: see launch.gain
+    D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr,  # rows of tiles in a group: see tile_of
+    PIECE: tl.constexpr,  # columns computed at a time
+):
     """Each program stores one tile of the gradient w.r.t. the logits, times GAIN."""
     block_r, block_b = tile_of(blocks_r, blocks_b, GROUP)
     rows, columns = block_r * BLOCK_R + tl.arange(0, BLOCK_R), block_b * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -397,11 +516,30 @@ def dlogits(
 
 @triton.jit(do_not_specialize=SIZES)
 def gradient(
-    x, y, scale, bias, factor, x_ids, y_ids, x_target, y_target, x_shift, y_shift,
-    dx, row_dot,  # (R, D), (R,) float32
-    x_stride, y_stride, R, B, offset,
-    GAIN: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
+    x,  # (R, D)
+    y,  # (B, D)
+    scale,  # () float32
+    bias,  # () float32 or None
+    factor,  # () float32
+    x_ids,  # (R,) int32 or None
+    y_ids,  # (B,) int32 or None
+    x_target,  # (R,) float32 or None
+    y_target,  # (B,) float32 or None
+    x_shift,  # (R, 2) float32, or None with a bias: see softmaxes
+    y_shift,  # (B, 2) float32, or None with a bias
+    dx,  # (R, D)
+    row_dot,  # (R,) float32
+    x_stride,  # elements between rows
+    y_stride,  # elements between rows
+    R,
+    B,
+    offset,  # without ids, row r and column r + offset are a positive pair
+    GAIN: tl.constexpr,  # a power of two: see launch.gain
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
     """Each program computes the gradient w.r.t. BLOCK_R rows of x (R, D), over all rows of y (B, D).
 
     It also stores the dot product of each row with its gradient before `factor` and `scale`. WIDTH is D

@@ -70,10 +70,19 @@ def pick(channel, values):
 
 @triton.jit
 def load_pixels(
-    first_M, k, inside_M, image_stride, mean, inverse_std, dtype: tl.constexpr,
-    C: tl.constexpr, P: tl.constexpr, CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr,
+    first_M,  # pointers to the top left pixels
+    k,
+    inside_M,
+    image_stride,
+    mean,
+    inverse_std,
+    dtype: tl.constexpr,
+    C: tl.constexpr,
+    P: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    NORMALIZE: tl.constexpr,
     BLOCK_K: tl.constexpr,
-):  # fmt: skip
+):
     """Load a tile of pixels (patches by k) as a GEMM operand; `inside_M` is None if all patches exist."""
     channel, y, x = coordinates(k, C, P, CHANNELS_LAST)
     y_offset = y.to(tl.int64) * image_stride[2]
@@ -104,10 +113,19 @@ def load_pixels(
 
 @triton.jit
 def prepare(
-    weight, bias, prepared, shift,  # (D, 3, P, P), (D,) or None, (D, PITCH), (D,) float32
-    weight_stride, factors, shifts,
-    C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    weight,  # (D, 3, P, P)
+    bias,  # (D,) or None
+    prepared,  # (D, PITCH), in the dtype of the products
+    shift,  # (D,) float32
+    weight_stride,  # of (D, 3, P, P)
+    factors,  # three numbers, one per channel of the weight
+    shifts,  # the same
+    C: tl.constexpr,  # channels of the images
+    P: tl.constexpr,
+    PITCH: tl.constexpr,  # elements between rows of the prepared weight
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Each program prepares one feature of the tokens: its weights in the order of k, and its shift."""
     d = tl.program_id(0)
     weight += d.to(tl.int64) * weight_stride[0]
@@ -137,9 +155,18 @@ def prepare(
 
 @triton.jit
 def store_tokens(
-    acc, out, out_M, inside_M, shift, pos_embed, position_M, cols, scale,
-    D: tl.constexpr, FULL: tl.constexpr,
-):  # fmt: skip
+    acc,
+    out,
+    out_M,  # rows of `out`
+    inside_M,  # whether each row is stored
+    shift,
+    pos_embed,
+    position_M,
+    cols,
+    scale,
+    D: tl.constexpr,
+    FULL: tl.constexpr,
+):
     """Scale, shift and store the features `cols`; FULL means that all of them exist."""
     inside = inside_M[:, None]
     if not FULL:
@@ -154,9 +181,20 @@ def store_tokens(
 
 @triton.jit
 def store_in_pieces(
-    acc, out, out_M, inside_M, shift, pos_embed, position_M, start, scale,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr,
-):  # fmt: skip
+    acc,  # (BLOCK_M, WIDTH)
+    out,
+    out_M,  # rows of `out`
+    inside_M,  # whether each row is stored
+    shift,
+    pos_embed,
+    position_M,
+    start,
+    scale,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+):
     """Call `store_tokens` for WIDTH features from `start`, 64 at a time: one cache line per row.
 
     The products and the position embedding of a whole tile would not fit into registers.
@@ -178,12 +216,31 @@ def store_in_pieces(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    images, weight, shift, pos_embed, out, keep_indices,  # weight and shift are prepared; out is (M, D)
-    image_stride, M, B, N, grid_width, scale, mean, inverse_std,
-    D: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    images,  # (B, C, H, W), uint8 or floating
+    weight,  # (D, PITCH), prepared
+    shift,  # (D,) float32, prepared
+    pos_embed,  # (N, D) or None
+    out,  # (M, D)
+    keep_indices,  # (M, 2) int32, image and position of each patch; None without SELECT
+    image_stride,  # of (B, C, H, W)
+    M,
+    B,
+    N,
+    grid_width,
+    scale,  # of the products
+    mean,  # three numbers, one per channel of the weight
+    inverse_std,  # the same
+    D: tl.constexpr,
+    C: tl.constexpr,
+    P: tl.constexpr,
+    PITCH: tl.constexpr,  # elements between rows of the prepared weight
+    CHANNELS_LAST: tl.constexpr,
+    NORMALIZE: tl.constexpr,  # apply mean and inverse_std to floating pixels
+    SELECT: tl.constexpr,  # only the patches in keep_indices
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Each program computes BLOCK_M patches by BLOCK_D features.
 
     Programs that read the same patches are neighbours, so that all but the first find the pixels in the L2
@@ -222,12 +279,29 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def weight_gradient(
-    dout, images, partials, keep_indices,  # (M, D), the images, (splits, D, PITCH) float32
-    image_stride, M, N, grid_width, rows_per_split, mean, inverse_std, dtype: tl.constexpr,
-    D: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, NORMALIZE: tl.constexpr, SELECT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    dout,  # (M, D)
+    images,  # (B, C, H, W), uint8 or floating
+    partials,  # (splits, D, PITCH) float32
+    keep_indices,  # (M, 2) int32, image and position of each patch; None without SELECT
+    image_stride,  # of (B, C, H, W)
+    M,
+    N,
+    grid_width,
+    rows_per_split,  # a multiple of BLOCK_M
+    mean,  # three numbers, one per channel of the weight
+    inverse_std,  # the same
+    dtype: tl.constexpr,  # of the products
+    D: tl.constexpr,
+    C: tl.constexpr,
+    P: tl.constexpr,
+    PITCH: tl.constexpr,  # elements between rows of partials
+    CHANNELS_LAST: tl.constexpr,
+    NORMALIZE: tl.constexpr,  # apply mean and inverse_std to floating pixels
+    SELECT: tl.constexpr,  # only the patches in keep_indices
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Each program computes BLOCK_D features by BLOCK_K pixels, summed over the rows of a split."""
     blocks_d: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     blocks_k: tl.constexpr = PITCH // BLOCK_K
@@ -267,10 +341,21 @@ def weight_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def finish(
-    partials, dbias, dweight,  # (splits, D, PITCH) and (D,), float32; (D, 3, P, P)
-    dweight_stride, splits, scale, factors, shifts, D,
-    C: tl.constexpr, P: tl.constexpr, PITCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    partials,  # (splits, D, PITCH) float32
+    dbias,  # (D,) float32
+    dweight,  # (D, 3, P, P)
+    dweight_stride,  # of (D, 3, P, P)
+    splits,
+    scale,  # of the products
+    factors,  # three numbers, one per channel of the weight
+    shifts,  # the same
+    D,
+    C: tl.constexpr,  # channels of the images
+    P: tl.constexpr,
+    PITCH: tl.constexpr,  # elements between rows of partials
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Each program computes BLOCK weights of one feature of the tokens, by the transpose of `prepare`."""
     blocks: tl.constexpr = (C * P * P + BLOCK - 1) // BLOCK
     d = (tl.program_id(0) // blocks).to(tl.int64)
@@ -298,9 +383,14 @@ def finish(
 
 @triton.jit(do_not_specialize=SIZES)
 def position_gradient(
-    dout, partials, B, ROW, rows_per_split,  # (B, ROW), (splits, ROW) float32; ROW = N D
-    BLOCK_B: tl.constexpr, BLOCK_E: tl.constexpr,
-):  # fmt: skip
+    dout,  # (B, ROW)
+    partials,  # (splits, ROW) float32
+    B,
+    ROW,  # N D
+    rows_per_split,  # a multiple of BLOCK_B
+    BLOCK_B: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
     """Each program sums BLOCK_E elements of all positions over the images of a split."""
     blocks = tl.cdiv(ROW, BLOCK_E)
     split = tl.program_id(0) // blocks
@@ -318,9 +408,18 @@ def position_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def position_gradient_select(
-    dout, keep_indices, partials, M, N, blocks_n, rows_per_split,  # (M, D), (M, 2), (splits, N, D) float32
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    dout,  # (M, D)
+    keep_indices,  # (M, 2) int32, image and position of each patch
+    partials,  # (splits, N, D) float32
+    M,
+    N,
+    blocks_n,
+    rows_per_split,  # a multiple of BLOCK_M
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Each program computes BLOCK_N positions by BLOCK_D features.
 
     It multiplies a one-hot matrix, which is exact, with the rows of a split. Positions may be in any order,
