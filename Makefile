@@ -1,8 +1,8 @@
 # Every target sets up what it needs (see scripts/setup.sh); nothing has to be installed before.
 #
 #   make train        train on emoji and show what the model finds
-#   make test         style, types, the quick tests, and the launch table of sm_90 compiled without a GPU
-#   make test-slow    the slow tests, and the launch tables of all architectures
+#   make test         style, types, all but the long tests, and the launch table of sm_90 compiled without a GPU
+#   make test-slow    the long tests, and the launch tables of all architectures
 #   make lint         style and types
 #   make bench        the CPU benchmarks
 #
@@ -18,11 +18,11 @@ train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not long"
 	$(BIN)/python -m clippo_kernels.aot --arch sm_90
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m clippo_kernels.aot
 
 bench: export BENCH := 1

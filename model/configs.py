@@ -100,8 +100,10 @@ def value_of(hint: Any, value: Any, path: str) -> Any:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries: `{"fonts": {"a": 1}}` becomes `{"fonts.a": 1}`."""
+    """Flatten nested dictionaries: `{"fonts": [{"file": "a"}]}` becomes `{"fonts.0.file": "a"}`."""
     out: dict[str, Any] = {}
     for key, value in content.items():
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            value = {str(i): item for i, item in enumerate(value)}
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out

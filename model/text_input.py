@@ -294,7 +294,9 @@ def make_renderer(description: dict[str, Any] | None, image_size: int) -> TextRe
 
 def warn_of_another_renderer(description: Mapping[str, Any], renderer: TextRenderer) -> None:
     """Warn if a renderer draws other pixels than the described one, and say what differs."""
-    before, now = flat(description), flat(json.loads(json.dumps(renderer.description)))
+    before, now = (
+        flat(with_listed_fonts(json.loads(json.dumps(x)))) for x in (description, renderer.description)
+    )
     differing = [
         f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
         for key in dict.fromkeys([*before, *now])
@@ -305,3 +307,11 @@ def warn_of_another_renderer(description: Mapping[str, Any], renderer: TextRende
             f"this model was trained with text that was drawn differently: {'; '.join(differing)}",
             stacklevel=4,
         )
+
+
+def with_listed_fonts(description: dict[str, Any]) -> dict[str, Any]:
+    """Turn the fonts of a description from hashes by name, as they once were, into a list."""
+    fonts = description.get("fonts")
+    if not isinstance(fonts, dict):
+        return description
+    return {**description, "fonts": [{"file": name, "sha256": sha256} for name, sha256 in fonts.items()]}

@@ -11,6 +11,14 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is `long` as `slow` as well."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Arrays that the published code made, in $CLIPPO_REFERENCE or shared/reference beside the checkout."""

@@ -61,6 +61,7 @@ class Modules:
                     parts = path.relative_to(root / folder).with_suffix("").parts
                     name = ".".join([package, *parts]).removesuffix(".__init__")
                     self.files[name] = path
+        self.trees = {n: ast.parse(path.read_text(encoding="utf-8")) for n, path in self.files.items()}
         self.imports = {name: self.imports_of(name) for name in self.files}
 
     def imports_of(self, name: str) -> set[str]:
@@ -72,7 +73,7 @@ class Modules:
         """
         package = self.package(name)
         found = set()
-        for node in ast.walk(ast.parse(self.files[name].read_text(encoding="utf-8"))):
+        for node in ast.walk(self.trees[name]):
             if isinstance(node, ast.Import):
                 found |= {canonical(alias.name) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -101,7 +102,7 @@ class Modules:
         return [
             (name, found)
             for name in sorted(self.files)
-            for found in top_level_names(self.files[name].read_text(encoding="utf-8"))
+            for found in top_level_names(self.trees[name])
             if found.startswith("_") and not found.endswith("__")
         ]
 
@@ -119,7 +120,7 @@ class Modules:
 
     def members_of(self, name: str) -> set[Edge]:
         """The names that a module takes from others: `from module import name` and `module.name`."""
-        tree = ast.parse(self.files[name].read_text(encoding="utf-8"))
+        tree = self.trees[name]
         modules: dict[str, str] = {}  # by the local name of the module
         found = set()
         for node in ast.walk(tree):
@@ -136,7 +137,7 @@ class Modules:
         return {(a, b) for a, b in found if a in self.files and not b.startswith("__")}
 
     def listed(self, name: str) -> set[str]:
-        for node in ast.parse(self.files[name].read_text(encoding="utf-8")).body:
+        for node in self.trees[name].body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 return set(ast.literal_eval(node.value))
         return set()
@@ -184,9 +185,9 @@ def canonical(name: str) -> str:
     return f"clippo.{name}" if f"clippo.{name.partition('.')[0]}" in FOLDERS else name
 
 
-def top_level_names(source: str) -> Iterator[str]:
+def top_level_names(module: ast.Module) -> Iterator[str]:
     """The functions, classes and variables that a module defines, also those below an `if` or a `try`."""
-    ahead: list[ast.AST] = [ast.parse(source)]
+    ahead: list[ast.AST] = [module]
     while ahead:
         node = ahead.pop(0)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -227,7 +228,7 @@ def test_modules_import_what_others_list(project):
     unknown = [
         (name, found)
         for name, path in project.files.items()
-        for found in project.listed(name) - {*top_level_names(path.read_text(encoding="utf-8"))}
+        for found in project.listed(name) - {*top_level_names(project.trees[name])}
         if path.name != "__init__.py"
     ]
     assert not unknown, f"these modules list names that they do not define:\n{project.show(unknown)}"
@@ -390,6 +391,7 @@ def test_a_folder_of_the_checkout_is_the_package(name, monkeypatch):
         assert getattr(folder, public) is getattr(package, public)
 
 
+@pytest.mark.slow
 def test_a_project_with_folders_of_the_same_names_works_beside_the_packages(tmp_path):
     project, installed = tmp_path / "project", tmp_path / "site-packages"
     installed.mkdir()

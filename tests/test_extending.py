@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from clippo.data.emoji import EmojiConfig
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
 
 
+@pytest.mark.slow
 def test_the_examples_train_from_the_command_line(tmp_path):
     for package in ("clippo", "clippo_kernels"):
         shutil.copytree(

@@ -14,6 +14,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @no_gpu
 @pytest.mark.parametrize("op", ["attention", "patch_embed", "contrastive"])
 @pytest.mark.parametrize("command", [["bench.gpu", "--only"], ["bench.tune"]], ids=" ".join)
@@ -24,6 +25,7 @@ def test_without_a_gpu_they_say_so(command, op):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["bench.gpu", "--only", "cats"], ["bench.tune", "cats"]])
 def test_unknown_op(command):
     done = run(*command)
@@ -32,7 +34,7 @@ def test_unknown_op(command):
         assert op in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @no_gpu
 @pytest.mark.parametrize(
     ("suite", "one"),

@@ -11,7 +11,7 @@ TINY = (
 ).split()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_what_it_compares_and_tabulates_it(tmp_path, monkeypatch, capsys):
     runs = [
         Run("all", [*TINY, *ALL]),

@@ -68,6 +68,7 @@ def names(result):
 
 
 @pytest.mark.parametrize("ending", ["dies", "passes", "runs out of memory"])
+@pytest.mark.long
 def test_results_outlive_the_process_that_measures(run, capfd, ending):
     code, (result,) = run(ending, "--only", "op")
     assert code == (ending == "dies")
@@ -84,6 +85,7 @@ def test_results_outlive_the_process_that_measures(run, capfd, ending):
         assert not_run["not_run"].startswith("out of memory")
 
 
+@pytest.mark.long
 def test_results_outlive_a_benchmark_that_takes_too_long(run, monkeypatch, capfd):
     monkeypatch.setattr(gpu, "GRACE_S", 0.0)
     code, (result,) = run("takes too long", "--budget", "30")
@@ -92,12 +94,14 @@ def test_results_outlive_a_benchmark_that_takes_too_long(run, monkeypatch, capfd
     assert "the benchmarks of op were ended when their time was over" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_nothing_is_measured_where_tests_fail(run, capfd):
     code, results = run("passes", test="assert False")
     assert (code, results) == (1, [])
     assert "the tests of op did not pass, so it was not measured" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_keeps_the_results_of_earlier_ones(run, monkeypatch):
     clock = iter(["2026-01-02T03:04:05Z", "2026-01-02T03:09:00Z"])
     provenance = gpu.provenance
@@ -113,6 +117,7 @@ def test_no_time_at_all(run, capfd):
     assert "the tests of op did not end within 0 s" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_contestants_that_had_no_time_are_recorded(tmp_path):
     (tmp_path / "conftest.py").write_text("from clippo.bench.conftest import *")
     (tmp_path / "bench_op.py").write_text(SUITE.replace("ACT", ENDINGS["passes"]))

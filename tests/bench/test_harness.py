@@ -73,6 +73,7 @@ def test_longer_runs_are_timed_less_often(monkeypatch, seconds, rounds):
     assert len(calls) == rounds + 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts the memory of the CPU")
 def test_peak_memory():
     mebibyte = 2**20 // 4  # floats
@@ -135,6 +136,7 @@ def test_matrices_of_an_explicit_loss():
     assert contrastive.matrix_bytes("clippo", 65536) == 0
 
 
+@pytest.mark.slow
 def test_a_backward_of_flex_attention_may_run_again():
     with torch._functorch.config.patch(donated_buffer=True):
         attention.compiled_flex_attention.cache_clear()

@@ -131,6 +131,7 @@ def test_unknown_kernel(run, capsys):
     assert "--kernel must be a kernel of attention (short_forward, " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter, with a clock that stands still")
 def test_the_kernel_of_the_row_is_timed(monkeypatch):
     launches = []

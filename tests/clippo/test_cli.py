@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
     assert message in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "verb", "example"),
     [
@@ -95,6 +97,7 @@ def test_render_a_file_into_a_folder_or_a_sheet(cwd):
     assert (windows == wanted).all(axis=(2, 3)).any()
 
 
+@pytest.mark.slow
 def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
     run = clippo("fonts", "unifont.otf", "unifont_upper.otf", "NotoSansCJK-Regular.ttc", cwd=cwd)
     assert run.returncode == 0, run.stderr
@@ -107,7 +110,7 @@ def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
     assert "missing: nowhere.otf" in run.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train_then_evaluate_and_search(cwd):
     small = "--steps 4 --batch-size 8 --model.width 48 --model.depth 1 --model.image-size 32".split()
     parts = "--renderer paragraph --renderer.font-size 12 --loss sigmoid --loss.initial-bias=-5".split()
@@ -162,10 +165,14 @@ def test_version(capsys):
     assert clippo_kernels.__version__ == __version__ == version("clippo-kernels")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(cwd):
     command = f"{SCRIPT} train emoji --help | head -1; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -200,14 +207,22 @@ def test_a_closed_pipe_is_no_error(cwd):
             "nowhere is not a run: name a folder to write to, --out",
         ),
         (["evaluate", "nowhere", "--recipe", "emoji", "--out", "new"], "cannot read a model from nowhere"),
-        (["train", "emoji", "--out", "RUN"], "holds a run already"),
-        (["train", "emoji", "--out", "RUN", "--resume"], "another configuration"),
-        (["train", "emoji", "--out", "."], "is not empty and holds no run"),
-        (["train", "emoji", "--out", "model.py/run"], "cannot write into model.py/run"),
+        slow(["train", "emoji", "--out", "RUN"], "holds a run already"),
+        pytest.param(
+            ["train", "emoji", "--out", "RUN", "--resume"], "another configuration", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["train", "emoji", "--out", "."], "is not empty and holds no run", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["train", "emoji", "--out", "model.py/run"],
+            "cannot write into model.py/run",
+            marks=pytest.mark.slow,
+        ),
         (["train", "emoji", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
         (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
         (["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
-        (
+        slow(
             ["train", "emoji", "--out", "new", "--model.image-size", 16],
             "image_size is too small to render text",
         ),
@@ -244,6 +259,7 @@ def test_a_missing_system_library_is_named(cwd):
     assert_one_line_of_complaint(run.stderr, "libEGL.so.1")
 
 
+@pytest.mark.slow
 def test_sizes_that_do_not_fit_are_refused(cwd):
     run = clippo("train", "emoji", "--out", "new", "--model.num-heads", 5, cwd=cwd)
     assert run.returncode == 2
@@ -252,6 +268,7 @@ def test_sizes_that_do_not_fit_are_refused(cwd):
     assert not (cwd / "new").exists()
 
 
+@pytest.mark.slow
 def test_unknown_words_are_refused_by_name(cwd):
     run = clippo("train", "emoji", "--learning-rat", "1", cwd=cwd)
     assert run.returncode == 2

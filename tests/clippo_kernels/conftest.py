@@ -1,6 +1,8 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,23 @@ from torch.utils._pytree import tree_leaves
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark all but one case of each test and backend as slow: the interpreter takes minutes for all.
+
+    The case that is left is in the middle of the grid, which is usually a 16-bit dtype and a middling size.
+    """
+    grids: dict[tuple[Any, Any], list[pytest.Function]] = {}
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("long"):
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            grids.setdefault((item.function, parameters.get("backend")), []).append(item)
+    for cases in grids.values():
+        for item in cases:
+            if item is not cases[len(cases) // 2]:
+                item.add_marker("slow")
 
 
 @pytest.fixture

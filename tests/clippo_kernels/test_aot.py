@@ -29,7 +29,7 @@ def reports() -> list[dict]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_of_every_table_compiles(reports):
     assert [(r["architecture"], r["kernel"]) for r in reports] == [
         (name, kernel) for name, kernel, _ in aot.rows_of(list(tuning.ARCHITECTURES))
@@ -42,7 +42,7 @@ def test_every_row_of_every_table_compiles(reports):
             assert report["tensor_core_instructions"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_answers_for_every_use_of_its_kernel(reports):
     """Both losses, with labels and without, take the same row of a backward: the worst is reported."""
     code = """
@@ -56,7 +56,7 @@ for kernel in ("dlogits", "gradient", "forward", "forward_labelled"):
     assert [int(n) for n in done.stdout.split()] == [4, 8, 1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hopper_at_head_dim_64(reports):
     rows = [r for r in reports if r["architecture"] == "sm_90" and r["at_most"].get("head_dim") == 64]
     assert all(r["spill_bytes"] == 0 for r in rows)
@@ -90,11 +90,12 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("spills", marks=pytest.mark.slow),
-        pytest.param("shared memory", marks=pytest.mark.slow),
+        pytest.param("spills", marks=pytest.mark.long),
+        pytest.param("shared memory", marks=pytest.mark.long),
         "does not compile",
     ],
 )
@@ -111,7 +112,7 @@ print(line(compile_row("sm_90", {kernel!r}, {row!r})))
     assert message in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_odd_heads_of_72_are_loaded_16_bytes_at_a_time():
     # Their rows start at multiples of 16 bytes, but not of 16 elements.
     code = """
@@ -140,7 +141,7 @@ with tuning.assume("sm_90"), _triton.launch_hook(compile_only):
     assert narrow[2] == "0"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_patches_of_every_size():
     # The tables' rows are compiled for patches of 16 px. Others keep the tensor cores and spill nothing; how
     # wide their loads are depends on where runs of pixels start: at multiples of 16, 8 or 2 bytes.
@@ -216,6 +217,7 @@ def test_tensor_memory_and_missing_products():
     ]
 
 
+@pytest.mark.slow
 def test_table_for_reading():
     report = aot.Report(
         "sm_90", "attention.long_forward", 2, {"head_dim": 64}, {"BLOCK_M": 64}, problems=["no"]

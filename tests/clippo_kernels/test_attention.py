@@ -80,7 +80,7 @@ SIZES = [
     (113, 203, 64),
     (3, 256, 64),
     *(
-        pytest.param(*size, marks=pytest.mark.slow)
+        pytest.param(*size, marks=pytest.mark.long)
         for size in (
             (113, 203, 72),
             (203, 113, 128),
@@ -112,8 +112,8 @@ def test_matches_reference(check_accuracy, backend, dtype, Nq, Nk, D):
     [
         (40, 40, 64),
         (30, 200, 64),
-        pytest.param(90, 100, 80, marks=pytest.mark.slow),
-        pytest.param(40, 300, 128, marks=pytest.mark.slow),
+        pytest.param(90, 100, 80, marks=pytest.mark.long),
+        pytest.param(40, 300, 128, marks=pytest.mark.long),
     ],
 )
 def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D):
@@ -126,7 +126,8 @@ def test_every_launch_table(check_accuracy, monkeypatch, architecture, Nq, Nk, D
             check_accuracy(flash_attention, reference.flash_attention, inputs)
 
 
-@pytest.mark.parametrize(("B", "H"), [(1, 1), pytest.param(60, 50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("B", "H"), [(1, 1), pytest.param(60, 50, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_few_and_many_heads(check_accuracy, backend, B, H):
     N = 197 if ON_GPU else 2
     check_accuracy(
@@ -179,6 +180,7 @@ def test_one_key_is_its_value(backend, dtype):
         assert dv.any()
 
 
+@pytest.mark.slow
 def test_gradients_in_float64():
     q, k, v = leaves(*(torch.randn(1, N, 2, 3) for N in (2, 3, 3)), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda *qkv: flash_attention(*qkv, scale=0.7), (q, k, v))
@@ -362,6 +364,7 @@ def test_deterministic_and_independent_of_the_batch(backend):
 
 
 @pytest.mark.parametrize("N", [40, 300])
+@pytest.mark.slow
 def test_memory_is_that_of_the_results(allocations, N):
     from clippo_kernels.attention import launch
 
@@ -441,6 +444,7 @@ PUBLIC_OPS = {
 over_public_ops = pytest.mark.parametrize("op", PUBLIC_OPS.values(), ids=PUBLIC_OPS)
 
 
+@pytest.mark.slow
 def test_operators_are_well_registered():
     ops, dtype = torch.ops.clippo_kernels, torch.float16
     q, k, v = (torch.randn(2, N, 2, 16, dtype=dtype) for N in (5, 7, 7))
@@ -465,6 +469,7 @@ def test_operators_are_well_registered():
 
 
 @over_public_ops
+@pytest.mark.slow
 def test_compiles_whole_for_any_batch(backend, op):
     graphs = []
 
@@ -484,6 +489,7 @@ def test_compiles_whole_for_any_batch(backend, op):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @over_public_ops
 def test_exports_any_batch(backend, op):
     class Module(torch.nn.Module):
@@ -496,6 +502,7 @@ def test_exports_any_batch(backend, op):
     torch.testing.assert_close(program.module()(x), op(x))
 
 
+@pytest.mark.slow
 def test_one_graph_holds_for_all_lengths(backend):
     ragged = torch.randn(9, 3, 2, 8, requires_grad=True)
     graphs = []

@@ -82,7 +82,7 @@ def block(monkeypatch):
 # (1, 3): a softmax of one. (130, 300): more features than a row of the in-kernel backward takes.
 SIZES = [
     *((1, 3, 1024), (2, 3, 1), (37, 19, 16), (130, 64, 1024), (150, 130, 1024)),
-    *(pytest.param(*size, marks=pytest.mark.slow) for size in ((5, 4096, 1024), (130, 300, 64))),
+    *(pytest.param(*size, marks=pytest.mark.long) for size in ((5, 4096, 1024), (130, 300, 64))),
 ]
 
 
@@ -90,7 +90,7 @@ SIZES = [
 @both_losses
 @with_and_without_labels
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize(("B", "D", "size"), SIZES)
 def test_matches_explicit(
@@ -287,6 +287,7 @@ def test_autocast_decides_the_dtype_of_products(loss, explicit):
     assert ours[1].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @both_losses
 @with_and_without_labels
@@ -323,6 +324,7 @@ def test_exports_any_batch(loss, explicit):
 @pytest.mark.usefixtures("backend")
 @both_losses
 @with_and_without_labels
+@pytest.mark.slow
 def test_compiles_whole(loss, explicit, labelled):
     inputs = [*embeddings(9, 4, torch.float32), *scalars(torch.float32)]
     labels = some_labels(9) if labelled else None
@@ -332,6 +334,7 @@ def test_compiles_whole(loss, explicit, labelled):
     torch.testing.assert_close(compiled(*inputs[:2], 3.0, -1.0), loss(*inputs[:2], 3.0, -1.0))
 
 
+@pytest.mark.slow
 @both_losses
 def test_compiled_float64_has_its_gradients(loss, explicit):
     # The result has the dtype of its sums: a cast that does nothing would cost the gradients, see `cast`.
@@ -340,6 +343,7 @@ def test_compiled_float64_has_its_gradients(loss, explicit):
     torch.testing.assert_close(loss_and_gradients(compiled, inputs), loss_and_gradients(loss, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("positives", ["pairs", "offset", "labels"])
@@ -374,10 +378,11 @@ def test_both_backwards_are_chosen_by_the_table():
             assert [options is not None for options in chosen] == [True, False, False]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts the memory of the CPU")
 @both_losses
 @with_and_without_labels
+@pytest.mark.slow
 def test_never_holds_the_matrix(loss, explicit, labelled):
     B, D = 8192, 32
     inputs = [*embeddings(B, D, torch.float32), *scalars(torch.float32)]
@@ -416,7 +421,7 @@ class PeakMemory(TorchDispatchMode):
 @both_losses
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    ("B", "D"), [(65536, 768), (65536, 256), pytest.param(2**18, 64, marks=pytest.mark.slow)]
+    ("B", "D"), [(65536, 768), (65536, 256), pytest.param(2**18, 64, marks=pytest.mark.long)]
 )
 def test_memory_around_the_kernels(loss, explicit, B, D, dtype):
     """What forward and backward hold beside their inputs, gradients among it, by either backward."""

@@ -13,6 +13,8 @@ import torch
 import clippo_kernels
 from clippo_kernels import contrastive_loss
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("contrastive_worker.py")
 
 
@@ -24,7 +26,7 @@ def worker():
     return module
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def ranks(request, tmp_path_factory):
     """What each of so many processes computed."""
     folder = tmp_path_factory.mktemp("ranks")

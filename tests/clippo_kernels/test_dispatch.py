@@ -102,6 +102,7 @@ def test_public_names():
     assert sorted(name for op in ops for name in op.__all__) == sorted(clippo_kernels.__all__)
 
 
+@pytest.mark.slow
 def test_imports_and_runs_without_triton():
     code = """
 import sys

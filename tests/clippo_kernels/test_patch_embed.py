@@ -90,7 +90,7 @@ IMAGE_DTYPES = [
 @pytest.mark.parametrize("shape", [(2, 3, 8, 12), (2, 8, 12, 3), (2, 8, 12, 1)], ids=str)
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [pytest.param(0.5, 0.5, marks=pytest.mark.slow), (IMAGENET_MEAN, IMAGENET_STD)],
+    [pytest.param(0.5, 0.5, marks=pytest.mark.long), (IMAGENET_MEAN, IMAGENET_STD)],
     ids=["half", "imagenet"],
 )
 def test_matches_conv2d(check_accuracy, backend, dtype, image_dtype, shape, mean, std):
@@ -104,10 +104,10 @@ def test_matches_conv2d(check_accuracy, backend, dtype, image_dtype, shape, mean
 
 # P, the image, D: every side of a patch and others, grids that are not square, widths that fill no tile
 GEOMETRIES = [
-    pytest.param(8, (16, 24), 130, marks=pytest.mark.slow),
+    pytest.param(8, (16, 24), 130, marks=pytest.mark.long),
     (14, (28, 42), 40),
-    pytest.param(16, (32, 48), 192, marks=pytest.mark.slow),
-    pytest.param(32, (64, 32), 24, marks=pytest.mark.slow),
+    pytest.param(16, (32, 48), 192, marks=pytest.mark.long),
+    pytest.param(32, (64, 32), 24, marks=pytest.mark.long),
     (1, (2, 3), 5),
     (5, (10, 15), 7),
     (16, (16, 16), 1),
@@ -131,17 +131,18 @@ def test_geometries(check_accuracy, backend, dtype, channels, P, size, D):
     check_accuracy(*selects(random_index(5, 3, N)), images, args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("B", "size"),
     [
         (67, (4, 8)),
-        pytest.param(40, (8, 12), marks=pytest.mark.slow),
-        pytest.param(3, (40, 40), marks=pytest.mark.slow),
+        pytest.param(40, (8, 12), marks=pytest.mark.long),
+        pytest.param(3, (40, 40), marks=pytest.mark.long),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("num_sms", [pytest.param(1, marks=pytest.mark.slow), 20])
+@pytest.mark.parametrize("num_sms", [pytest.param(1, marks=pytest.mark.long), 20])
 def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sms):
     # Fewer and more patches in an image than rows in a tile; in one long sum, or with more SMs
     # than tiles, so that every sum is split.
@@ -155,9 +156,10 @@ def test_sums_over_many_rows(check_accuracy, monkeypatch, dtype, B, size, num_sm
     check_accuracy(*selects(random_index(133, B, N)), images, args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param(name, marks=() if name == "sm_90" else pytest.mark.slow) for name in tuning.ARCHITECTURES],
+    [pytest.param(name, marks=() if name == "sm_90" else pytest.mark.long) for name in tuning.ARCHITECTURES],
 )
 def test_every_launch_table(check_accuracy, monkeypatch, architecture):
     if ON_GPU and architecture != tuning.architecture(torch.device("cuda")):
@@ -422,7 +424,7 @@ EMBEDDERS = {"patch_embed": patch_embed, "patch_embed_select": embed_every_other
 over_embedders = pytest.mark.parametrize("embed", EMBEDDERS.values(), ids=EMBEDDERS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_operators_are_well_registered():
     ops = torch.ops.clippo_kernels
     weight, bias, pos_embed = parameters(dtype=torch.float16)
@@ -443,6 +445,7 @@ def test_operators_are_well_registered():
         )
 
 
+@pytest.mark.slow
 @over_embedders
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", [(3, 8, 12), (8, 12, 1)], ids=str)
@@ -466,6 +469,7 @@ def test_compiles_whole_for_any_batch(backend, embed, dtype, shape):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @over_embedders
 def test_exports_any_batch(backend, embed):
     class Module(torch.nn.Module):

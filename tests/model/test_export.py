@@ -22,6 +22,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_torch_export(clippo, pixels, tmp_path):
     assert export(clippo, tmp_path / "x.pt2") < 1e-5
     module = torch.export.load(tmp_path / "x.pt2").module()
@@ -31,7 +32,7 @@ def test_torch_export(clippo, pixels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnx(clippo, pixels, tmp_path):
     """Photographs and rendered text, through onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -46,7 +47,7 @@ def test_onnx(clippo, pixels, tmp_path):
 
 
 @pytest.mark.parametrize("text_tokens", ["all", "inked"])
-@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_texts(clippo, tmp_path, text_tokens, ending):
     """Of different lengths, a blank one among them; blank patches count where the model reads them."""
     own = Clippo(replace(clippo.config, text=RenderedTextConfig(tokens=text_tokens))).eval()
@@ -69,6 +70,7 @@ def test_texts(clippo, tmp_path, text_tokens, ending):
     assert (z - other.encode_text(texts)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
     monkeypatch.setattr("clippo.model.export.TOLERANCE", -1.0)
     (tmp_path / "x.pt2").write_bytes(b"of before")
@@ -88,6 +90,7 @@ def test_what_cannot_be_exported(clippo, tmp_path, monkeypatch):
         export(clippo, tmp_path / "x.onnx")
 
 
+@pytest.mark.slow
 def test_command(clippo, tmp_path, capsys):
     """From every kind of file; a broken one is a line of complaint."""
     save_big_vision(clippo, tmp_path / "x.npz")

@@ -37,7 +37,7 @@ def every_patch(batch: int) -> torch.Tensor:
     return torch.ones(batch, SMALL.num_patches, dtype=torch.bool)
 
 
-@pytest.fixture(params=["eager", "triton"])
+@pytest.fixture(params=["eager", pytest.param("triton", marks=pytest.mark.slow)])
 def backend(request, monkeypatch):
     if request.param == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter is used where there is no GPU")
@@ -148,7 +148,7 @@ def test_recomputed_blocks_give_the_same_gradients(clippo, images, texts, packed
     assert len(calls) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["all", "inked"])
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_without_graph_breaks(clippo, images, texts, mode, training):

@@ -109,6 +109,7 @@ def test_block_is_the_textbook_block(clippo):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is used where there is no GPU")
+@pytest.mark.slow
 def test_whole_model_through_the_kernels(clippo, monkeypatch):
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     texts = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)

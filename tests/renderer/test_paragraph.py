@@ -186,7 +186,13 @@ def random_texts(rng: random.Random, count: int) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("size", [224, (48, 64), (64, 40), (32, 16), (96, 336)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (96, 336),
+        *(pytest.param(size, marks=pytest.mark.slow) for size in (224, (48, 64), (64, 40), (32, 16))),
+    ],
+)
 def test_quick_route_equals_skia(size):
     rng = random.Random(str(size))
     quick, skia = ParagraphRenderer(size), SkiaOnly(size)
@@ -219,6 +225,7 @@ def test_other_fonts_and_sizes_equal_skia():
         )
 
 
+@pytest.mark.slow
 def test_cache_is_bounded(monkeypatch):
     monkeypatch.setattr("clippo.renderer.quick_path.CACHE_BYTES", 20_000)
     render, rng = ParagraphRenderer(224), random.Random(0)
@@ -445,7 +452,7 @@ def test_fingerprint_tells_fonts_of_one_name(tmp_path):
 )
 def test_threads_take_turns(renderer):
     rng = random.Random(0)
-    batches = [random_texts(rng, 16) for _ in range(24)]
+    batches = [random_texts(rng, 16) for _ in range(8)]
     expected = [type(renderer)(64, **vars(renderer.config))(batch) for batch in batches]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

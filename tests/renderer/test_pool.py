@@ -121,6 +121,7 @@ def test_too_little_shared_memory_is_said_at_once(monkeypatch, tmp_path):
         RenderPool(UnifontRenderer(64), workers=1, batch_size=10**9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before_the_error", ["", "next(images)", "next(images); time.sleep(1)"])
 def test_workers_of_a_run_that_ends_with_an_error_say_nothing(tmp_path, before_the_error):
     (tmp_path / "run.py").write_text(

@@ -73,13 +73,14 @@ def test_processes_share_a_batch_by_rows():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_workers_give_the_same_batches(workers):
     expected = list(load(batches_of(), workers=0))
     found = list(load(batches_of(), workers=workers))
     assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_comes_in_its_turn_with_its_own_message(workers):
     batches = load(batches_of(weights=None, steps=range(5)), workers=workers)
     with pytest.raises(OSError, match="^the file of 13 is broken$"):

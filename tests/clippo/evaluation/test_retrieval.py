@@ -76,6 +76,7 @@ def test_what_is_not_a_number_is_not_found(where):
     assert recall[1] == recall[5] == 0
 
 
+@pytest.mark.slow
 def test_every_language_and_direction_is_measured(untrained, evaluator):
     metrics = evaluator(untrained)
     assert metrics["chance/R@10"] == pytest.approx(1000 / len(evaluator.examples))

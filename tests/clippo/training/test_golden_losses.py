@@ -60,7 +60,7 @@ def first_losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_first_losses(tmp_path):
     golden = json.loads(GOLDEN.read_text())
     expected = [float.fromhex(loss) for loss in golden["losses"]]

@@ -43,7 +43,7 @@ def test_the_loss_falls(finished, tiny_config):
     assert by_step[20] < by_step[5] - 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_batch_over_and_over_is_learned(tiny_config, tmp_path, monkeypatch):
     """Well below the loss of a tower that says the same of everything."""
     batch = Order.__call__
@@ -103,7 +103,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     assert losses(tmp_path / "run") == losses(finished)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path):
     """Also in chunks, which are embedded twice, with blocks computed twice, and after a resumption."""
     config = dataclasses.replace(
@@ -146,7 +146,7 @@ def test_resuming_a_finished_run_changes_nothing(finished, tiny_config):
     assert same(state(finished), before)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_as_one_does(finished, tiny_config, tmp_path):
     """Through torchrun and the command line, in a folder that holds a stranger's model.py."""
     (tmp_path / "model.py").write_text("raise SystemExit('a stranger was imported')")
@@ -165,7 +165,7 @@ def test_two_processes_train_as_one_does(finished, tiny_config, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_chunks_train_as_a_whole_batch_does(finished, tiny_config, tmp_path):
     assert tiny_config.batch_size % 5
     train(dataclasses.replace(tiny_config, micro_batch_size=5), tmp_path / "run")
@@ -232,6 +232,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
     assert RunFolder(tmp_path / "run").newest_checkpoint() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_towers", [1, 2])
 def test_models_that_read_bytes_train_and_resume(tiny_config, tmp_path, num_towers):
     text = {"text": ByteTextConfig(max_bytes=20), "num_towers": num_towers}
@@ -245,7 +246,7 @@ def test_models_that_read_bytes_train_and_resume(tiny_config, tmp_path, num_towe
     train(config, tmp_path / "run", resume=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sigmoid_loss_trains_its_bias_and_resumes(tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config, loss=SigmoidLossConfig(), evaluators={})
     train(config, tmp_path / "whole")
@@ -270,7 +271,7 @@ def test_another_renderer_can_be_trained_with(tiny_config, tmp_path):
     assert model.renderer.font_size == 12
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_train_as_the_process_itself_does(finished, tiny_config, tmp_path):
     train(dataclasses.replace(tiny_config, workers=1, evaluators={}), tmp_path / "run")
     assert same(state(tmp_path / "run"), state(finished))

@@ -34,7 +34,7 @@ def clippo(reference_dir: Path):
     return load_big_vision(reference_dir / "model" / "params.npz")
 
 
-@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("triton", marks=pytest.mark.slow)])
 def test_every_stage_of_the_tower_matches(clippo, expected, monkeypatch, backend):
     if backend == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter is used where there is no GPU")
@@ -153,6 +153,7 @@ def test_round_trip(arrays, clippo, tmp_path, scan):
         np.testing.assert_array_equal(written[name], array[None] if stacked else array)
 
 
+@pytest.mark.slow
 def test_stacked_blocks_keep_their_order(tmp_path):
     model = create_model("clippo-ti32", image_size=64, embed_dim=8)
     save_big_vision(model, tmp_path / "x.npz", scan=True)
@@ -255,7 +256,7 @@ def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whatever_byte_is_wrong_it_is_one_kind_of_error(arrays, tmp_path):
     whole = save(arrays)
     rng = np.random.default_rng(0)
@@ -306,7 +307,7 @@ print((peak() - before) / size)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [False, True])
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path, scan):
     small = create_model("clippo-mu16", image_size=64)
