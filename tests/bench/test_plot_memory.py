@@ -8,6 +8,7 @@ from clippo.bench.studies import plot_memory
 pytest.importorskip("matplotlib")
 
 
+@pytest.mark.slow
 def test_draws_what_was_measured(tmp_path, monkeypatch):
     results = max(path for path in RESULTS.glob("*/*.json") if "contrastive, both" in path.read_text())
     points = plot_memory.points(json.loads(results.read_text())["rows"])

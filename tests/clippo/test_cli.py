@@ -74,6 +74,7 @@ def test_render_writes_what_the_tower_reads(cwd):
         assert np.array_equal(np.asarray(picture), UnifontRenderer(64)(["Ça va? 你好"])[0])
 
 
+@pytest.mark.slow
 def test_render_a_file_into_a_folder_or_a_sheet(cwd):
     lines = ["one cat", "две кошки", "شجرة"]
     (cwd / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -221,7 +222,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         ),
         (["train", "emoji", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
         (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
-        (["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
+        slow(["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
         slow(
             ["train", "emoji", "--out", "new", "--model.image-size", 16],
             "image_size is too small to render text",

@@ -106,6 +106,7 @@ def test_matches_reference(check_accuracy, backend, dtype, Nq, Nk, D):
     check_accuracy(flash_attention, reference.flash_attention, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
 @pytest.mark.parametrize(
     ("Nq", "Nk", "D"),
@@ -140,6 +141,7 @@ def fused(q, k, v):
     return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("Nk", [197, 300])
 def test_scores_from_minus_to_plus_10000(check_accuracy, backend, dtype, Nk):
@@ -151,6 +153,7 @@ def test_scores_from_minus_to_plus_10000(check_accuracy, backend, dtype, Nk):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("Nk", [197, 300])
 def test_padded_keys_have_no_weight(check_accuracy, backend, dtype, Nk):
@@ -162,6 +165,7 @@ def test_padded_keys_have_no_weight(check_accuracy, backend, dtype, Nk):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_one_key_is_its_value(backend, dtype):
     q, kv = torch.randn(2, 5, 3, 80).to(dtype), torch.randn(2, 1, 2, 3, 80).to(dtype)
@@ -196,6 +200,7 @@ def test_gradients_in_float64():
     assert torch.autograd.gradcheck(pool_ragged, (query, kv_ragged))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 0.0, 2.0, -0.5])
 def test_packed_and_scale(check_accuracy, backend, scale):
     qkv = torch.randn(2, 7, 3, 2, 16)
@@ -215,6 +220,7 @@ def test_packed_and_scale(check_accuracy, backend, scale):
     )
 
 
+@pytest.mark.slow
 def test_packed_gradient_is_packed(backend):
     (qkv,) = leaves(torch.randn(2, 7, 3, 2, 16).transpose(0, 1), dtype=torch.float32)
     (dqkv,) = torch.autograd.grad(flash_attention_qkvpacked(qkv).sum(), qkv)
@@ -310,6 +316,7 @@ def test_no_keys(backend):
     assert not q.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["q", "k", "v", "whole block of k"])
 @pytest.mark.parametrize("Nk", [20, 300])
@@ -345,6 +352,7 @@ def test_offsets_beyond_32_bits(backend):
 # What the results depend on, and what they take
 
 
+@pytest.mark.slow
 def test_deterministic_and_independent_of_the_batch(backend):
     packed, ragged = torch.randn(2, 113, 3, 2, 8).half(), torch.randn(113, 3, 2, 8).half()
 
@@ -537,6 +545,7 @@ def test_autocast(backend, op):
     assert torch.equal(out, plain)
 
 
+@pytest.mark.slow
 @over_public_ops
 def test_activation_checkpointing(backend, op):
     x = torch.randn(2, 7, 4, 2, 8, requires_grad=True)

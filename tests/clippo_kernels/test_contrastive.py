@@ -121,6 +121,7 @@ def test_matches_explicit(
         torch.testing.assert_close(x.double(), z, rtol=4 * tolerance, atol=4 * tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @both_losses
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
@@ -208,6 +209,7 @@ def test_duplicates_and_equal_embeddings(loss, explicit):
             torch.testing.assert_close(x.double(), z, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @both_losses
 @pytest.mark.parametrize(("B", "texts"), [(5, 13), (140, 20)])
@@ -306,6 +308,7 @@ def test_differentiates_once(loss, explicit):
         torch.autograd.grad(loss(image, text, 4.0, -1.0), image, create_graph=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @both_losses
 def test_exports_any_batch(loss, explicit):

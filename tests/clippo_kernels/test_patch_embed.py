@@ -203,6 +203,7 @@ def test_weights_of_any_magnitude_in_float16(check_accuracy, backend, magnitude)
     check_accuracy(patch_embed, reference.patch_embed, pixels(2, 3, 8, 12), [weight * magnitude, *rest])
 
 
+@pytest.mark.slow
 def test_gradients_in_float64():
     args = leaves(*parameters(D=3, P=2, dtype=torch.float64))
     keep_indices = index((0, 3), (0, 1), (0, 3))
@@ -235,6 +236,7 @@ def test_grey_is_its_replication(backend):
         )
 
 
+@pytest.mark.slow
 def test_layouts_agree(backend):
     weight, bias, pos_embed = parameters()
     images = pixels(2, 3, 8, 12)
@@ -278,6 +280,7 @@ def test_strides_do_not_matter(backend, view, dtype):
     assert torch.equal(images, before)
 
 
+@pytest.mark.slow
 def test_gradients_of_any_stride(backend):
     images, args = pixels(2, 3, 8, 12), leaves(*parameters())
     for embed in (patch_embed, selects(index((0, 1), (1, 1), (1, 0)))[0]):
@@ -298,6 +301,7 @@ def test_one_patch_images_are_not_written_to(backend):
     assert torch.equal(images, before)
 
 
+@pytest.mark.slow
 def test_offsets_beyond_32_bits(backend):
     # Rows lie 2^28 bytes apart, so that the last ones are out of reach of 32 bits. Only they are touched.
     B, H, W, row = 2, 8, 4, 2**28
@@ -356,6 +360,7 @@ def test_nan_and_inf_reach_their_own_token_alone(backend, value):
     assert bad.nonzero().tolist() == [[1, 1]]
 
 
+@pytest.mark.slow
 def test_deterministic_and_independent_of_the_batch(backend):
     images, args = pixels(9, 3, 8, 12), parameters(dtype=torch.float16)
     keep_indices = random_index(40, 9, 6)
@@ -492,6 +497,7 @@ def test_fake_tensors_have_no_index_to_check(backend):
         assert patch_embed_select(images, keep_indices, torch.empty(5, 3, 4, 4)).shape == (9, 5)
 
 
+@pytest.mark.slow
 def test_autocast_and_out_dtype(backend):
     images, args = pixels(2, 3, 8, 12), leaves(*parameters())
     assert patch_embed(images, *args, out_dtype=torch.bfloat16).dtype == torch.bfloat16
@@ -527,6 +533,7 @@ def test_gradients_under_autocast(assert_as_accurate, backend, C):
         assert_as_accurate(result, plain.bfloat16(), oracle)
 
 
+@pytest.mark.slow
 @over_embedders
 def test_activation_checkpointing(backend, embed):
     images, args = pixels(2, 3, 8, 12), leaves(*parameters())

@@ -409,6 +409,7 @@ hostile_text = st.text(st.characters(codec=None, exclude_categories=()), max_siz
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(hostile_text, max_size=4))
 def test_any_text_is_drawn_the_same_way_twice(texts):
@@ -428,6 +429,7 @@ def digest_in_other_process(configuration: bytes, texts: list[str]) -> str:
     return hashlib.sha256(pickle.loads(configuration)(texts).tobytes()).hexdigest()  # noqa: S301 - our own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_the_same_bits_in_another_process(render, method):
     texts = [*random_texts(random.Random(1), 40), HINDI, ARABIC, THAI, "👩‍🚀"]
@@ -448,7 +450,7 @@ def test_fingerprint_tells_fonts_of_one_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "renderer", [ParagraphRenderer(64), UnifontRenderer(64), ParagraphRenderer(64, font_size=14)]
+    "renderer", [ParagraphRenderer(64), pytest.param(UnifontRenderer(64), marks=pytest.mark.slow)]
 )
 def test_threads_take_turns(renderer):
     rng = random.Random(0)

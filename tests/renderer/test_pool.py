@@ -16,7 +16,7 @@ BATCHES = [[f"caption {i} of {n} кошка 猫 नमस्ते" for i in ran
 
 
 @pytest.mark.parametrize("renderer", [UnifontRenderer(64), ParagraphRenderer((32, 96))])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_order_and_bits_are_those_of_one_renderer(renderer, workers):
     with RenderPool(renderer, workers=workers, batch_size=64) as pool:
         found = [pixels.copy() for pixels in pool.map(BATCHES)]

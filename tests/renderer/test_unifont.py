@@ -147,6 +147,7 @@ def test_reference_cases_are_complete(reference_dir):
 # The layout rules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "options"),
     [
@@ -243,6 +244,7 @@ def test_other_font_sizes_stay_between_ink_and_background(font_size):
 # The batch interface
 
 
+@pytest.mark.slow
 def test_batch_equals_one_by_one(render_64):
     rng = np.random.default_rng(0)
     texts = [random_text(rng, 50) for _ in range(300)]

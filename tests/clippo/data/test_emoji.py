@@ -12,6 +12,7 @@ def index_of(source: EmojiSource, sequence: str) -> int:
     return [one.sequence for one in source.emojis].index(sequence)
 
 
+@pytest.mark.slow
 def test_emoji_are_plenty_named_and_different(emoji):
     assert len(emoji) > 3000
     assert len({one.sequence for one in emoji.emojis}) == len(emoji)

@@ -89,6 +89,7 @@ def test_every_language_and_direction_is_measured(untrained, evaluator):
     assert evaluator(untrained) == metrics
 
 
+@pytest.mark.slow
 def test_queries_are_found_among_the_candidates_by_their_keys(untrained, evaluator, monkeypatch):
     """A model that knows all is right about everything."""
     held_out = {example.key for example in DATA.build("held_out", image_size=64)}

@@ -95,7 +95,7 @@ def train_until(step: int, config, folder) -> None:
             train(config, folder)
 
 
-@pytest.mark.parametrize("cut_at", [7, 13])
+@pytest.mark.parametrize("cut_at", [pytest.param(7, marks=pytest.mark.slow), 13])
 def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_path, cut_at):
     train_until(cut_at, tiny_config, tmp_path / "run")
     train(tiny_config, tmp_path / "run", resume=True)
