@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read as lines.
+"""Files: written whole or not at all, checked by their checksums, and read as lines.
 
 Content is written to a temporary file in the same folder, flushed to the disk and renamed. Then the folder is
 flushed, so that the new name survives a power cut as well. An older file of that name stays until the rename.
@@ -6,6 +6,8 @@ flushed, so that the new name survives a power cut as well. An older file of tha
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +16,20 @@ from pathlib import Path
 
 from clippo.errors import UserError
 
-__all__ = ["atomic_path", "read_lines", "remove", "write_text"]
+__all__ = [
+    "MANIFEST_FILE",
+    "UNFINISHED",
+    "atomic_path",
+    "check_manifest",
+    "read_lines",
+    "remove",
+    "sha256",
+    "write_manifest",
+    "write_text",
+]
+
+MANIFEST_FILE = "manifest.json"
+UNFINISHED = "unfinished-"  # the beginning of the names of temporary files
 
 
 @contextmanager
@@ -25,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     nothing or of an empty folder only.
     """
     path = Path(path)
-    unfinished = path.with_name(f"unfinished-{path.name}")  # keeps the ending, which names the format
+    unfinished = path.with_name(UNFINISHED + path.name)  # keeps the ending, which names the format
     remove(unfinished)
     try:
         yield unfinished
@@ -58,6 +73,36 @@ def read_lines(path: str | Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the checksums of all files of a folder into its `manifest.json`."""
+    names = sorted(x.name for x in folder.iterdir() if x.is_file() and x.name != MANIFEST_FILE)
+    checksums = {name: sha256(folder / name) for name in names}
+    write_text(folder / MANIFEST_FILE, json.dumps({"sha256": checksums}, indent=2) + "\n")
+
+
+def check_manifest(path: Path) -> None:
+    """Compare a file with the `manifest.json` beside it, if there is one that names it.
+
+    Raises:
+        ValueError: the file is not the one that was written, or the manifest cannot be read.
+    """
+    manifest = path.with_name(MANIFEST_FILE)
+    if not manifest.is_file():
+        return
+    try:
+        expected = json.loads(manifest.read_text())["sha256"].get(path.name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{manifest} is not a manifest: {error}") from error
+    if expected is not None and sha256(path) != expected:
+        raise ValueError(f"{path} is damaged: its checksum is not the one in {manifest.name}")
+
+
 def flush(path: Path) -> None:
     """Flush a file, or a folder with all that is in it, to the disk."""
     if path.is_dir():
@@ -75,8 +120,8 @@ def flush_one(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a folder or a symbolic link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from clippo.model.checkpoints import safetensors
 from clippo.model.configs import from_dict, to_dict
 from clippo.model.packing import KeptPatches, VarlenInfo, equal_lengths, join
-from clippo.model.preprocess import preprocess_image, rgb_pixels
+from clippo.model.preprocess import check_range, preprocess_image, rgb_pixels
 from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
 from clippo.model.tower import Encoder, Tower, TowerConfig
 
@@ -80,6 +81,7 @@ class Clippo(nn.Module):
             self.text_encoder.init_weights()
         # One dimension, because FSDP cannot shard a tensor without any.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(10.0)]))
+        self._has_warned_of_cut_texts = False
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +99,8 @@ class Clippo(nn.Module):
         return self.text_input.renderer
 
     def init_weights(self, residual_scale: float = 1.0) -> None:
-        """Fill all parameters but the temperature; see `Encoder.init_weights`."""
+        """Fill all parameters, as for a new model; see `Encoder.init_weights`."""
+        nn.init.constant_(self.logit_scale, math.log(10.0))
         self.tower.init_weights(residual_scale)
         self.text_input.reset_parameters()
         if self.text_encoder is not None:
@@ -229,8 +232,20 @@ class Clippo(nn.Module):
         return preprocess_image(image, self.config.image_size)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes."""
-        return torch.from_numpy(self.text_input.tokenizer(texts))
+        """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes.
+
+        Warns, once for each model, of texts that are too long and are cut.
+        """
+        cut = self.text_input.num_cut
+        tokens = torch.from_numpy(self.text_input.tokenizer(texts))
+        if self.text_input.num_cut > cut and not self._has_warned_of_cut_texts:
+            self._has_warned_of_cut_texts = True
+            warnings.warn(
+                f"{self.text_input.num_cut - cut} of {len(texts)} texts are too long for the model and were "
+                "cut; later ones will be without a warning",
+                stacklevel=3,
+            )
+        return tokens
 
     def _prepare(self, images: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.stack([self.preprocess_image(image) for image in images]))
@@ -249,7 +264,10 @@ class Clippo(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing.
 
-        If the model has a renderer, `renderer.json` describes it.
+        If the model has a renderer, `renderer.json` describes it. `manifest.json` holds the checksums.
+
+        Raises:
+            OSError: a file cannot be written.
         """
         description = self.text_input.description if isinstance(self.text_input, RenderedText) else None
         safetensors.write_folder(folder, to_dict(self.config), self.state_dict(), description)
@@ -310,4 +328,6 @@ def batches(items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor]) -
         raise TypeError(f"expected a batch of pixels, or a sequence, got one {type(items).__name__}")
     for start in range(0, len(items), size):
         part = items[start : start + size]
+        if isinstance(part, Tensor) and part.is_floating_point():
+            check_range(part)
         yield part if isinstance(part, Tensor) else prepare(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from clippo.renderer.resize import resize
 
-__all__ = ["preprocess_image", "rgb_pixels"]
+__all__ = ["check_range", "preprocess_image", "rgb_pixels"]
 
 WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
 
@@ -43,7 +44,7 @@ def rgb_pixels(image: Any) -> np.ndarray:
 
     Raises:
         TypeError: not an image, or pixels of more than 8 bits, whose white level is unknown.
-        ValueError: another shape, or no pixels.
+        ValueError: another shape, no pixels, or floating pixels that are not in [-1, 1].
     """
     if isinstance(image, Image.Image):
         if image.mode.startswith(WIDE_MODES):
@@ -59,6 +60,7 @@ def rgb_pixels(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image must be a PIL image, an array or a tensor, not {type(image).__name__}")
     if np.issubdtype(image.dtype, np.floating):
+        check_range(image)
         image = ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8)
     if image.dtype != np.uint8:
         raise TypeError(f"image must be uint8, or floating in [-1, 1], not {image.dtype}")
@@ -72,6 +74,27 @@ def rgb_pixels(image: Any) -> np.ndarray:
     if image.shape[2] == 4:
         image = np.asarray(on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
     return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def check_range(pixels: Any) -> None:
+    """Check that floating pixels, array or tensor, are in [-1, 1]; warn if they seem to be in [0, 1].
+
+    Resampling may overshoot the range a little, so that 1 % of its width is allowed on either side.
+
+    Raises:
+        ValueError: they are not, or some are not numbers.
+    """
+    if 0 in pixels.shape:
+        return
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -1.02 and high <= 1.02):  # also where they are NaN
+        raise ValueError(f"floating pixels must be in [-1, 1], got {low:.4g} to {high:.4g}")
+    if low >= 0 and high > low:
+        warnings.warn(
+            "floating pixels are read as in [-1, 1], and these are all positive: if they are in [0, 1], as "
+            "torchvision's ToTensor makes them, pass 2 * x - 1 or uint8",
+            stacklevel=3,
+        )
 
 
 def on_white(image: Image.Image) -> Image.Image:

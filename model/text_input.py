@@ -90,6 +90,11 @@ class TextInput(nn.Module, ABC):
             Tokens (B, N, D) and None, or packed tokens (T, D) and the sequences that they form.
         """
 
+    @property
+    @abstractmethod
+    def num_cut(self) -> int:
+        """Strings that the tokenizer has cut so far, because they were too long."""
+
     def reset_parameters(self) -> None:
         """Fill the parameters, if there are any."""
 
@@ -171,6 +176,10 @@ class RenderedText(TextInput):
     def tokenizer(self) -> Tokenizer:
         return self.renderer
 
+    @property
+    def num_cut(self) -> int:
+        return int(getattr(self.renderer, "num_cut", 0))  # not every renderer counts
+
     def mask(self, texts: Tensor) -> Tensor | None:
         """Mark the patches that are not blank, (B, N) bool; a blank text keeps its first patch.
 
@@ -217,17 +226,20 @@ class ByteTextConfig(TextInputConfig):
 NO_BYTE = -1  # fills the arrays of ByteTokenizer
 
 
-@dataclass(frozen=True)
+@dataclass
 class ByteTokenizer:
     """Turn strings into their UTF-8 bytes, (B, max_bytes) int16, padded with -1 and cut at max_bytes."""
 
     max_bytes: int
+    num_cut: int = 0
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         out = np.full((len(texts), self.max_bytes), NO_BYTE, np.int16)
         for row, text in zip(out, texts, strict=True):
-            encoded = text.encode("utf-8", "surrogatepass")[: self.max_bytes]
-            row[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+            encoded = text.encode("utf-8", "surrogatepass")
+            kept = encoded[: self.max_bytes]
+            row[: len(kept)] = np.frombuffer(kept, np.uint8)
+            self.num_cut += len(kept) < len(encoded)
         return out
 
 
@@ -236,7 +248,7 @@ class ByteText(TextInput):
 
     def __init__(self, config: ByteTextConfig, sizes: TowerConfig) -> None:
         super().__init__()
-        self.max_bytes = config.max_bytes
+        self._tokenizer = ByteTokenizer(config.max_bytes)
         self.byte_embed = nn.Parameter(torch.empty(256, sizes.width))
         self.pos_embed = nn.Parameter(torch.empty(config.max_bytes, sizes.width))
         self.reset_parameters()
@@ -247,7 +259,11 @@ class ByteText(TextInput):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return ByteTokenizer(self.max_bytes)
+        return self._tokenizer
+
+    @property
+    def num_cut(self) -> int:
+        return self._tokenizer.num_cut
 
     def mask(self, texts: Tensor) -> Tensor | None:
         """Mark the bytes, (B, max_bytes) bool; an empty text keeps its first position."""

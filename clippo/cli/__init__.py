@@ -7,8 +7,10 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from clippo import __version__
 from clippo.errors import UserError
@@ -19,6 +21,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; what a user can put right ends it with one line and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = show_warning
     try:
         if not given or given[0] in ("-h", "--help"):
             print(overview())
@@ -35,9 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"clippo: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("clippo: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        print(f"clippo: {str(error) or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(error, "signal", 2))
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning in one line, without the line of code that it came from."""
+    print(f"clippo: warning: {message}", file=sys.stderr)
 
 
 def is_for_users(error: ImportError) -> bool:

@@ -28,6 +28,8 @@ Train a model by a recipe, then measure it. Under torchrun every process takes i
     clippo train emoji --loss sigmoid --out runs/sigmoid
     clippo train emoji --model.text bytes --model.num-towers 2 --out runs/two-towers
     torchrun --nproc-per-node 8 -m clippo train emoji --batch-size 2048
+    clippo train emoji --out runs/mine --resume                   as it was begun, from its config.json
+    clippo train emoji --out runs/mine --resume --steps 6000      the same, but longer
 
 The folder then holds config.json, metrics.jsonl, the newest checkpoint (safetensors weights and the state to
 resume from), results.json and pictures. `clippo train RECIPE --help` lists all fields of a recipe. Parts that
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> None:
         print(USAGE + "\n" + described_choices(find_recipe(recipe_names()[0])()) + described_recipes())
         return
     name, *rest = arguments
-    recipe, rest = choose(find_recipe(name)(), rest)
+    recipe, rest = choose(begun(rest, Path("runs") / name) or find_recipe(name)(), rest)
 
     def train(
         *,
@@ -55,13 +57,25 @@ def main(arguments: list[str]) -> None:
         Args:
             config: the run.
             out: folder of the run.
-            resume: continue the run in that folder, or start it if there is none yet.
+            resume: continue the run in that folder with its own configuration, of which arguments may change
+                the length and the intervals; or start it if there is none yet.
         """
         from clippo.training.trainer import train
 
         train(config, out, resume=resume)
 
     call(train, rest, prog=f"clippo train {name}", description=inspect.getdoc(find_recipe(name)))
+
+
+def begun(arguments: list[str], out: Path) -> TrainConfig | None:
+    """The configuration of the run to resume, None where a new one begins."""
+    from clippo.training.run_folder import RunFolder
+
+    given = [part for argument in arguments for part in halves(argument)]
+    if "--out" in given[:-1]:
+        out = Path(given[given.index("--out") + 1])
+    run = RunFolder(out)
+    return run.config() if "--resume" in given and run.config_file.is_file() else None
 
 
 def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list[str]]:

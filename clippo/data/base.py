@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -59,6 +60,19 @@ class Source(ABC):
     def weights(self) -> np.ndarray | None:
         """(N,) how often each example comes in an epoch of training, from 0 to 1; None if always once."""
         return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of the number of examples and of 64 of them, spread evenly.
+
+        A run is not resumed on a source of another fingerprint, and all of its processes must have the same.
+        """
+        checksum = hashlib.sha256(str(len(self)).encode())
+        for index in sorted({i * len(self) // 64 for i in range(64)} if len(self) else ()):
+            example = self[index]
+            checksum.update(repr((example.key, example.image.shape, example.texts)).encode())
+            checksum.update(np.ascontiguousarray(example.image).tobytes())
+        return checksum.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

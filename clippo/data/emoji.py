@@ -8,6 +8,7 @@ is trained in the other four tones, and every tone with hundreds of other people
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -206,6 +207,13 @@ class EmojiSource(Source):
     @property
     def weights(self) -> np.ndarray:
         return np.array([self.config.skin_tone_weight if one.skin_tones else 1.0 for one in self.emojis])
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of all texts and pictures, which other versions of the package or the font change."""
+        checksum = hashlib.sha256(repr(self.texts).encode())
+        checksum.update(self.pictures.tobytes())
+        return checksum.hexdigest()
 
     def texts_of(self, one: Emoji) -> tuple[Text, ...]:
         """The names by language, then the English aliases."""

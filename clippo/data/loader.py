@@ -29,11 +29,13 @@ class Batch(NamedTuple):
         images: (B, S, S, 3) uint8.
         texts: what the tokenizer of the model gave, such as (B, S, S) uint8 rendered text.
         text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
+        num_cut: texts that were too long and were cut.
     """
 
     images: Tensor
     texts: Tensor
     text_mask: Tensor | None
+    num_cut: int
 
 
 class Batches(Dataset[Batch | Exception]):
@@ -85,8 +87,10 @@ class Batches(Dataset[Batch | Exception]):
             example = self.source[index]
             texts.append(choose(example.texts, rng))
             images.append(self.transform(example.image, rng))
+        cut = self.text_input.num_cut
         tokens = torch.from_numpy(self.text_input.tokenizer(texts))
-        return Batch(torch.from_numpy(np.stack(images)), tokens, self.text_input.mask(tokens))
+        pixels, mask = torch.from_numpy(np.stack(images)), self.text_input.mask(tokens)
+        return Batch(pixels, tokens, mask, self.text_input.num_cut - cut)
 
 
 def choose(texts: tuple[Text, ...], rng: np.random.Generator) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -60,11 +61,34 @@ class DistributedContext:
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def any_rank(self, flag: torch.Tensor) -> torch.Tensor:
-        """1.0 on every process if a flag, 0.0 or 1.0, is set on any of them. No host waits for a device."""
+    def maximum(self, value: torch.Tensor) -> torch.Tensor:
+        """The largest value over the processes, on each of them. No host waits for a device."""
         if self.group is not None:
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
-        return flag
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return value
+
+    def check_alike(self, **values: str) -> None:
+        """Check that every process has the same values.
+
+        Raises:
+            UserError: on every process; it names the values that differ.
+        """
+        if self.group is None:
+            return
+        own = b"".join(hashlib.sha256(value.encode()).digest() for value in values.values())
+        digest = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(self.device)
+        digests = [torch.empty_like(digest) for _ in range(self.world_size)]
+        dist.all_gather(digests, digest, group=self.group)
+        rows = torch.stack(digests).view(self.world_size, len(values), -1)
+        differs = (rows != rows[:1]).any(-1)
+        if differs.any():
+            is_other = differs.any(0).tolist()
+            names = [name.replace("_", " ") for name, other in zip(values, is_other, strict=True) if other]
+            ranks = torch.nonzero(differs.any(1)).flatten().tolist()
+            raise UserError(
+                f"all processes of a run must have the same {', '.join(names)}; rank 0 and rank "
+                f"{', '.join(map(str, ranks))} differ"
+            )
 
 
 @contextmanager

@@ -3,19 +3,21 @@
     config.json                  the configuration
     metrics.jsonl                a line every few steps
     evaluations.jsonl            a line an evaluation
-    checkpoints/step-001500/     config.json, model.safetensors and renderer.json (a folder of
-                                 `Clippo.save_pretrained`), and state.pt (the step, and the state of the
-                                 optimizer and of the loss)
+    checkpoints/step-001500/     config.json, model.safetensors, renderer.json and manifest.json (a folder of
+                                 `Clippo.save_pretrained`), and state.pt (the step, the state of the
+                                 optimizer and of the loss, and checksums of the data and the renderer)
     results.json, *.png          the evaluation at the end
 
-A checkpoint appears whole or not at all. The one before it is removed only then.
+A checkpoint appears whole or not at all. The one before it is removed only then; copies under other names,
+such as `step-best`, are left alone. One process at a time writes into a folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import pickle
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,15 @@ from typing import Any
 import torch
 
 from clippo.errors import UserError
-from clippo.files import atomic_path, write_text
+from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, write_manifest, write_text
 from clippo.model import Clippo, load_big_vision
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
 
 __all__ = ["RunFolder", "load_model"]
+
+CHANGEABLE = ("steps", "log_every", "checkpoint_every", "eval_every", "workers")
 
 
 class RunFolder:
@@ -41,35 +45,66 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.evaluations_file = self.path / "evaluations.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self._lock: int | None = None
 
     def create(self, config: TrainConfig, *, resume: bool) -> None:
-        """Make the folder ready for a run of `config`, without touching anything that is there.
+        """Make the folder ready for a run of `config`, and keep other processes out until `release`.
+
+        Nothing that is there is touched, but for the configuration of a run that is resumed with another
+        length or other intervals.
 
         Raises:
             UserError: it cannot be written; it holds a run and `resume` is False; it holds a run of another
-                configuration; it holds something that is not a run.
+                configuration; it holds something that is not a run; another process is training in it.
         """
+        self._acquire()
+        try:
+            self._create(config, resume=resume)
+        except OSError as error:
+            self.release()
+            raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
+        except BaseException:
+            self.release()
+            raise
+
+    def _create(self, config: TrainConfig, *, resume: bool) -> None:
         if self.config_file.exists():
             if not resume:
                 raise UserError(
                     f"{self.path} holds a run already: add --resume to continue it, or choose another --out"
                 )
             before, now = flat(to_dict(self.config())), flat(to_dict(config))
-            if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
-                key = differing[0]
+            differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+            if fixed := [key for key in differing if key not in CHANGEABLE]:
+                key = fixed[0]
                 raise UserError(
                     f"{self.path} holds a run of another configuration: {key} is {before.get(key)} there and "
-                    f"{now.get(key)} here"
-                    + (f" (and {len(differing) - 1} more differ)" if differing[1:] else "")
+                    f"{now.get(key)} here" + (f" (and {len(fixed) - 1} more differ)" if fixed[1:] else "")
                 )
-            return
+            if not differing:
+                return
+        elif any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run; choose another --out")
+        write_text(self.config_file, json.dumps(to_dict(config), indent=2) + "\n")
+
+    def _acquire(self) -> None:
+        """Lock the folder for this process; the system drops the lock when the process ends."""
+        self.release()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise UserError(f"{self.path} is not empty and holds no run; choose another --out")
-            write_text(self.config_file, json.dumps(to_dict(config), indent=2) + "\n")
+            self._lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise UserError(f"another process is training in {self.path}") from error
         except OSError as error:
             raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let other processes write into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def config(self) -> TrainConfig:
         """Read the configuration of the run.
@@ -92,30 +127,59 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """The folder of the checkpoint of the latest step, None where there is none."""
-        # A name with anything but digits is not that of a checkpoint.
-        found = [path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal()]
-        return max(found, key=lambda path: int(path.name[5:]), default=None)
+        return max(self.own_checkpoints(), key=step_of, default=None)
 
-    def save_checkpoint(self, step: int, model: Clippo, loss: Loss, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state after `step` steps, then remove the checkpoints before it."""
+    def own_checkpoints(self) -> list[Path]:
+        """The folders that `save_checkpoint` wrote; others, such as `step-best`, are a user's copies."""
+        return [path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal()]
+
+    def save_checkpoint(
+        self,
+        step: int,
+        model: Clippo,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        fingerprints: Mapping[str, str],
+    ) -> None:
+        """Write the state after `step` steps, then remove the checkpoints before it.
+
+        `fingerprints` are checksums of what the run depends on beside its configuration, such as the data.
+
+        Raises:
+            UserError: it cannot be written; the checkpoint before it is still there.
+        """
         final = self.checkpoints / f"step-{step:06d}"
-        self.checkpoints.mkdir(exist_ok=True)
         state = {"step": step, "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
-        with atomic_path(final) as unfinished:
-            model.save_pretrained(unfinished)
-            torch.save(state, unfinished / "state.pt")
-        for path in self.checkpoints.glob("step-*"):
-            if path != final:
-                shutil.rmtree(path)
+        state["fingerprints"] = dict(fingerprints)
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+            for rest in self.checkpoints.glob(f"{UNFINISHED}*"):  # of a process that was killed
+                remove(rest)
+            with atomic_path(final) as unfinished:
+                model.save_pretrained(unfinished)
+                torch.save(state, unfinished / "state.pt")
+                write_manifest(unfinished)
+            for path in self.own_checkpoints():
+                if path != final:
+                    remove(path)
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
+            raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
 
-    def load_checkpoint(self, model: Clippo, loss: Loss, optimizer: torch.optim.Optimizer) -> int:
+    def load_checkpoint(
+        self,
+        model: Clippo,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        fingerprints: Mapping[str, str],
+    ) -> int:
         """Restore the newest checkpoint into a model, its loss and its optimizer.
 
         Returns:
             The step that it was written after; 0, and nothing is restored, where there is no checkpoint.
 
         Raises:
-            UserError: the checkpoint is of a model of other sizes, or cannot be read.
+            UserError: the checkpoint is of a model of other sizes, or of a run on other data or with another
+                renderer; it is damaged or cannot be read.
         """
         folder = self.newest_checkpoint()
         if folder is None:
@@ -123,14 +187,27 @@ class RunFolder:
         saved = read_checkpoint(folder)
         if saved.config != model.config:
             raise UserError(f"{folder} is of another configuration: {saved.config}, not {model.config}")
-        model.load_state_dict(saved.state_dict())
+        file = folder / "state.pt"
         try:
-            state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-            optimizer.load_state_dict(state["optimizer"])
-            loss.load_state_dict(state["loss"])
-            return int(state["step"])
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-            raise UserError(f"cannot read {folder / 'state.pt'}: {first_line(error)}") from error
+            check_manifest(file)
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            if state["step"] != step_of(folder):
+                raise ValueError(f"it is of step {state['step']!r}")
+            optimizer_state = checked_optimizer_state(state["optimizer"], optimizer)
+            check_tensors("loss", state["loss"], loss.state_dict())
+            then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
+            differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
+        except UNREADABLE as error:
+            raise UserError(f"cannot read {file}: {first_line(error)}") from error
+        if differing:
+            raise UserError(
+                f"the {' and the '.join(differing)} are not what {self.path} was trained with, for instance "
+                "because of another font, package or folder; a run cannot go on with them"
+            )
+        optimizer.load_state_dict(optimizer_state)
+        loss.load_state_dict(state["loss"])
+        model.load_state_dict(saved.state_dict())
+        return step_of(folder)
 
     def load_model(self) -> Clippo:
         """Read the model of the newest checkpoint, ready to use.
@@ -157,9 +234,8 @@ class RunFolder:
         """Remove the lines that a run wrote between its last checkpoint and its end."""
         for file in (self.metrics_file, self.evaluations_file):
             if file.exists():
-                lines = file.read_text().splitlines(keepends=True)
-                whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
-                write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= step))
+                lines = file.read_text(errors="replace").splitlines()
+                write_text(file, "".join(f"{line}\n" for line in lines if step_of_line(line) <= step))
 
 
 def load_model(source: str | Path) -> Clippo:
@@ -183,6 +259,74 @@ def read_checkpoint(folder: Path) -> Clippo:
         return Clippo.from_pretrained(folder)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot read the checkpoint {folder}: {first_line(error)}") from error
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name[5:])
+
+
+def step_of_line(line: str) -> float:
+    """The step of a line of metrics; infinite for a line that is damaged, or was cut off by a crash."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return float("inf")
+
+
+# What damaged or forged content of state.pt raises.
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    EOFError, OSError,
+)  # fmt: skip
+
+
+def checked_optimizer_state(found: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Check the state of an optimizer from a file against one that was just made.
+
+    PyTorch compares nothing but the numbers of parameters, and a fused step with moments of other shapes
+    writes outside of its memory. Learning rates, decays and so on are those of the new optimizer.
+
+    Raises:
+        ValueError: the tensors are not those of the parameters, or not finite.
+    """
+    own = optimizer.state_dict()
+    groups = [group["params"] for group in own["param_groups"]]
+    if [group["params"] for group in found["param_groups"]] != groups:
+        raise ValueError("the optimizer has other parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    indices = [index for group in groups for index in group]
+    if found["state"] and set(found["state"]) != set(indices):
+        raise ValueError("the optimizer has no state for some parameters")
+    state = {}
+    for index, parameter in zip(indices, parameters, strict=True):
+        values = found["state"].get(index, {})
+        for name, value in values.items():
+            is_number = isinstance(value, torch.Tensor) and value.numel() == 1 and value.ndim == 0
+            if not is_number:
+                check_tensors(f"optimizer.{index}", {name: value}, {name: parameter})
+            elif not value.is_floating_point() or not 0 <= float(value) < float("inf"):
+                raise ValueError(f"optimizer.{index}.{name} must be a positive number, got {value.item()}")
+        if values:
+            # With strides of its own: those of the file may repeat an element.
+            state[index] = {name: value.clone().contiguous() for name, value in values.items()}
+    return {"state": state, "param_groups": own["param_groups"]}
+
+
+def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
+    """Check that tensors have the names, shapes and dtypes that are expected, and finite values.
+
+    Raises:
+        ValueError: something differs; the message names it.
+    """
+    if found.keys() != expected.keys():
+        raise ValueError(f"{name} must hold {', '.join(expected) or 'nothing'}, got {', '.join(found)}")
+    for key, own in expected.items():
+        value = found[key]
+        if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (own.shape, own.dtype):
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise ValueError(f"{name}.{key} must be {own.dtype} {tuple(own.shape)}, got {got}")
+        if value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise ValueError(f"{name}.{key} holds values that are not finite")
 
 
 def append_line(file: Path, content: Mapping[str, Any]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import signal
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,12 +20,14 @@ from clippo.data.order import Order
 from clippo.errors import UserError
 from clippo.evaluation import suite
 from clippo.model import Clippo, RenderedTextConfig
+from clippo.model.configs import to_dict
 from clippo.model.packing import patch_dropout
 from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
 from clippo.training.parallel import join_processes
 from clippo.training.run_folder import RunFolder
 from clippo.training.schedules import warmup_cosine
+from clippo.training.signals import Stopped, StopRequest
 from clippo_kernels import cached_contrastive_step
 
 __all__ = ["train"]
@@ -43,9 +48,18 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         The trained model.
 
     Raises:
-        UserError: see `RunFolder.create`; images too small for text; a batch that does not divide among the
-            processes, or is larger than an epoch; a loss or a gradient that is not finite.
+        UserError: see `RunFolder.create` and `RunFolder.load_checkpoint`; images too small for text; a batch
+            that does not divide among the processes, or is larger than an epoch; processes that differ in
+            configuration, data, renderer or checkpoint; a loss or a gradient that is not finite; a checkpoint
+            that cannot be written.
+        Stopped: a signal asked the run to end; its checkpoint is saved.
     """
+    if config.warmup_steps >= config.steps:
+        warnings.warn(
+            f"the warm-up of {config.warmup_steps} steps does not end within the {config.steps} steps of the "
+            "run: set --warmup-steps",
+            stacklevel=2,
+        )
     keep_freed_memory()
     folder = RunFolder(out)
     with ExitStack() as stack:
@@ -78,9 +92,15 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         named_parameters = [*model.named_parameters(), *loss_module.named_parameters()]
         parameters = [parameter for _, parameter in named_parameters]
         optimizer = config.optimizer.build(named_parameters)
+        fingerprints = {"data": source.fingerprint, "renderer": renderer.fingerprint if renderer else "none"}
         if context.is_main_process:
+            stack.callback(folder.release)
             folder.create(config, resume=resume)
-        first_step = folder.load_checkpoint(model, loss_module, optimizer)
+        first_step = folder.load_checkpoint(model, loss_module, optimizer, fingerprints)
+        described = json.dumps(to_dict(config), sort_keys=True)
+        context.check_alike(configuration=described, checkpoint=str(first_step), **fingerprints)
+        if first_step > config.steps:
+            raise UserError(f"steps must be at least {first_step}, as in the checkpoint, got {config.steps}")
         if context.is_main_process:
             folder.drop_metrics_after(first_step)
             count = sum(parameter.numel() for parameter in parameters)
@@ -115,12 +135,21 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             disable=not context.is_main_process,
         )  # fmt: skip
         stack.enter_context(bar)
+        stop = stack.enter_context(StopRequest())
         start, data_s = time.perf_counter(), 0.0
+        num_cut = 0  # texts of this process that were too long
         not_finite = torch.zeros((), device=device)  # 1 from the first step on that was not
         for step in range(first_step, config.steps):
             asked = time.perf_counter()
             batch = next(batches)
             data_s += time.perf_counter() - asked
+            if batch.num_cut and not num_cut:
+                warnings.warn(
+                    f"{batch.num_cut} of the {len(batch.texts)} texts of step {step + 1} are too long for "
+                    'the model and were cut; metrics.jsonl counts them as "cut_texts"',
+                    stacklevel=2,
+                )
+            num_cut += batch.num_cut
 
             torch.manual_seed(torch_seed(config.seed, "step", step, context.rank))
             optimizer.zero_grad()
@@ -132,7 +161,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip_norm)
             # Looked at on the device: a step that is not finite changes nothing, and no host waits for it.
             step_is_bad = (~(value.isfinite() & grad_norm.isfinite())).float().to(device)
-            not_finite = torch.maximum(not_finite, context.any_rank(step_is_bad))
+            not_finite = torch.maximum(not_finite, context.maximum(step_is_bad))
             optimizer.found_inf = not_finite  # type: ignore[attr-defined]
             learning_rate = warmup_cosine(
                 step, steps=config.steps, warmup_steps=config.warmup_steps, peak=config.learning_rate
@@ -146,8 +175,11 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
 
             done = step + 1
             is_last = done == config.steps
+            if context.world_size > 1 and done % 10 == 0:  # not each step, because the host waits for it
+                stop.signal = int(context.maximum(torch.tensor(float(stop.signal), device=device)).item())
+            is_stopped = stop.signal > 0 and (context.world_size == 1 or done % 10 == 0)
             is_log_step = is_last or done % config.log_every == 0
-            is_checkpoint_step = is_last or done % config.checkpoint_every == 0
+            is_checkpoint_step = is_last or is_stopped or done % config.checkpoint_every == 0
             is_eval_step = done % config.eval_every == 0 and not is_last and bool(config.evaluators)
 
             # The host learns here whether the steps so far were finite, before anything is kept.
@@ -157,9 +189,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     f"{value.item()}, norm of the gradient {grad_norm.item()}); the weights were not updated "
                     "since. Try a lower --learning-rate"
                 )
-            if not context.is_main_process:
-                continue
-            if is_log_step:
+            if is_log_step and context.is_main_process:
                 elapsed_s, steps = time.perf_counter() - start, done - first_step
                 metrics = {
                     "step": done,
@@ -170,6 +200,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     "pairs_per_s": steps * config.batch_size / elapsed_s,
                     "step_time": elapsed_s / steps,
                     "data_time": data_s / steps,
+                    "cut_texts": num_cut,
                     "elapsed_s": elapsed_s,
                 }
                 folder.append_metrics(metrics)
@@ -177,14 +208,18 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
                     f"data {data_s / elapsed_s:.0%} of the time"
                 )
-            if is_checkpoint_step:
-                folder.save_checkpoint(done, model, loss_module, optimizer)
-            if is_eval_step:
+            if is_checkpoint_step and context.is_main_process:
+                folder.save_checkpoint(done, model, loss_module, optimizer, fingerprints)
+            if is_stopped and not is_last:
+                name = signal.Signals(stop.signal).name
+                raise Stopped(stop.signal, f"stopped by {name} after step {done}, whose checkpoint is saved")
+            if is_eval_step and context.is_main_process:
                 paused = time.perf_counter()
                 folder.append_evaluation(done, suite.evaluate(model, evaluators))
                 start += time.perf_counter() - paused  # evaluation is not part of the speed
 
         # Results
+        stop.close()
         bar.close()
         if context.is_main_process and evaluators:
             results = suite.evaluate(model, evaluators)

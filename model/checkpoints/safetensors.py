@@ -1,8 +1,9 @@
-"""Folders that hold a model: `config.json`, `model.safetensors` and `renderer.json`."""
+"""Folders that hold a model: `config.json`, `model.safetensors`, `renderer.json` and `manifest.json`."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clippo.files import atomic_path, remove, write_text
+from clippo.files import MANIFEST_FILE, atomic_path, check_manifest, remove, write_manifest, write_text
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
 
@@ -21,6 +22,8 @@ __all__ = ["Config", "find_folder", "read_config", "read_description", "read_wei
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RENDERER_FILE = "renderer.json"  # describes the renderer that the model was trained with
+
+FLOATING = ("F64", "F32", "F16", "BF16")  # dtypes, as safetensors calls them
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=nn.Module)
@@ -39,17 +42,33 @@ def write_folder(
         config: content of `config.json`.
         state: the tensors.
         renderer: description of the renderer, if the model has one.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove(folder / MANIFEST_FILE)  # of another model, which was here before
     with atomic_path(folder / WEIGHTS_FILE) as path:
         # safetensors takes row-major tensors alone; a model may be in channels_last.
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
+        path.chmod(0o666 & ~umask())  # safetensors lets the owner alone read it
     write_json(folder / CONFIG_FILE, config)
     if renderer is not None:
         write_json(folder / RENDERER_FILE, renderer)
     else:
         remove(folder / RENDERER_FILE)  # of another model, which was here before
+    write_manifest(folder)
+
+
+def umask() -> int:
+    """The permission bits that new files of this process lack."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -65,7 +84,7 @@ def find_folder(source: str | Path, revision: str | None) -> Path:
     """
     folder = Path(source)
     if not folder.is_dir() and is_hub_name(str(source)):
-        return download(str(source), revision, [CONFIG_FILE, WEIGHTS_FILE, RENDERER_FILE])
+        return download(str(source), revision, [CONFIG_FILE, WEIGHTS_FILE, RENDERER_FILE, MANIFEST_FILE])
     if revision is not None:
         raise ValueError(f"revision is for names on the Hub, and {source} is a folder")
     return folder
@@ -88,13 +107,15 @@ def read_config(folder: Path, make: Callable[[Any], Config]) -> Config:
 def read_weights(folder: Path, model: Model) -> Model:
     """Read `model.safetensors` into a model on the meta device.
 
-    Shapes come from the header alone, so that a mismatch is found before anything large is allocated.
+    Shapes and dtypes come from the header alone, so that a mismatch is found before anything large is
+    allocated. Floating tensors of another precision are converted.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or its tensors are not those of the model.
+        ValueError: it is damaged, its tensors are not those of the model, or they are not finite numbers.
     """
     path = folder / WEIGHTS_FILE
+    check_manifest(path)
     try:
         with safe_open(path, framework="pt") as file:
             name_in_file = version_0.upgraded_names(list(file.keys()))
@@ -103,10 +124,16 @@ def read_weights(folder: Path, model: Model) -> Model:
                 for name, old in name_in_file.items()
             }
             check_shapes(shapes, model.state_dict(), path, folder / CONFIG_FILE)
+            dtypes = {name: file.get_slice(old).get_dtype() for name, old in name_in_file.items()}
+            for name, dtype in dtypes.items():
+                if dtype not in FLOATING:
+                    raise ValueError(f"{path}: {name} must hold floating numbers, got {dtype}")
             model = model.to_empty(device="cpu")
             with torch.no_grad():
                 for name, parameter in model.state_dict().items():
                     parameter.copy_(file.get_tensor(name_in_file[name]).view_as(parameter))
+                    if not torch.stack(parameter.aminmax()).isfinite().all():
+                        raise ValueError(f"{path}: {name} holds values that are not finite")
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     return model

@@ -3,13 +3,14 @@
 import copy
 import dataclasses
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from clippo.model import Clippo, RenderedTextConfig, create_model
+from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, create_model
 from clippo.renderer import ParagraphRenderer, UnifontRenderer, compose
 
 TEXTS = ["a cat", "Ein Hund", "一只猫"]
@@ -153,3 +154,42 @@ def test_the_background_decides_what_is_ink(clippo):
     assert model.text_input.mask(texts).sum() < 4
     model.text_input.renderer = UnifontRenderer(64)
     assert model.text_input.mask(texts).sum() == 16
+
+
+def test_a_model_starts_on_the_meta_device(clippo):
+    with torch.device("meta"):
+        model = Clippo(clippo.config)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.fill_(torch.nan)
+    torch.manual_seed(0)
+    model.init_weights()
+    torch.manual_seed(0)
+    clippo.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, clippo.state_dict()[name]), name
+
+
+def test_texts_that_are_cut_are_warned_of_once():
+    config = ClippoConfig(
+        width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=16, image_size=64, embed_dim=8
+    )
+    clippo = Clippo(config)
+    clippo.encode_text(["a cat"])
+    with pytest.warns(UserWarning, match="1 of 2 texts are too long for the model and were cut"):
+        clippo.encode_text(["a cat", "word " * 50])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clippo.encode_text(["word " * 50])
+
+
+@pytest.mark.parametrize("kind", [list, np.stack, lambda images: torch.from_numpy(np.stack(images))])
+def test_floating_images_of_another_range(clippo, kind):
+    side = clippo.config.image_size
+    images = [np.random.default_rng(0).random((side, side, 3), np.float32) for _ in range(2)]
+    clippo.encode_image(kind([2 * image - 1 for image in images]))
+    with pytest.warns(UserWarning, match=r"read as in \[-1, 1\], and these are all positive"):
+        clippo.encode_image(kind(images))
+    for wrong in (255 * images[0], np.full_like(images[0], np.nan), images[0] - 2):
+        with pytest.raises(ValueError, match=r"floating pixels must be in \[-1, 1\], got"):
+            clippo.encode_image(kind([wrong, images[1]]))

@@ -40,7 +40,8 @@ def batches_of(*, steps=range(4), rows=slice(0, 8), seed=0, text=None, weights=U
 
 
 def same(one, other) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert one.num_cut == other.num_cut
+    return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 def test_batches_have_images_texts_and_the_tokens_of_the_texts():

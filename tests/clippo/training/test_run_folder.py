@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -33,6 +34,27 @@ def test_a_run_is_not_overwritten(folder, tiny_config):
     with pytest.raises(UserError, match="holds a run already: add --resume to continue it"):
         folder.create(tiny_config, resume=False)
     folder.create(tiny_config, resume=True)
+    assert folder.config() == tiny_config
+
+
+def test_the_length_and_the_intervals_of_a_run_may_change(folder, tiny_config):
+    longer = dataclasses.replace(tiny_config, steps=99, log_every=1, checkpoint_every=2, workers=1)
+    folder.release()
+    folder.create(longer, resume=True)
+    assert folder.config() == longer
+
+
+def test_one_process_at_a_time_trains_in_a_folder(folder, tiny_config):
+    with pytest.raises(UserError, match="another process is training in .*deep/run"):
+        RunFolder(folder.path).create(tiny_config, resume=True)
+    folder.release()
+    RunFolder(folder.path).create(tiny_config, resume=True)
+
+
+def test_a_run_that_died_at_its_first_write_can_be_started(tmp_path, tiny_config):
+    (tmp_path / "unfinished-config.json").write_text('{"mod')
+    RunFolder(tmp_path).create(tiny_config, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_another_configuration_is_not_resumed(folder, tiny_config):
@@ -40,7 +62,7 @@ def test_another_configuration_is_not_resumed(folder, tiny_config):
     other = dataclasses.replace(
         tiny_config, seed=7, model=dataclasses.replace(tiny_config.model, width=64), steps=21
     )
-    with pytest.raises(UserError, match=r"model.width is 32 there and 64 here \(and 2 more differ\)"):
+    with pytest.raises(UserError, match=r"model.width is 32 there and 64 here \(and 1 more differ\)"):
         folder.create(other, resume=True)
     assert folder.config_file.read_text() == before
 
@@ -73,13 +95,13 @@ def test_what_is_no_run_is_said(tmp_path, folder):
 
 def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_config, trainee):
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
-    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
     fresh = Clippo(tiny_config.model)
     fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters())
-    assert folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer) == 20
+    assert folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {}) == 20
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
     theirs, ours = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
     assert theirs.keys() == ours.keys()
@@ -93,7 +115,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
 ):
     """The disk fills up at any of the steps of writing."""
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
     steps = iter(range(100))
 
     def failing(function):
@@ -108,22 +130,26 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
     monkeypatch.setattr(run_folder.torch, "save", failing(torch.save))
     monkeypatch.setattr(files, "flush_one", failing(files.flush_one))
     monkeypatch.setattr(files.os, "replace", failing(os.replace))
-    with pytest.raises(OSError, match="No space left"):
-        folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
+    with pytest.raises(UserError, match=r"cannot write the checkpoint .*000020: .*No space left"):
+        folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
     monkeypatch.undo()
     assert folder.newest_checkpoint() == folder.checkpoints / "step-000010"
     fresh = Clippo(tiny_config.model)
     assert (
-        folder.load_checkpoint(fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters()))
+        folder.load_checkpoint(
+            fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters()), {}
+        )
         == 10
     )
-    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer)
+    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
 
 def test_metrics_after_the_checkpoint_are_dropped(folder):
     for step in (5, 10, 15):
         folder.append_metrics({"step": step, "loss": 1.0})
+        with folder.metrics_file.open("ab") as file:
+            file.write(b'\xff{"step"\nnull\n{"step": "x"}\n')  # damaged
     with folder.metrics_file.open("a") as file:
         file.write('{"step": 20, "lo')  # the power went
     folder.drop_metrics_after(10)
@@ -132,15 +158,17 @@ def test_metrics_after_the_checkpoint_are_dropped(folder):
 
 
 def test_a_checkpoint_of_another_tower_is_refused(folder, tiny_config, trainee):
-    folder.save_checkpoint(10, trainee[0], SoftmaxLoss(), trainee[1])
+    folder.save_checkpoint(10, trainee[0], SoftmaxLoss(), trainee[1], {})
     other = Clippo(dataclasses.replace(tiny_config.model, depth=2))
     with pytest.raises(UserError, match="step-000010 is of another configuration: .*depth=1.*depth=2"):
-        folder.load_checkpoint(other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters()))
+        folder.load_checkpoint(
+            other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters()), {}
+        )
 
 
 def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
     model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer)
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
     state_file = folder.checkpoints / "step-000010" / "state.pt"
 
     class Bomb:
@@ -148,6 +176,104 @@ def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
             return (os.mkdir, (str(folder.path / "exploded"),))
 
     torch.save({"step": 10, "optimizer": Bomb()}, state_file)
+    (state_file.parent / "manifest.json").unlink()
     with pytest.raises(UserError, match="cannot read .*state.pt: Weights only load failed"):
-        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer)
+        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer, {})
     assert not (folder.path / "exploded").exists()
+
+
+def test_a_users_copies_of_checkpoints_stay(folder, trainee):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    first = folder.checkpoints / "step-000010"
+    shutil.copytree(first, folder.checkpoints / "step-best")
+    first.rename(folder.path / "elsewhere")
+    first.symlink_to(folder.path / "elsewhere")
+    (folder.checkpoints / "unfinished-step-000007").mkdir()  # a process was killed
+    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-000020", "step-best"]
+    assert (folder.path / "elsewhere" / "state.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+def test_a_flipped_bit_is_found(folder, tiny_config, trainee, name):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    file = folder.checkpoints / "step-000010" / name
+    content = bytearray(file.read_bytes())
+    content[-200] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged: its checksum is not the one in manifest.json"):
+        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer, {})
+
+
+def moments(state):
+    return state["optimizer"]["state"][0]
+
+
+FORGED = {
+    "another step": (lambda s: s.update(step=11), "it is of step 11"),
+    "no integer step": (lambda s: s.update(step=True), "it is of step True"),
+    "fewer elements": (
+        lambda s: moments(s).update(exp_avg=torch.zeros(1)),
+        r"optimizer.0.exp_avg must be torch.float32 \(.*\), got torch.float32 \(1,\)",
+    ),
+    "half precision": (
+        lambda s: moments(s).update(exp_avg_sq=moments(s)["exp_avg_sq"].half()),
+        "optimizer.0.exp_avg_sq must be torch.float32 .*, got torch.float16",
+    ),
+    "transposed": (
+        lambda s: s["optimizer"]["state"][1].update(exp_avg=s["optimizer"]["state"][1]["exp_avg"].T),
+        "optimizer.1.exp_avg must be",
+    ),
+    "not finite": (
+        lambda s: moments(s)["exp_avg"].view(-1)[:1].fill_(torch.nan),
+        "optimizer.0.exp_avg holds values that are not finite",
+    ),
+    "a negative count": (lambda s: moments(s)["step"].fill_(-5), "optimizer.0.step must be a positive"),
+    "no tensor": (lambda s: moments(s).update(exp_avg="x"), "optimizer.0.exp_avg must be .*, got 'x'"),
+    "no state of some": (lambda s: s["optimizer"]["state"].pop(1), "has no state for some parameters"),
+    "other parameters": (
+        lambda s: s["optimizer"]["param_groups"].pop(),
+        "the optimizer has other parameters",
+    ),
+    "not a state": (lambda s: s.update(optimizer=3), "cannot read"),
+    "another loss": (lambda s: s.update(loss={"bias": torch.zeros(1)}), "loss must hold nothing, got bias"),
+    "other data": (
+        lambda s: s.update(fingerprints={"data": "b"}),
+        "the data are not what .* was trained with",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FORGED.values(), ids=FORGED)
+def test_a_state_that_does_not_fit_changes_nothing(folder, tiny_config, trainee, change, message):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {"data": "a"})
+    file = folder.checkpoints / "step-000010" / "state.pt"
+    state = torch.load(file)
+    change(state)
+    torch.save(state, file)
+    (file.parent / "manifest.json").unlink()
+    fresh = Clippo(tiny_config.model)
+    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    before = [parameter.clone() for parameter in fresh.parameters()]
+    with pytest.raises(UserError, match=message):
+        folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {"data": "a"})
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), before, strict=True))
+    assert not fresh_optimizer.state
+
+
+def test_a_state_with_strides_of_its_own_is_copied(folder, tiny_config, trainee):
+    """Moments that repeat one element have the right shape, and a fused step would write past them."""
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    file = folder.checkpoints / "step-000010" / "state.pt"
+    state = torch.load(file)
+    moments(state)["exp_avg"] = torch.zeros(1).expand(moments(state)["exp_avg"].shape)
+    torch.save(state, file)
+    (file.parent / "manifest.json").unlink()
+    fresh = Clippo(tiny_config.model)
+    optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
+    assert all(value.is_contiguous() for values in optimizer.state.values() for value in values.values())

@@ -2,6 +2,8 @@ import dataclasses
 import inspect
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,6 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from clippo.data.emoji import EmojiSource
 from clippo.data.order import Order
 from clippo.errors import UserError
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
@@ -21,6 +24,7 @@ from clippo.training.optimizers import AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
 from clippo.training.schedules import warmup_cosine
+from clippo.training.signals import Stopped, StopRequest
 from clippo.training.trainer import train
 
 
@@ -101,6 +105,83 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     train(tiny_config, tmp_path / "run", resume=True)
     assert same(state(tmp_path / "run"), state(finished))
     assert losses(tmp_path / "run") == losses(finished)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
+    number = getattr(signal, name)
+    batch, before = Order.__call__, signal.getsignal(number)
+
+    def interrupted(self, step):
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return batch(self, step)
+
+    monkeypatch.setattr(Order, "__call__", interrupted)
+    message = f"stopped by {name} after step 7, whose checkpoint is saved"
+    with pytest.raises(Stopped, match=message) as stopped:
+        train(tiny_config, tmp_path / "run")
+    assert stopped.value.signal == number
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    train(tiny_config, tmp_path / "run", resume=True)
+    assert same(state(tmp_path / "run"), state(finished))
+    assert losses(tmp_path / "run") == losses(finished)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_data_do_not_go_on_with_a_run(tiny_config, tmp_path, monkeypatch):
+    train_until(13, tiny_config, tmp_path / "run")
+    monkeypatch.setattr(EmojiSource, "fingerprint", "of another font")
+    with pytest.raises(UserError, match="the data are not what .*run was trained with"):
+        train(tiny_config, tmp_path / "run", resume=True)
+
+
+def test_a_run_may_be_made_longer_but_not_shorter_than_it_is(tiny_config, tmp_path):
+    train_until(13, tiny_config, tmp_path / "run")
+    with pytest.raises(UserError, match="steps must be at least 10, as in the checkpoint, got 9"):
+        train(dataclasses.replace(tiny_config, steps=9), tmp_path / "run", resume=True)
+    train(dataclasses.replace(tiny_config, steps=22), tmp_path / "run", resume=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000022"]
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(tiny_config, tmp_path):
+    config = dataclasses.replace(tiny_config, steps=2, warmup_steps=2, evaluators={})
+    with pytest.warns(UserWarning, match="the warm-up of 2 steps does not end within the 2 steps of the run"):
+        train(config, tmp_path / "run")
+
+
+def test_texts_that_are_cut_are_counted_and_warned_of(tiny_config, tmp_path):
+    config = dataclasses.replace(
+        tiny_config,
+        model=dataclasses.replace(tiny_config.model, text=ByteTextConfig(max_bytes=4)),
+        steps=3,
+        log_every=1,
+        evaluators={},
+    )
+    with pytest.warns(UserWarning, match="of the 16 texts of step 1 are too long for the model") as caught:
+        train(config, tmp_path / "run")
+    assert len([w for w in caught if "too long" in str(w.message)]) == 1
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    counts = [json.loads(line)["cut_texts"] for line in lines]
+    assert 0 < counts[0] < counts[1] < counts[2]
 
 
 @pytest.mark.long

@@ -43,6 +43,49 @@ def test_what_is_missing_is_named(clippo, tmp_path):
         Clippo.from_pretrained(tmp_path)
 
 
+def test_others_may_read_the_weights(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path)
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_flipped_bit_is_found(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its checksum is not the one"):
+        Clippo.from_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # as in folders of others
+    Clippo.from_pretrained(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"manifest\.json is not a manifest"):
+        Clippo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.round().int(), "tower.encoder.norm.weight must hold floating numbers, got I32"),
+        (lambda x: x > 0, "tower.encoder.norm.weight must hold floating numbers, got BOOL"),
+        (lambda x: x / 0, "tower.encoder.norm.weight holds values that are not finite"),
+        (lambda x: x.half(), None),
+    ],
+)
+def test_tensors_of_other_dtypes(clippo, tmp_path, change, message):
+    clippo.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["tower.encoder.norm.weight"] = change(tensors["tower.encoder.norm.weight"])
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "manifest.json").unlink()
+    if message is None:
+        assert Clippo.from_pretrained(tmp_path).tower.encoder.norm.weight.dtype == torch.float32
+    else:
+        with pytest.raises(ValueError, match=message):
+            Clippo.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -66,6 +109,9 @@ def test_broken_files_are_refused(clippo, tmp_path):
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="is damaged"):
+        Clippo.from_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         Clippo.from_pretrained(tmp_path)
     tensors = {name: value for name, value in clippo.state_dict().items() if name != "logit_scale"}
@@ -92,6 +138,7 @@ def test_folders_of_version_0_are_converted(tmp_path, tokens):
     old = {"width": 32, "depth": 1, "mlp_dim": 128, "heads": 2, "patch_size": 16, "image_size": 32}
     old |= {"out_dim": 8, "text_tokens": tokens}
     (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "manifest.json").unlink()
     state = {
         re.sub(r"^tower\.(encoder\.|patch_embed\.(?=pos_embed))|(?<=patch_)embed\.", old_name, name): value
         for name, value in model.state_dict().items()
