@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import re
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import tyro
@@ -14,6 +16,9 @@ import tyro
 from clippo.errors import UserError
 
 __all__ = ["call"]
+
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
+INTERNAL_NAME = re.compile(r"Error parsing [\w.-]+: ")
 
 
 def call(
@@ -32,7 +37,7 @@ def call(
 
     complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint):
+        with redirect_stderr(complaint), colours_as_asked():
             run = tyro.cli(parsed, prog=prog, description=description, args=arguments)
     except SystemExit as error:
         if error.code:
@@ -42,13 +47,28 @@ def call(
     run()
 
 
+@contextmanager
+def colours_as_asked() -> Iterator[None]:
+    """Respect NO_COLOR (https://no-color.org), of which tyro knows nothing: it looks at TERM."""
+    terminal = os.environ.get("TERM")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        if terminal is not None:
+            os.environ["TERM"] = terminal
+        else:
+            os.environ.pop("TERM", None)
+
+
 def one_line(box: str) -> str:
     """The message of a box that tyro has drawn, without its title and its hint to --help.
 
     A rule separates them, of Unicode or of ASCII characters, as the terminal has them.
     """
     parts: list[list[str]] = [[]]
-    for line in box.splitlines():
+    for line in COLOUR.sub("", box).splitlines():
         text = line.strip("│╭╮╰╯ ")
         if text.startswith(("─", "---")):
             parts.append([])
@@ -57,4 +77,5 @@ def one_line(box: str) -> str:
     if "╭" not in box:
         del parts[0]  # an ASCII box has its title above the first rule
     messages = [" ".join(part) for part in parts if part and not part[0].startswith("For full helptext")]
-    return "; ".join(messages) or box.strip()
+    # tyro names the field of its own making that holds the configuration.
+    return INTERNAL_NAME.sub("", "; ".join(messages)) or box.strip()

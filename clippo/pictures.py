@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from clippo.errors import UserError
 
-__all__ = ["draw_text_sheet", "save_each", "save_picture"]
+__all__ = ["check_picture_path", "draw_text_sheet", "save_each", "save_picture"]
 
 GAP_PX = 8
 SHEET_ASPECT = 4 / 3
@@ -49,6 +50,25 @@ def save_each(images: np.ndarray, folder: Path) -> None:
     digits = max(4, len(str(len(images))))
     for number, image in enumerate(images, start=1):
         Image.fromarray(image).save(folder / f"{number:0{digits}}.png")
+
+
+def check_picture_path(path: Path) -> None:
+    """Check that a picture can be written to a path, before the work of drawing it.
+
+    Raises:
+        UserError: as of `save_picture`.
+    """
+    reason = ""
+    if path.suffix.lower() not in Image.registered_extensions():
+        reason = f"unknown file extension: {path.suffix!r}"
+    elif path.is_dir():
+        reason = "it is a folder"
+    elif not path.absolute().parent.is_dir():
+        reason = f"there is no folder {path.parent}"
+    elif not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        reason = "permission denied"
+    if reason:
+        raise UserError(f"cannot write the picture {path}: {reason}")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -24,13 +24,16 @@ def export(source: Path, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[bo
         clippo export clippo_b16_yfcc100m.npz --out tower.pt2
 
     Args:
-        source: A run of `clippo train`, a folder of `save_pretrained`, or a .npz of big_vision.
+        source: A run of `clippo train`, a folder of `save_pretrained`, a .npz of big_vision, or hf://owner/name
+            on the Hugging Face Hub.
         out: The file to write, .onnx or .pt2 (of torch.export).
         texts: The graph for texts instead of the one for photographs.
     """
     from clippo.model.export import export as export_model
     from clippo.training.run_folder import load_model
 
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"cannot write {out}: there is no folder {out.parent}")
     model = load_model(source)
     try:
         difference = export_model(model, out, texts=texts)

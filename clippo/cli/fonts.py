@@ -19,8 +19,10 @@ def fonts(names: tuple[str, ...] = (), /) -> None:
         names: Font files, by name or path; those that captions are usually drawn with, if left out.
     """
     from clippo.font_coverage import describe
-    from clippo.renderer.fonts import PACKAGES
+    from clippo.renderer.fonts import PACKAGES, find_named_font
+    from clippo.renderer.typesetter import Fonts
 
+    Fonts([find_named_font(name) for name in names])  # raises if one is missing, or is not a font
     print("\n".join(describe(list(names or PACKAGES))))
 
 

@@ -50,8 +50,10 @@ def render(
     """
     from PIL import Image
 
-    from clippo.pictures import draw_text_sheet, save_each, save_picture
+    from clippo.pictures import check_picture_path, draw_text_sheet, save_each, save_picture
 
+    if out.suffix:
+        check_picture_path(out)
     lines = list(texts)
     if file is not None:
         lines += read_lines(file)

@@ -17,7 +17,7 @@ from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
-__all__ = ["RetrievalConfig", "find_images"]
+__all__ = ["RetrievalConfig", "embed_images", "find_images"]
 
 KS = (1, 5, 10)
 
@@ -91,7 +91,8 @@ class Retrieval(Evaluator):
             for wanted in rng.choice(self.queries, 2).tolist()
         ]
         texts = [text for text, _ in asked]
-        _, found = find_images(model, self.examples, self.transform, texts, top=5)
+        images = embed_images(model, self.examples, self.transform)
+        _, found = find_images(model, images, texts, top=5)
         findings = [Finding(text, f, wanted) for (text, wanted), f in zip(asked, found, strict=True)]
         return draw_sheet(model, self.examples, self.transform, findings)
 
@@ -136,9 +137,9 @@ def embed_images(
 
 
 def find_images(
-    model: Clippo, examples: Sequence[Example], transform: Transform, texts: Sequence[str], top: int
+    model: Clippo, images: Tensor, texts: Sequence[str], top: int
 ) -> tuple[list[list[float]], list[list[int]]]:
-    """The `top` images nearest to each text, best first: cosine similarities, and indices of examples."""
-    similarity = model.encode_text(texts).cpu() @ embed_images(model, examples, transform).T
-    nearest = similarity.topk(min(top, len(examples)))
+    """The `top` of the embedded images (N, E) nearest to each text, best first: similarities and indices."""
+    similarity = model.encode_text(texts).cpu() @ images.T
+    nearest = similarity.topk(min(top, len(images)))
     return nearest.values.tolist(), nearest.indices.tolist()

@@ -7,6 +7,7 @@
                                  `Clippo.save_pretrained`), and state.pt (the step, the state of the
                                  optimizer and of the loss, and checksums of the data and the renderer)
     results.json, *.png          the evaluation at the end
+    embeddings.safetensors       the embeddings of `clippo search`
 
 A checkpoint appears whole or not at all. The one before it is removed only then; copies under other names,
 such as `step-best`, are left alone. One process at a time writes into a folder.
@@ -18,14 +19,17 @@ import fcntl
 import json
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from clippo.errors import UserError
-from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, write_manifest, write_text
+from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, sha256, write_manifest, write_text
 from clippo.model import Clippo, load_big_vision
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.training.config import TrainConfig
@@ -33,6 +37,7 @@ from clippo.training.losses import Loss
 
 __all__ = ["RunFolder", "load_model"]
 
+HUB = "hf://"
 CHANGEABLE = ("steps", "log_every", "checkpoint_every", "eval_every", "workers")
 
 
@@ -222,6 +227,29 @@ class RunFolder:
             raise UserError(f"{self.path} has no checkpoint yet")
         return read_checkpoint(checkpoint).eval()
 
+    def cached_embeddings(self, key: str, embed: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Embeddings by the newest checkpoint, from the file of an earlier call where it has the same key.
+
+        Args:
+            key: names what is embedded.
+            embed: computes the embeddings.
+        """
+        checkpoint = self.newest_checkpoint()
+        assert checkpoint is not None
+        key = f"{sha256(checkpoint / 'model.safetensors')} {key}"
+        file = self.path / "embeddings.safetensors"
+        try:
+            with safe_open(file, framework="pt") as kept:
+                if kept.metadata() == {"key": key}:
+                    found: torch.Tensor = kept.get_tensor("embeddings")
+                    return found
+        except (OSError, SafetensorError):  # there is none yet, or it is damaged
+            pass
+        embeddings = embed()
+        with suppress(OSError, SafetensorError), atomic_path(file) as unfinished:  # may be read-only
+            save_file({"embeddings": embeddings.contiguous()}, unfinished, {"key": key})
+        return embeddings
+
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
         append_line(self.metrics_file, metrics)
 
@@ -239,16 +267,23 @@ class RunFolder:
 
 
 def load_model(source: str | Path) -> Clippo:
-    """Read the model of a run, of a folder of `Clippo.save_pretrained`, or of a `.npz` of big_vision.
+    """Read the model of a run, a folder of `Clippo.save_pretrained`, a `.npz` of big_vision, or the Hub.
+
+    Args:
+        source: a path, or "hf://owner/name"; the prefix keeps a mistyped path from being sent to the Hub.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
+    on_hub = str(source).startswith(HUB)
+    if not on_hub and not Path(source).exists():
+        raise UserError(f"cannot read a model from {source}: there is no such file or folder")
     run = RunFolder(source)
     if run.checkpoints.is_dir():
         return run.load_model()
     try:
         is_npz = str(source).endswith(".npz")
+        source = str(source).removeprefix(HUB)
         return (load_big_vision(source) if is_npz else Clippo.from_pretrained(source)).eval()
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"cannot read a model from {source}: {first_line(error)}") from error

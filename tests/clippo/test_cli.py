@@ -3,21 +3,27 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import clippo_kernels
 from clippo import __version__
+from clippo.arguments import colours_as_asked, one_line
 from clippo.cli import main
+from clippo.recipes import find_recipe
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
+from clippo.training.run_folder import RunFolder
 
 SCRIPT = Path(sys.executable).with_name("clippo")
 MODULE = [sys.executable, "-m", "clippo"]
@@ -100,15 +106,13 @@ def test_render_a_file_into_a_folder_or_a_sheet(cwd):
 
 @pytest.mark.slow
 def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
-    run = clippo("fonts", "unifont.otf", "unifont_upper.otf", "NotoSansCJK-Regular.ttc", cwd=cwd)
+    run = clippo("fonts", cwd=cwd)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert re.match(r"unifont.otf +5\d,\d{3} code points +\d+ scripts  /.*unifont.otf", lines[0])
     [together] = [line for line in lines if line.startswith("together")]
     assert int(re.search(r"(\d+) of \d+ scripts", together)[1]) > 100
-    assert "fonts-noto-cjk" in run.stdout or "NotoSansCJK-Regular.ttc" in lines[2]
-    run = clippo("fonts", "nowhere.otf", cwd=cwd)
-    assert "missing: nowhere.otf" in run.stdout
+    assert "fonts-noto-cjk" in run.stdout or "NotoSansCJK-Regular.ttc" in run.stdout
 
 
 @pytest.mark.long
@@ -144,12 +148,55 @@ def test_train_then_evaluate_and_search(cwd):
 
     run = clippo("search", "run", "собака", "--top", 3, "--out", "grid.png", cwd=cwd)
     assert run.returncode == 0, run.stderr
+    kept = (cwd / "run" / "embeddings.safetensors").stat().st_mtime_ns
+    assert clippo("search", "run", "собака", "--top", 3, cwd=cwd).stdout == run.stdout
+    assert (cwd / "run" / "embeddings.safetensors").stat().st_mtime_ns == kept
     lines = run.stdout.splitlines()
     assert len(lines) == 3
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)
     with Image.open(cwd / "grid.png") as picture:
         assert picture.width == 4 * 104 + 16
+
+
+def test_resume_takes_the_configuration_of_the_run(finished, tmp_path, monkeypatch, capsys):
+    """Only the length and the intervals of a run may be given anew."""
+    shutil.copytree(finished, tmp_path / "run")
+    called = []
+    monkeypatch.setattr("clippo.training.trainer.train", lambda config, out, resume: called.append(config))
+    main(["train", "emoji", "--resume", "--out", str(tmp_path / "run")])
+    main(["train", "emoji", f"--out={tmp_path / 'run'}", "--resume", "--steps", "50", "--log-every", "2"])
+    begun = RunFolder(finished).config()
+    assert called == [begun, replace(begun, steps=50, log_every=2)]
+    main(["train", "emoji", "--resume", "--out", str(tmp_path / "none yet")])
+    assert called[-1] == find_recipe("emoji")()
+
+
+def test_embeddings_are_kept_until_something_changes(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    first, second = torch.ones(3, 2), torch.zeros(3, 2)
+    assert torch.equal(run.cached_embeddings("a", lambda: first), first)
+    assert torch.equal(run.cached_embeddings("a", lambda: second), first)
+    assert torch.equal(run.cached_embeddings("b", lambda: second), second)  # other data
+    model = run.newest_checkpoint() / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")  # another model
+    assert torch.equal(run.cached_embeddings("b", lambda: first), first)
+    (run.path / "embeddings.safetensors").write_bytes(b"damaged")
+    assert torch.equal(run.cached_embeddings("b", lambda: second), second)
+
+
+def test_colours(monkeypatch):
+    assert (
+        one_line("\x1b[31m╭─ Parsing error ─╮\n│ \x1b[1mError parsing config.model: no\x1b[0m │\n╰─╯") == "no"
+    )
+    monkeypatch.setenv("TERM", "xterm")
+    with colours_as_asked():
+        assert os.environ["TERM"] == "xterm"
+    monkeypatch.setenv("NO_COLOR", "1")
+    with colours_as_asked():
+        assert os.environ["TERM"] == "dumb"
+    assert os.environ["TERM"] == "xterm"
 
 
 def test_help_needs_no_torch(cwd):
@@ -201,6 +248,12 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             ["train", "emoji", "--out", "new", "--loss", "hinge"],
             "--loss must be one of sigmoid, softmax; got 'hinge'",
         ),
+        (["fonts", "unifont.otf", "nowhere.otf"], "nowhere.otf"),
+        (["fonts", "./model.py"], "model.py is not a font"),
+        (["export", "runs/mistyped", "--out", "a.pt2"], "runs/mistyped: there is no such file or folder"),
+        (["export", "RUN", "--out", "no/a.pt2"], "cannot write no/a.pt2: there is no folder no"),
+        (["train", "emoji", "--out", "new", "--model.width", 97], "num_heads must divide width: 3 does not"),
+        (["train", "emoji", "--out", "new", "--optimizer.beta2", 1], "optimizer.beta2 must be from 0 to"),
         (["paint"], "the verb must be one of evaluate, export, fonts"),
         (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
         (
@@ -210,7 +263,9 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["evaluate", "nowhere", "--recipe", "emoji", "--out", "new"], "cannot read a model from nowhere"),
         slow(["train", "emoji", "--out", "RUN"], "holds a run already"),
         pytest.param(
-            ["train", "emoji", "--out", "RUN", "--resume"], "another configuration", marks=pytest.mark.slow
+            ["train", "emoji", "--out", "RUN", "--resume", "--seed", 7],
+            "another configuration",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["train", "emoji", "--out", "."], "is not empty and holds no run", marks=pytest.mark.slow

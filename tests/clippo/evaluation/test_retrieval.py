@@ -115,8 +115,8 @@ def test_batches_do_not_change_embeddings(untrained, evaluator):
 
 def test_the_nearest_images_are_found(untrained, evaluator):
     examples, transform = evaluator.examples[:300], PLACE.build(64)
-    scores, found = find_images(untrained, examples, transform, ["dog face", "狗脸"], top=3)
     images = embed_images(untrained, examples, transform)
+    scores, found = find_images(untrained, images, ["dog face", "狗脸"], top=3)
     similarity = untrained.encode_text(["dog face", "狗脸"]) @ images.T
     assert found == similarity.topk(3).indices.tolist()
     assert scores == similarity.topk(3).values.tolist()
