@@ -7,6 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ._ops import autocast_dtype
+
 __all__ = ["check_floating", "check_once", "check_same_device", "check_same_kind", "check_tensor"]
 
 
@@ -29,27 +31,39 @@ def check_same_device(name: str, tensor: torch.Tensor, other_name: str, other: t
 
 
 def check_same_kind(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """Check that `tensor` has the device and the dtype of `other`."""
+    """Check that `tensor` has the device of `other` and, after the casts of autocast, its dtype."""
     check_same_device(name, tensor, other_name, other)
-    if tensor.dtype != other.dtype:
+    if autocast_dtype(tensor) != autocast_dtype(other):
         raise TypeError(f"{name} must have dtype {other.dtype} like {other_name}, got {tensor.dtype}")
 
 
-# The last check of each tensor's values: the function, the tensor's version at that time, and the limits.
+# The last check of each tensor's values: the function, the limits, and what tells whether they have changed.
 checked_values = WeakIdKeyDictionary()
 
 
 def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..., None]) -> None:
     """Call `check(values, *limits)`, which reads values on the host, once per tensor until it is modified.
 
-    The check is skipped under torch.compile and for fake tensors, because there are no values to read.
+    The check is skipped under torch.compile and for fake and meta tensors, because there are no values to
+    read. On a CPU the values are compared with a copy. On other devices PyTorch's count of modifications
+    decides, because a look at the values would synchronize with the device in every layer; it does not see
+    changes through `.data`, or by another library's kernel, nor any of an inference tensor.
     """
-    if torch.compiler.is_compiling() or isinstance(values, FakeTensor):
+    if torch.compiler.is_compiling() or isinstance(values, FakeTensor) or values.is_meta:
         return
-    # Inference tensors have no version counter, so they are checked only once, even if they are modified
-    # later: a check at every call would synchronize with the device in every layer.
-    version = None if values.is_inference() else values._version
-    checked = (check, version, *limits)
-    if checked_values.get(values) != checked:
-        check(values, *limits)
-        checked_values[values] = checked
+    before = checked_values.get(values)
+    if before is not None and before[:2] == (check, limits) and is_unchanged(values, before[2]):
+        return
+    check(values, *limits)
+    on_cpu = values.device.type == "cpu"
+    checked_values[values] = (check, limits, values.clone() if on_cpu else version_of(values))
+
+
+def is_unchanged(values: torch.Tensor, before: Any) -> bool:
+    if isinstance(before, torch.Tensor):
+        return torch.equal(values, before)
+    return bool(version_of(values) == before)
+
+
+def version_of(values: torch.Tensor) -> int | None:
+    return None if values.is_inference() else values._version

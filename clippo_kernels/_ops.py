@@ -20,12 +20,18 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     """
 
     def run_alone(x: Tensor, *args: Any) -> Any:
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), on_device_of(x):
+        with torch.no_grad(), without_autocast(x), on_device_of(x):
             return run(x, *args)
 
     torch.library.define(f"clippo_kernels::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(f"clippo_kernels::{name}", "CompositeExplicitAutograd", run_alone)
     torch.library.register_fake(f"clippo_kernels::{name}", fake)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    device_type = x.device.type
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if has_autocast else nullcontext()
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
@@ -53,6 +59,8 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype of products with `x`: the autocast dtype if autocast is on. Autocast ignores float64."""
     device_type = x.device.type
+    if not torch.amp.is_autocast_available(device_type):  # such as "meta"
+        return x.dtype
     if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return x.dtype
     return torch.get_autocast_dtype(device_type)

@@ -110,40 +110,62 @@ class Clippo(nn.Module):
 
     def forward(
         self,
-        images: Tensor,
-        texts: Tensor,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
         kept: KeptPatches | None = None,
         text_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Embed B images and B texts, in one pass through the tower if it is shared.
+        *,
+        normalize: bool = True,
+    ) -> tuple[Any, Any]:
+        """Embed images, texts or B of both, in one pass through the tower if it is shared.
 
         Photographs have three channels and rendered text has one, so their patches are embedded separately.
         The tokens then form one batch of 2 B sequences of N tokens, or are packed without padding where
         sequences have different lengths.
 
         Args:
-            images: pixels in any layout that `PatchEmbed` takes. They may be on the CPU.
-            texts: output of the tokenizer of `text_input`. They may be on the CPU.
+            images: pixels in any layout that `PatchEmbed` takes, or None. They may be on the CPU.
+            texts: output of the tokenizer of `text_input`, or None. They may be on the CPU.
             kept: patches of the images to look at, for instance `packing.patch_dropout`; all by default.
             text_mask: output of `text_input.mask` for the texts, on the CPU; computed by default.
+            normalize: give the embeddings unit length.
 
         Returns:
-            (B, E) embeddings of the images and of the texts, of unit length.
+            (B, E) embeddings of the images and of the texts; None for what was not given.
         """
-        if text_mask is None:
-            text_mask = self.text_input.mask(texts)
+        z_images, z_texts = self.embed(images, texts, kept, text_mask)
+        if not normalize:
+            return z_images, z_texts
+        return (
+            None if z_images is None else normalized(z_images),
+            None if z_texts is None else normalized(z_texts),
+        )
+
+    def embed(
+        self,
+        images: Tensor | None,
+        texts: Tensor | None,
+        kept: KeptPatches | None = None,
+        text_mask: Tensor | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Compute the embeddings of `forward`, not normalised."""
+        text_encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
+        if texts is not None:
+            mask = self.text_input.mask(texts) if text_mask is None else text_mask
+            text_tokens, text_varlen = self.text_input(texts, mask, self.tower.patch_embed)
+        if images is None:
+            return None, None if texts is None else text_encoder(text_tokens, text_varlen)
         image_tokens, image_varlen = self.image_tokens(images, kept)
-        text_tokens, text_varlen = self.text_input(texts, text_mask, self.tower.patch_embed)
+        if texts is None:
+            return self.tower.encoder(image_tokens, image_varlen), None
         if self.text_encoder is not None:
-            z_images = self.tower.encoder(image_tokens, image_varlen)
-            return normalized(z_images), normalized(self.text_encoder(text_tokens, text_varlen))
+            return self.tower.encoder(image_tokens, image_varlen), text_encoder(text_tokens, text_varlen)
         if image_varlen is None and text_varlen is None:
             z = self.tower.encoder(torch.cat([image_tokens, text_tokens]))
         else:
             image_tokens, image_varlen = packed(image_tokens, image_varlen)
             text_tokens, text_varlen = packed(text_tokens, text_varlen)
             z = self.tower.encoder(torch.cat([image_tokens, text_tokens]), join(image_varlen, text_varlen))
-        z = normalized(z)
         return z[: len(images)], z[len(images) :]
 
     def image_tokens(
@@ -158,13 +180,12 @@ class Clippo(nn.Module):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Embed pixels: (B, E), not normalised, with a graph."""
-        out: Tensor = self.tower.encoder(*self.image_tokens(images))
+        out: Tensor = self(images, normalize=False)[0]
         return out
 
     def embed_texts(self, texts: Tensor) -> Tensor:
         """Embed the output of the tokenizer: (B, E), not normalised, with a graph."""
-        encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
-        out: Tensor = encoder(*self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed))
+        out: Tensor = self(texts=texts, normalize=False)[1]
         return out
 
     # Use

@@ -99,8 +99,8 @@ def attention_pool_padded(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen:
 
 
 def known_lengths(cu_seqlens: Tensor) -> list[int] | None:
-    """Lengths of the sequences, or None under torch.compile and for fake tensors, which have no values."""
-    if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor):
+    """Lengths of the sequences; None under torch.compile, and for fake and meta tensors."""
+    if torch.compiler.is_compiling() or isinstance(cu_seqlens, FakeTensor) or cu_seqlens.is_meta:
         return None
     return cu_seqlens.diff().tolist()
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clippo.files import atomic_path
+from clippo.model.checkpoints.names import unwrapped_name
 from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
@@ -136,8 +137,9 @@ def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> N
         path: the file, "NAME.npz".
         scan: stack the blocks, as big_vision's `scan` option expects them.
     """
+    state = {unwrapped_name(name): tensor for name, tensor in model.state_dict().items()}
     with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-        for name, array in big_vision_arrays(model.state_dict(), model.config, scan=scan):
+        for name, array in big_vision_arrays(state, model.config, scan=scan):
             with archive.open(f"params/{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 

@@ -48,9 +48,34 @@ class OpenClipModel(nn.Module):
         z = self.clippo.embed_texts(text)
         return normalized(z) if normalize else z
 
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings of unit length, and the factor on their products."""
+    def forward(
+        self, image: Tensor | None = None, text: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Embeddings of unit length, None for what is not given, and the factor on their products."""
         return (*self.clippo(image, text), self.logit_scale.exp())
+
+    @property
+    def visual(self) -> OpenClipVisual:
+        """The image side, which code for open_clip asks for its preprocessing."""
+        return OpenClipVisual(self)
+
+
+@dataclass(frozen=True)
+class OpenClipVisual:
+    """The image side of a model: its preprocessing, and its encoder when called."""
+
+    model: OpenClipModel
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+        return (self.model.clippo.config.image_size,) * 2
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Embed a stack of outputs of `preprocess`: (B, E), not normalised."""
+        return self.model.encode_image(image)
 
 
 def open_clip_trio(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clippo.files import MANIFEST_FILE, atomic_path, check_manifest, remove, write_manifest, write_text
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
+from clippo.model.checkpoints.names import unwrapped_name
 
 __all__ = ["Config", "find_folder", "read_config", "read_description", "read_weights", "write_folder"]
 
@@ -37,6 +38,8 @@ def write_folder(
 ) -> None:
     """Write a model into a folder, each file whole or not at all.
 
+    If `fully_shard` has split the tensors, all ranks must call this, and rank 0 writes.
+
     Args:
         folder: made if it is missing.
         config: content of `config.json`.
@@ -46,13 +49,17 @@ def write_folder(
     Raises:
         OSError: a file cannot be written.
     """
+    # safetensors takes row-major tensors alone; a model may be in channels_last.
+    tensors = {unwrapped_name(name): whole(tensor).contiguous() for name, tensor in state.items()}
+    is_sharded = any(hasattr(tensor, "full_tensor") for tensor in state.values())
+    if is_sharded and torch.distributed.get_rank() != 0:
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove(folder / MANIFEST_FILE)  # of another model, which was here before
     with atomic_path(folder / WEIGHTS_FILE) as path:
-        # safetensors takes row-major tensors alone; a model may be in channels_last.
         try:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+            save_file(tensors, path)
         except SafetensorError as error:
             raise OSError(f"cannot write {path}: {error}") from error
         path.chmod(0o666 & ~umask())  # safetensors lets the owner alone read it
@@ -62,6 +69,12 @@ def write_folder(
     else:
         remove(folder / RENDERER_FILE)  # of another model, which was here before
     write_manifest(folder)
+
+
+def whole(tensor: Any) -> Tensor:
+    """A tensor, or all parts of one that is spread over the ranks (a DTensor)."""
+    out: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return out
 
 
 def umask() -> int:
@@ -118,9 +131,11 @@ def read_weights(folder: Path, model: Model) -> Model:
     check_manifest(path)
     try:
         with safe_open(path, framework="pt") as file:
-            name_in_file = version_0.upgraded_names(list(file.keys()))
+            unwrapped = {unwrapped_name(name): name for name in file.keys()}  # noqa: SIM118 - not a dict
+            upgraded = version_0.upgraded_names(list(unwrapped))
+            name_in_file = {name: unwrapped[old] for name, old in upgraded.items()}
             shapes = {
-                name: version_0.upgraded_shape(old, tuple(file.get_slice(old).get_shape()))
+                name: version_0.upgraded_shape(unwrapped_name(old), tuple(file.get_slice(old).get_shape()))
                 for name, old in name_in_file.items()
             }
             check_shapes(shapes, model.state_dict(), path, folder / CONFIG_FILE)
