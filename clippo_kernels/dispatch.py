@@ -5,6 +5,10 @@ implementation, if Triton is installed; the eager path runs everywhere else. `CL
 or `=triton` forces one. The variable is read at every call, but code under `torch.compile` keeps the value
 from tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on CPU tensors, slowly, in
 Triton's interpreter.
+
+The transforms of torch.func (grad, vmap, jvp, hessian) know nothing of kernels: inside of them, whatever is
+forced, attention and patch embedding run eagerly, and the losses by their definitions, with the whole matrix
+of logits.
 """
 
 import importlib.util
@@ -14,7 +18,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Implementations", "select"]
+__all__ = ["Implementations", "in_transform", "select"]
 
 Implementations = Mapping[str, Callable[..., Any]]
 
@@ -33,6 +37,8 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
         ValueError: if the environment variable holds an unknown name.
         RuntimeError: if it forces a backend that `op` does not have or that the device cannot run.
     """
+    if in_transform():
+        return implementations["eager"]
     forced = os.environ.get(BACKEND_VARIABLE)
     if not forced:
         use_triton = device.type == "cuda" and HAS_TRITON and "triton" in implementations
@@ -46,3 +52,8 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
             f"{BACKEND_VARIABLE}=triton needs tensors on a GPU, or TRITON_INTERPRET=1; got them on {device}"
         )
     return implementations[forced]
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func is under way (outside of torch.compile, which traces them itself)."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None

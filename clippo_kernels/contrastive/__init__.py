@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .._checks import check_floating, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
+from ..dispatch import in_transform
+from . import reference
 from .caching import cached_contrastive_step
 from .distributed import gather_rows, world_size
 from .eager import accumulation_dtype
@@ -60,13 +62,17 @@ def contrastive_loss(
 
     Raises:
         TypeError: if dtypes are not floating or differ, or labels are not int64 tensors.
-        ValueError: if shapes or devices do not match, or B = 0.
+        ValueError: if shapes or devices do not match, or B = 0; if `group` is given inside of a transform of
+            torch.func.
 
     With a `group`, every rank raises an error if any rank does, and also if the arguments of the ranks do not
     match each other (outside torch.compile only).
     """
     image, text, labels, group = check(image_embeddings, text_embeddings, labels, group, scale=logit_scale)
     scale = to_scalar(logit_scale, image)
+    if in_transform():
+        check_no_group(group)
+        return reference.contrastive_loss(image, text, scale, labels=labels)
     out: Tensor = ContrastiveLoss.apply(image, text, scale, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
     return out
 
@@ -96,6 +102,9 @@ def sigmoid_loss(
         image_embeddings, text_embeddings, labels, group, scale=logit_scale, bias=logit_bias
     )
     scale, bias = to_scalar(logit_scale, image), to_scalar(logit_bias, image)
+    if in_transform():
+        check_no_group(group)
+        return reference.sigmoid_loss(image, text, scale, bias, labels=labels)
     out: Tensor = SigmoidLoss.apply(image, text, scale, bias, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
     return out
 
@@ -126,6 +135,11 @@ def check(
         raise error
     image, text = to_autocast_dtype(image, text)
     return image, text, labels, group
+
+
+def check_no_group(group: dist.ProcessGroup | None) -> None:
+    if group is not None:
+        raise ValueError(f"group must be None inside of a transform of torch.func, got {group}")
 
 
 def check_alone(

@@ -429,6 +429,22 @@ def test_offsets_are_read_once_in_inference_mode(backend, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda x, new: x.data.copy_(new), lambda x, new: x.numpy().__setitem__(slice(None), new.numpy())],
+    ids=["through .data", "through numpy"],
+)
+def test_offsets_that_change_unseen(backend, change):
+    """PyTorch does not count these changes, and the kernels would write out of bounds."""
+    if ON_GPU:
+        pytest.skip("on a GPU only changes that PyTorch counts are seen")
+    qkv, cu_seqlens = torch.randn(7, 3, 2, 8), offsets(3, 4)
+    flash_attention_varlen(qkv, cu_seqlens, 4)
+    change(cu_seqlens, torch.tensor([0, 4000, 7], dtype=torch.int32))
+    with pytest.raises(ValueError, match="cu_seqlens must not decrease"):
+        flash_attention_varlen(qkv, cu_seqlens, 4)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Autograd, compilers, precision contexts
 
@@ -682,3 +698,37 @@ def test_kernels_have_no_float64(monkeypatch):
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     with pytest.raises(RuntimeError, match="flash_attention has no triton implementation"):
         flash_attention(*[Q.double()] * 3)
+
+
+@over_public_ops
+def test_transforms_of_torch_func(backend, op):
+    x = torch.randn(3, 7, 4, 2, 8)
+
+    def total(x):
+        return op(x).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(torch.func.grad(total)(x), torch.autograd.grad(total(leaf), leaf)[0])
+
+
+@over_public_ops
+def test_meta_tensors(op):
+    x = torch.empty(3, 7, 4, 2, 8, device="meta", requires_grad=True)
+    out = op(x)
+    out.sum().backward()
+    assert out.is_meta
+    assert x.grad.shape == x.shape
+
+
+def test_autocast_casts_before_dtypes_are_compared(backend):
+    """As a float32 parameter beside the output of a Linear."""
+    q, kv = torch.randn(2, 3, 8), torch.randn(2, 7, 2, 3, 8)
+    with torch.autocast(q.device.type, torch.bfloat16):
+        mixed = (
+            attention_pool(q, kv.bfloat16()),
+            flash_attention(q[:, None], kv[:, :, 0].bfloat16(), kv[:, :, 1]),
+        )
+        alike = attention_pool(q, kv), flash_attention(q[:, None], kv[:, :, 0], kv[:, :, 1])
+    assert all(map(torch.equal, mixed, alike))
+    with pytest.raises(TypeError, match=r"q must have dtype torch\.bfloat16 like kv, got torch\.float32"):
+        attention_pool(q, kv.bfloat16())

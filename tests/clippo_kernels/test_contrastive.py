@@ -545,3 +545,45 @@ def test_kernels_do_not_take_float64(monkeypatch):
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     with pytest.raises(RuntimeError, match="contrastive has no triton implementation"):
         contrastive_loss(IMAGE.double(), IMAGE.double(), 1.0)
+
+
+@pytest.mark.usefixtures("backend")
+@both_losses
+@with_and_without_labels
+def test_transforms_of_torch_func(loss, explicit, labelled):
+    labels = some_labels(5) if labelled else None
+    image, text = (x.detach() for x in embeddings(5, 6, torch.float32))
+    scale, bias = (x.detach() for x in scalars(torch.float32))
+
+    def of_image(x):
+        return loss(x, text, scale, bias, labels=labels)
+
+    def expected(x):
+        return explicit(x, text, scale, bias, labels=labels)
+
+    leaf = image.clone().requires_grad_()
+    gradient = torch.autograd.grad(of_image(leaf), leaf)[0]
+    torch.testing.assert_close(torch.func.grad(of_image)(image), gradient, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.func.hessian(of_image)(image), torch.func.hessian(expected)(image))
+    several = torch.stack([image, image.flip(0)])
+    each = torch.stack([of_image(x) for x in several])
+    torch.testing.assert_close(torch.func.vmap(of_image)(several), each)
+
+
+@both_losses
+def test_meta_tensors(loss, explicit):
+    image, text, scale, bias = (
+        torch.empty(s, device="meta", requires_grad=True) for s in ((5, 6), (5, 6), (), ())
+    )
+    loss(image, text, scale, bias).backward()
+    assert image.grad.shape == image.shape
+    assert image.grad.is_meta
+
+
+@both_losses
+def test_autocast_casts_before_dtypes_are_compared(loss, explicit):
+    image, text = (x.detach() for x in embeddings(5, 6, torch.float32))
+    scale, bias = scalars(torch.float32)
+    with torch.autocast(image.device.type, torch.bfloat16):
+        mixed, alike = loss(image.bfloat16(), text, scale, bias), loss(image, text, scale, bias)
+    assert torch.equal(mixed, alike)

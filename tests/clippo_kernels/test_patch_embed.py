@@ -638,3 +638,36 @@ def test_index_is_read_once(backend, monkeypatch):
     keep_indices[0] = 0
     patch_embed_select(images, keep_indices, *args)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+def test_meta_tensors(dtype):
+    images = torch.empty(2, 3, 8, 12, dtype=dtype, device="meta")
+    args = [x.to("meta").requires_grad_() for x in parameters()]
+    tokens = patch_embed(images, *args)
+    tokens.sum().backward()
+    assert tokens.shape == (2, 6, 24)
+    assert all(x.grad.shape == x.shape for x in args)
+    keep_indices = torch.empty(5, 2, dtype=torch.int32, device="meta")
+    assert patch_embed_select(images, keep_indices, *args).shape == (5, 24)
+
+
+def test_transforms_of_torch_func(backend):
+    images, (weight, *rest) = pixels(2, 3, 8, 12), parameters()
+
+    def total(weight):
+        return patch_embed(images, weight, *rest).square().sum()
+
+    (leaf,) = leaves(weight)
+    expected = torch.autograd.grad(total(leaf), leaf)[0]
+    torch.testing.assert_close(torch.func.grad(total)(weight), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_list_that_changes_unseen(backend):
+    if ON_GPU:
+        pytest.skip("on a GPU only changes that PyTorch counts are seen")
+    keep_indices, images = index((0, 1)), pixels(2, 3, 8, 12)
+    patch_embed_select(images, keep_indices, *parameters())
+    keep_indices.numpy()[:] = -1
+    with pytest.raises(ValueError, match="keep_indices must name images of 0 to 1, got -1"):
+        patch_embed_select(images, keep_indices, *parameters())

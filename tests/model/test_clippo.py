@@ -193,3 +193,27 @@ def test_floating_images_of_another_range(clippo, kind):
     for wrong in (255 * images[0], np.full_like(images[0], np.nan), images[0] - 2):
         with pytest.raises(ValueError, match=r"floating pixels must be in \[-1, 1\], got"):
             clippo.encode_image(kind([wrong, images[1]]))
+
+
+def test_one_side_alone(clippo, photographs):
+    """The embeddings do not depend on what is embedded beside them."""
+    images = torch.from_numpy(np.stack([clippo.preprocess_image(image) for image in photographs]))
+    texts = clippo.tokenize(TEXTS)
+    both = clippo(images, texts)
+    for alone, expected in ((clippo(images), (both[0], None)), (clippo(texts=texts), (None, both[1]))):
+        for z, expected_z in zip(alone, expected, strict=True):
+            assert (z is None) == (expected_z is None)
+            if z is not None:
+                torch.testing.assert_close(z, expected_z, atol=1e-6, rtol=1e-5)
+    assert clippo() == (None, None)
+    raw = clippo(images, texts, normalize=False)
+    torch.testing.assert_close(torch.nn.functional.normalize(raw[0], dim=1), both[0])
+
+
+@pytest.mark.slow
+def test_an_encoder_can_be_compiled(clippo, photographs):
+    expected = clippo.encode_image(photographs)
+    compiled = torch.compile(clippo.encode_image, backend="aot_eager")
+    torch.testing.assert_close(compiled(photographs), expected)
+    # Nothing is left behind that keeps other functions from being compiled.
+    assert torch.compile(lambda x: x + 1, backend="aot_eager")(torch.ones(1)) == 2

@@ -316,3 +316,9 @@ def test_loading_takes_little_more_memory_than_the_parameters(tmp_path, scan):
         save_big_vision(model, tmp_path / f"{name}.npz", scan=scan)
     command = [sys.executable, "-c", PEAK, str(tmp_path / "small.npz"), str(tmp_path / "large.npz")]
     assert float(subprocess.check_output(command, text=True)) < 1.3
+
+
+def test_a_compiled_model_is_saved_as_the_model(clippo, tmp_path):
+    save_big_vision(clippo, tmp_path / "plain.npz")
+    save_big_vision(torch.compile(clippo), tmp_path / "compiled.npz")
+    assert (tmp_path / "plain.npz").read_bytes() == (tmp_path / "compiled.npz").read_bytes()

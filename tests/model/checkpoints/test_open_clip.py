@@ -84,3 +84,19 @@ def test_fine_tuning(clippo, pictures):
     assert all(parameter.grad is not None for parameter in model.parameters())
     model.zero_grad(set_to_none=True)
     assert tokenizer("one string").shape == (1, 64, 64)
+
+
+def test_zero_shot_as_open_clip_does_it(clippo, pictures):
+    """Its training code asks for one side at a time, and `visual` for the preprocessing."""
+    model, preprocess, tokenizer = open_clip_trio(clippo)
+    images, texts = torch.stack(list(map(preprocess, pictures))), tokenizer(["a cat", "a dog"])
+    z_images, nothing, scale = model(image=images)
+    assert nothing is None
+    torch.testing.assert_close(z_images, model.encode_image(images, normalize=True))
+    nothing, z_texts, _ = model(text=texts)
+    assert nothing is None
+    torch.testing.assert_close(z_texts, model.encode_text(texts, normalize=True))
+    torch.testing.assert_close(scale, clippo.logit_scale.exp())
+    assert model.visual.image_size == (64, 64)
+    assert model.visual.image_mean == model.visual.image_std == (0.5, 0.5, 0.5)
+    assert torch.equal(model.visual(images), model.encode_image(images))

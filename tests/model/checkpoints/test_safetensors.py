@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, create_model
+from clippo.model.checkpoints.names import unwrapped_name
 from clippo.renderer import ParagraphRenderer, UnifontRenderer
 
 SMALL = ClippoConfig(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=8, image_size=16, embed_dim=8)
@@ -32,6 +34,37 @@ def test_the_memory_format_does_not_matter(clippo, tmp_path):
     clippo.to(memory_format=torch.channels_last).save_pretrained(tmp_path / "channels_last")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("contiguous", "channels_last")]
     assert files[0] == files[1]
+
+
+def wrapped_parts():
+    compiled, blocks, ddp = Clippo(SMALL), Clippo(SMALL), Clippo(SMALL)
+    compiled.tower = torch.compile(compiled.tower)
+    for i, block in enumerate(blocks.tower.encoder.blocks):
+        blocks.tower.encoder.blocks[i] = torch.compile(block)
+    ddp.tower = nn.Sequential()
+    ddp.tower.module = Clippo(SMALL).tower  # the name that DistributedDataParallel gives it
+    return {"tower": compiled, "blocks": blocks, "DistributedDataParallel": ddp}
+
+
+@pytest.mark.parametrize("name", wrapped_parts())
+def test_wrapped_parts_are_saved_under_their_own_names(tmp_path, name):
+    model = wrapped_parts()[name]
+    model.save_pretrained(tmp_path)
+    loaded = Clippo.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == Clippo(SMALL).state_dict().keys()
+    for (ours, value), other in zip(sorted(loaded.items()), sorted(model.state_dict().items()), strict=True):
+        assert ours == unwrapped_name(other[0])
+        assert torch.equal(value, other[1])
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_wrapped_models_are_read(clippo, tmp_path, prefix):
+    clippo.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    tensors = {prefix + name: value for name, value in clippo.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    loaded = Clippo.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in clippo.state_dict().items())
 
 
 def test_what_is_missing_is_named(clippo, tmp_path):
