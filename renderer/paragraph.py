@@ -192,7 +192,9 @@ class ParagraphRenderer(Renderer):
             for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
                 kept[string], cleaned[string] = sanitize(texts[string], self.max_chars)
             code_point_C, length_B = code_points_of(kept)
-        is_long_B = np.fromiter(map(len, texts), np.intp, len(texts)) > self.max_chars
+        is_long_B = length_B == self.max_chars
+        for string in np.flatnonzero(is_long_B).tolist():
+            is_long_B[string] = len(texts[string]) > self.max_chars
         for string, done in cleaned.items():
             is_long_B[string] = "cut off" in done
         if self.overflow == "error" and is_long_B.any():
@@ -201,6 +203,7 @@ class ParagraphRenderer(Renderer):
             if len(texts[string]) > self.max_chars:
                 problem = f"has {len(texts[string])} characters, more than max_chars={self.max_chars}"
             raise TextOverflowError(f"texts[{start + string}] {problem}")
+        kept_B = length_B
         if not length_B.all():
             # An empty string is drawn as a space, so that each has a first character.
             code_point_C, length_B = code_points_of([text or " " for text in kept])
@@ -222,8 +225,7 @@ class ParagraphRenderer(Renderer):
                     done = {"cut off": len(text) - self.max_chars}
                 fit = min(int(fit_B[string]), len(kept[string]))
                 outcomes.append(Outcome(kept[string], fit, font_size_B[string], height_B[string], done))
-        is_cut_B = is_long_B | (fit_B < np.fromiter(map(len, kept), np.intp, len(kept)))
-        return int(is_cut_B.sum())
+        return int((is_long_B | (fit_B < kept_B)).sum())
 
     def _draw_paragraph(
         self, text: str, image_YX: np.ndarray, position: int, is_counted: bool

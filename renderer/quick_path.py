@@ -39,7 +39,7 @@ class Units(NamedTuple):
         unit_U: index in the pool, or negative where there is no unit.
         width_U: px, including the space at its end.
         hanging_U: px of that space, which takes no room at the end of a line.
-        length_U: code points.
+        length_U: code points; None if each is one.
         starts_piece_U: bool, whether a line may begin with the unit.
     """
 
@@ -49,7 +49,7 @@ class Units(NamedTuple):
     unit_U: np.ndarray
     width_U: np.ndarray
     hanging_U: np.ndarray
-    length_U: np.ndarray
+    length_U: np.ndarray | None
     starts_piece_U: np.ndarray
 
 
@@ -154,8 +154,8 @@ class QuickPath:
             unit_C = self._unit_of_char[code_point_C]
         width_C = self._pool.widths(np.maximum(unit_C, 0))
         hanging_C = np.where(code_point_C == SPACE, width_C, 0)
-        is_rtl_B, one_C = np.zeros(len(image_B), bool), np.ones(len(unit_C), np.intp)
-        return Units(image_B, length_B, is_rtl_B, unit_C, width_C, hanging_C, one_C, starts_piece_C)
+        is_rtl_B = np.zeros(len(image_B), bool)
+        return Units(image_B, length_B, is_rtl_B, unit_C, width_C, hanging_C, None, starts_piece_C)
 
     def _words(
         self,
@@ -224,7 +224,8 @@ class QuickPath:
         units_S = last_S + 1 - first_S
         row_U = np.repeat(row_S, units_S)
         is_visible_U = row_U < self._rows
-        fit_B = np.where(is_set_B, np.add.reduceat(is_visible_U * length_U, first_B), NOT_SET)
+        fit_U = is_visible_U if length_U is None else is_visible_U * length_U
+        fit_B = np.where(is_set_B, np.add.reduceat(fit_U, first_B, dtype=np.intp), NOT_SET)
 
         x_U = end_U - width_U - np.repeat(line_start_S, units_S)
         if is_rtl_B.any():

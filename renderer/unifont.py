@@ -134,12 +134,16 @@ class UnifontRenderer(Renderer):
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
         kept = [text[: self.max_chars] for text in texts]
-        fit_B = self._draw_code_points(*code_points_of(kept), out_BYX)
+        code_point_C, length_B = code_points_of(kept)
+        fit_B = self._draw_code_points(code_point_C, length_B, out_BYX)
         if outcomes is not None:
             for text, whole, fit in zip(kept, texts, fit_B.tolist(), strict=True):
                 cut = {"cut off": len(whole) - len(text)} if len(whole) > len(text) else {}
                 outcomes.append(Outcome(text, fit, self.font_size, self.size, cut))
-        return int((fit_B < np.fromiter(map(len, texts), np.intp, len(texts))).sum())
+        is_cut_B = fit_B < length_B
+        for string in np.flatnonzero(length_B == self.max_chars).tolist():
+            is_cut_B[string] |= len(texts[string]) > self.max_chars
+        return int(np.count_nonzero(is_cut_B))
 
     def _draw_code_points(
         self, code_point_C: np.ndarray, length_B: np.ndarray, out_BYX: np.ndarray

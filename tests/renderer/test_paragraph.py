@@ -344,8 +344,12 @@ def test_height_of_the_lines(render):
     assert tall.render(["gjpq", "gjpq\n" * 9])[1].height.tolist() == [16, 64]
 
 
-@pytest.mark.parametrize("renderer", [ParagraphRenderer(64), UnifontRenderer(64)], ids=["shaped", "unifont"])
-def test_strings_that_do_not_fit_are_counted(renderer):
+COUNTING = {"shaped": ParagraphRenderer, "by Skia alone": SkiaOnly, "unifont": UnifontRenderer}
+
+
+@pytest.mark.parametrize("renderer_type", COUNTING.values(), ids=COUNTING)
+def test_strings_that_do_not_fit_are_counted(renderer_type):
+    renderer = renderer_type(64)
     before = renderer.num_cut
     renderer(["cat", "word " * 80, "", "a" * 5000, "नमस्ते " * 80, "\u202ecat"])
     assert renderer.num_cut - before == 3
