@@ -212,7 +212,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 folder.save_checkpoint(done, model, loss_module, optimizer, fingerprints)
             if is_stopped and not is_last:
                 name = signal.Signals(stop.signal).name
-                raise Stopped(stop.signal, f"stopped by {name} after step {done}, whose checkpoint is saved")
+                message = f"stopped by {name} after step {done}, whose checkpoint is saved; --resume goes on"
+                raise Stopped(stop.signal, message)
             if is_eval_step and context.is_main_process:
                 paused = time.perf_counter()
                 folder.append_evaluation(done, suite.evaluate(model, evaluators))
