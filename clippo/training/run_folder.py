@@ -86,6 +86,7 @@ class RunFolder:
                     f"{self.path} holds a run of another configuration: {key} is {before.get(key)} there and "
                     f"{now.get(key)} here" + (f" (and {len(fixed) - 1} more differ)" if fixed[1:] else "")
                 )
+            self.remove_old_checkpoints()
             if not differing:
                 return
         elif any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
@@ -138,6 +139,13 @@ class RunFolder:
         """The folders that `save_checkpoint` wrote; others, such as `step-best`, are a user's copies."""
         return [path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal()]
 
+    def remove_old_checkpoints(self) -> None:
+        """Remove all checkpoints but the newest, and what processes that were killed have left."""
+        newest = self.newest_checkpoint()
+        for path in (*self.own_checkpoints(), *self.checkpoints.glob(f"{UNFINISHED}*")):
+            if path != newest:
+                remove(path)
+
     def save_checkpoint(
         self,
         step: int,
@@ -158,15 +166,11 @@ class RunFolder:
         state["fingerprints"] = dict(fingerprints)
         try:
             self.checkpoints.mkdir(exist_ok=True)
-            for rest in self.checkpoints.glob(f"{UNFINISHED}*"):  # of a process that was killed
-                remove(rest)
             with atomic_path(final) as unfinished:
                 model.save_pretrained(unfinished)
                 torch.save(state, unfinished / "state.pt")
                 write_manifest(unfinished)
-            for path in self.own_checkpoints():
-                if path != final:
-                    remove(path)
+            self.remove_old_checkpoints()
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
 

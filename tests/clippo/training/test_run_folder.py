@@ -277,3 +277,12 @@ def test_a_state_with_strides_of_its_own_is_copied(folder, tiny_config, trainee)
     optimizer = tiny_config.optimizer.build(fresh.named_parameters())
     folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
     assert all(value.is_contiguous() for values in optimizer.state.values() for value in values.values())
+
+
+def test_a_checkpoint_that_was_removed_half_way_is_removed(folder, tiny_config, trainee):
+    """Also by a resume that writes no other checkpoint."""
+    folder.save_checkpoint(20, trainee[0], SoftmaxLoss(), trainee[1], {})
+    (folder.checkpoints / "step-000010").mkdir()
+    (folder.checkpoints / "step-000010" / "state.pt").write_bytes(b"")
+    folder.create(tiny_config, resume=True)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
