@@ -150,14 +150,14 @@ class Clippo(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Compute the embeddings of `forward`, not normalised."""
         text_encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
-        if texts is not None:
-            mask = self.text_input.mask(texts) if text_mask is None else text_mask
-            text_tokens, text_varlen = self.text_input(texts, mask, self.tower.patch_embed)
-        if images is None:
-            return None, None if texts is None else text_encoder(text_tokens, text_varlen)
-        image_tokens, image_varlen = self.image_tokens(images, kept)
+        if images is not None:
+            image_tokens, image_varlen = self.image_tokens(images, kept)
         if texts is None:
-            return self.tower.encoder(image_tokens, image_varlen), None
+            return None if images is None else self.tower.encoder(image_tokens, image_varlen), None
+        mask = self.text_input.mask(texts) if text_mask is None else text_mask
+        text_tokens, text_varlen = self.text_input(texts, mask, self.tower.patch_embed)
+        if images is None:
+            return None, text_encoder(text_tokens, text_varlen)
         if self.text_encoder is not None:
             return self.tower.encoder(image_tokens, image_varlen), text_encoder(text_tokens, text_varlen)
         if image_varlen is None and text_varlen is None:
