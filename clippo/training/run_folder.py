@@ -29,8 +29,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from clippo.errors import UserError
-from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, sha256, write_manifest, write_text
+from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
+from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
@@ -167,9 +168,9 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(exist_ok=True)
             with atomic_path(final) as unfinished:
-                model.save_pretrained(unfinished)
+                unfinished.mkdir()
                 torch.save(state, unfinished / "state.pt")
-                write_manifest(unfinished)
+                model.save_pretrained(unfinished)  # whose manifest covers all files of the folder
             self.remove_old_checkpoints()
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
@@ -312,7 +313,7 @@ def step_of_line(line: str) -> float:
         return float("inf")
 
 
-# What damaged or forged content of state.pt raises.
+# Errors that reading a damaged or forged state.pt raises.
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError,
     EOFError, OSError,
@@ -364,7 +365,7 @@ def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, to
         if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (own.shape, own.dtype):
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
             raise ValueError(f"{name}.{key} must be {own.dtype} {tuple(own.shape)}, got {got}")
-        if value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+        if not is_finite(value):
             raise ValueError(f"{name}.{key} holds values that are not finite")
 
 

@@ -18,7 +18,15 @@ from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
 from clippo.model.checkpoints.names import unwrapped_name
 
-__all__ = ["Config", "find_folder", "read_config", "read_description", "read_weights", "write_folder"]
+__all__ = [
+    "Config",
+    "find_folder",
+    "is_finite",
+    "read_config",
+    "read_description",
+    "read_weights",
+    "write_folder",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -147,11 +155,16 @@ def read_weights(folder: Path, model: Model) -> Model:
             with torch.no_grad():
                 for name, parameter in model.state_dict().items():
                     parameter.copy_(file.get_tensor(name_in_file[name]).view_as(parameter))
-                    if not torch.stack(parameter.aminmax()).isfinite().all():
+                    if not is_finite(parameter):
                         raise ValueError(f"{path}: {name} holds values that are not finite")
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     return model
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Say whether all values are finite, in one pass and without a mask of the tensor's size."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def check_shapes(

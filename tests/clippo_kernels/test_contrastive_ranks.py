@@ -1,16 +1,11 @@
 """Losses of batches that are spread over ranks: processes on this machine, through gloo, on a CPU."""
 
-import importlib.util
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import clippo_kernels
 from clippo_kernels import contrastive_loss
 
 pytestmark = pytest.mark.slow
@@ -19,36 +14,14 @@ WORKER = Path(__file__).with_name("contrastive_worker.py")
 
 
 @pytest.fixture(scope="module")
-def worker():
-    spec = importlib.util.spec_from_file_location("contrastive_worker", WORKER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def worker(import_file):
+    return import_file(WORKER)
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
-def ranks(request, tmp_path_factory):
+def ranks(request, run_ranks, tmp_path_factory):
     """What each of so many processes computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"PYTHONPATH": str(Path(clippo_kernels.__file__).parents[1])}
-    outs = [folder / f"{rank}.pt" for rank in range(request.param)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), str(request.param), folder / "store", out],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, out in enumerate(outs)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(out) for out in outs]
+    return run_ranks(WORKER, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 CASES = [

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -69,10 +70,10 @@ def main(rank: int, world_size: int, store: str, out: str) -> None:
             chunk_size=2,
         )
         gradients = {name: p.grad.full_tensor() for name, p in clippo.named_parameters()}
-        clippo.save_pretrained(f"{out}-{way}")
+        clippo.save_pretrained(Path(out).parent / way)
         results[way] = {"before": before, "loss": loss, "gradients": gradients}
         results[way]["after"] = clippo.encode_text(texts)
-    torch.save(results, f"{out}-{rank}.pt")
+    torch.save(results, out)
     dist.barrier()
     dist.destroy_process_group()
 
