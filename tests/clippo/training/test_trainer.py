@@ -107,6 +107,18 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     assert losses(tmp_path / "run") == losses(finished)
 
 
+@pytest.fixture
+def default_signals():
+    """Signals as in a foreground job; a background job or nohup ignores some, which its children inherit."""
+    handlers = {signal.SIGINT: signal.default_int_handler}
+    handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1), signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
@@ -139,6 +151,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_second_signal_ends_the_process_at_once():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
