@@ -6,6 +6,7 @@ from clippo.bench.studies import plot_tower
 pytest.importorskip("matplotlib")
 
 
+@pytest.mark.slow
 def test_draws_a_picture_and_its_caption(tmp_path, monkeypatch, capsys):
     out = tmp_path / "img" / "tower.png"
     monkeypatch.setattr("sys.argv", ["plot_tower", "--emoji", "🐈", "--text", "a cat", "--out", str(out)])

@@ -46,8 +46,9 @@ def test_onnx(clippo, pixels, tmp_path):
     np.testing.assert_allclose(z_texts, clippo.encode_text(texts), atol=1e-5)
 
 
-@pytest.mark.parametrize("text_tokens", ["all", pytest.param("inked", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("text_tokens", ["all", "inked"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
 def test_texts(clippo, tmp_path, text_tokens, ending):
     """Of different lengths, a blank one among them; blank patches count where the model reads them."""
     own = Clippo(replace(clippo.config, text=RenderedTextConfig(tokens=text_tokens))).eval()

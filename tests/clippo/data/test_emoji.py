@@ -25,6 +25,7 @@ def test_emoji_are_plenty_named_and_different(emoji):
     assert dog.aliases == ("dog",)
 
 
+@pytest.mark.slow
 def test_an_example_has_a_picture_and_texts_with_the_shares_asked_for(emoji):
     dog = emoji[index_of(emoji, "🐶")]
     assert dog.key == "🐶"

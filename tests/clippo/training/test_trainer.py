@@ -119,7 +119,9 @@ def default_signals():
 
 
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(x, marks=pytest.mark.slow) for x in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+)
 def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
     batch, before = Order.__call__, signal.getsignal(number)
@@ -160,6 +162,7 @@ def test_a_second_signal_ends_the_process_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_other_data_do_not_go_on_with_a_run(tiny_config, tmp_path, monkeypatch):
     train_until(13, tiny_config, tmp_path / "run")
     monkeypatch.setattr(EmojiSource, "fingerprint", "of another font")
@@ -167,6 +170,7 @@ def test_other_data_do_not_go_on_with_a_run(tiny_config, tmp_path, monkeypatch):
         train(tiny_config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_may_be_made_longer_but_not_shorter_than_it_is(tiny_config, tmp_path):
     train_until(13, tiny_config, tmp_path / "run")
     with pytest.raises(UserError, match="steps must be at least 10, as in the checkpoint, got 9"):
