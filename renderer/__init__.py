@@ -5,6 +5,7 @@ as a word processor does. Both take whole batches at a time. The package needs n
 fontTools, and no torch: data-loader workers stay small.
 """
 
+from clippo.renderer.aligned import AlignedRenderer, AlignedRendererConfig, PackedText
 from clippo.renderer.base import Renderer, RendererConfig
 from clippo.renderer.compose import compose, sentence_pairs
 from clippo.renderer.description import from_description, renderer_configs
@@ -16,7 +17,10 @@ from clippo.renderer.skia_loader import SystemLibraryError, import_skia
 from clippo.renderer.unifont import UnifontRenderer, UnifontRendererConfig
 
 __all__ = [
+    "AlignedRenderer",
+    "AlignedRendererConfig",
     "FontNotFoundError",
+    "PackedText",
     "ParagraphRenderer",
     "ParagraphRendererConfig",
     "RenderPool",

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,15 @@ import numpy as np
 
 from clippo.renderer.report import Outcome, RenderReport, make_report
 
-__all__ = ["Renderer", "RendererConfig", "checked_integer", "checked_path", "checked_texts", "hashes"]
+__all__ = [
+    "Renderer",
+    "RendererConfig",
+    "blocks",
+    "checked_integer",
+    "checked_path",
+    "checked_texts",
+    "hashes",
+]
 
 STRINGS_PER_BLOCK = 64  # few enough that a block's index arrays stay in the CPU's cache
 
@@ -155,10 +163,9 @@ class Renderer(ABC):
         self, texts: Sequence[str], out: np.ndarray | None, outcomes: list[Outcome] | None
     ) -> np.ndarray:
         out = output(out, (len(texts), *self.image_shape))
-        for start in range(0, len(texts), STRINGS_PER_BLOCK):
-            block = slice(start, start + STRINGS_PER_BLOCK)
+        for block in blocks(len(texts)):
             with self._lock:
-                self._num_cut += self._draw(list(texts[block]), out[block], outcomes, start)
+                self._num_cut += self._draw(list(texts[block]), out[block], outcomes, block.start)
         return out
 
     @abstractmethod
@@ -188,6 +195,12 @@ class Renderer(ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def blocks(count: int, size: int = STRINGS_PER_BLOCK) -> Iterator[slice]:
+    """Divide so many strings into blocks that are drawn at a time."""
+    for start in range(0, count, size):
+        yield slice(start, start + size)
 
 
 def checked_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

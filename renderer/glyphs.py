@@ -10,7 +10,7 @@ import numpy as np
 from clippo.renderer.fonts import find_font
 from clippo.renderer.skia_loader import import_skia
 
-__all__ = ["CELL_PX", "UnifontGlyphs"]
+__all__ = ["CELL_PX", "UnifontGlyphs", "coverage", "shades"]
 
 CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
 HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
@@ -72,6 +72,28 @@ class UnifontGlyphs:
         out: np.ndarray = (np.where(distinct < END_OF_PLANE_0, in_0, above) != 0)[inverse]
         return out
 
+    def placement(self, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Say where the bitmaps of code points (G,) are set.
+
+        Returns:
+            (G,) advances in px: 8, 16, or 0 for a combining mark; 8 for what the font lacks.
+            (G,) px from the left edge of a mark's bitmap to the end of the character that it is set over; 0
+            for the marks of scripts that are written from right to left, whose left edges coincide.
+        """
+        advance_G = np.full(len(code_points), HALF_CELL_PX, np.intp)
+        shift_G = np.zeros(len(code_points), np.intp)
+        is_plane_0_G = code_points < END_OF_PLANE_0
+        for font, is_member_G in ((self._plane_0, is_plane_0_G), (self._higher_planes, ~is_plane_0_G)):
+            members = np.flatnonzero(is_member_G)
+            glyph_ids = np.array(font.getTypeface().unicharsToGlyphs(code_points[members].tolist()), np.intp)
+            members, glyph_ids = members[glyph_ids != 0], glyph_ids[glyph_ids != 0].tolist()
+            advance_G[members] = font.getWidths(glyph_ids)
+            bitmaps = self.bitmaps(code_points[members])
+            for member, bounds, bitmap in zip(members, font.getBounds(glyph_ids), bitmaps, strict=True):
+                if advance_G[member] == 0:
+                    shift_G[member] = bitmap.any(0).argmax() - round(bounds.left())
+        return advance_G, shift_G
+
     def _load(self, path: Path) -> Any:
         # The default font manager would read the whole font configuration of the system first.
         typeface = self._skia.FontMgr.New_Custom_Empty().makeFromFile(str(path))
@@ -122,3 +144,21 @@ class UnifontGlyphs:
         digits = self._hex_lines[start : start + 4 * CELL_PX].split()[0]
         rows = np.frombuffer(bytes.fromhex(digits.decode()), np.uint8).reshape(CELL_PX, -1)
         return np.unpackbits(rows, axis=1, count=CELL_PX)
+
+
+def coverage(bitmap_GYX: np.ndarray, font_size: int) -> np.ndarray:
+    """Resample bitmaps (G, 16, 16) by area: (G, font_size, font_size) int32, 0 to 256 for full ink."""
+    # Exact integers: the overlap of output pixel i with input pixel j, both scaled to whole numbers. A row
+    # sums to 16, so full ink is 16**2.
+    i, j = np.ogrid[:font_size, :CELL_PX]
+    overlap = np.minimum(CELL_PX * (i + 1), font_size * (j + 1)) - np.maximum(CELL_PX * i, font_size * j)
+    overlap = np.maximum(overlap, 0).astype(np.float32)
+    out: np.ndarray = (overlap @ bitmap_GYX.astype(np.float32) @ overlap.T).astype(np.int32)
+    return out
+
+
+def shades(background: int, ink: int) -> np.ndarray:
+    """(257,) uint8, the grey levels of each coverage."""
+    full = CELL_PX**2
+    part = np.arange(full + 1)
+    return ((background * (full - part) + ink * part) // full).astype(np.uint8)

@@ -76,6 +76,11 @@ class InkPool:
         out: np.ndarray = self._width[unit_C]
         return out
 
+    def has_ink(self, unit_C: np.ndarray) -> np.ndarray:
+        """(C,) bool, False for the units of blank bitmaps."""
+        out: np.ndarray = self._chunk_count[unit_C] > 0
+        return out
+
     def draw(self, out: np.ndarray, unit_C: np.ndarray, corner_C: np.ndarray) -> None:
         """Write C units into the flat, contiguous `out`, each from the index of its top left pixel on."""
         count_C = self._chunk_count[unit_C]

@@ -11,7 +11,7 @@ import numpy as np
 
 from clippo.renderer.base import Renderer, RendererConfig, checked_integer, checked_path, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
-from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs
+from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs, coverage, shades
 from clippo.renderer.ink import InkPool
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
@@ -197,16 +197,7 @@ class GlyphTable:
         self._unit = np.full(CODE_POINTS, NOT_DRAWN, np.int32)
         # Units of the glyphs in a row that the lower edge of the image cuts.
         self._cut_unit = np.zeros(CODE_POINTS if renderer.size % renderer.font_size else 0, np.int32)
-
-        # Area resampling of a 16 px cell to font_size px, in exact integers: the overlap of output pixel i
-        # with input pixel j, both scaled to whole numbers. A row sums to 16, so full ink is 16**2.
-        font_size = renderer.font_size
-        i, j = np.ogrid[:font_size, :CELL_PX]
-        overlap = np.minimum(CELL_PX * (i + 1), font_size * (j + 1)) - np.maximum(CELL_PX * i, font_size * j)
-        self._overlap = np.maximum(overlap, 0).astype(np.float32)  # (font_size, 16)
-        coverage = np.arange(CELL_PX**2 + 1)
-        shade = (renderer.background * (CELL_PX**2 - coverage) + renderer.ink * coverage) // CELL_PX**2
-        self._shade_of_coverage = shade.astype(np.uint8)
+        self._shade_of_coverage = shades(renderer.background, renderer.ink)
 
     def units(self, code_point_C: np.ndarray) -> np.ndarray:
         """Draw the glyphs that are new, and return the units of all, (C,) int32."""
@@ -229,10 +220,8 @@ class GlyphTable:
         if renderer.lower:
             is_upper_G = (code_point_G >= ord("A")) & (code_point_G <= ord("Z"))
             drawn_G = np.where(is_upper_G, code_point_G + (ord("a") - ord("A")), code_point_G)
-        coverage_GYX = self._overlap @ self.font.bitmaps(drawn_G).astype(np.float32) @ self._overlap.T
-        coverage_GYX = coverage_GYX.astype(np.int32)
-
         font_size = renderer.font_size
+        coverage_GYX = coverage(self.font.bitmaps(drawn_G), font_size)
         left_G, right_G = np.zeros_like(code_point_G), np.full_like(code_point_G, font_size)
         if not renderer.monospace:
             # The bounds are the first and the last inked column, both 0 in a blank glyph. As `right` is
