@@ -103,10 +103,9 @@ class EditedConfig(SourceConfig):
 
     name: ClassVar[str] = "study-edited"
     edit: str
-    emoji: EmojiConfig = EmojiConfig()
 
     def build(self, split: Split, *, image_size: int) -> Edited:
-        return Edited(self.emoji.build(split, image_size=image_size), EDITS[self.edit])
+        return Edited(EmojiConfig().build(split, image_size=image_size), EDITS[self.edit])
 
 
 class Edited(Source):
