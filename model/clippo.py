@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clippo.model.checkpoints import safetensors
 from clippo.model.configs import from_dict, to_dict
-from clippo.model.packing import KeptPatches, VarlenInfo, equal_lengths, join
+from clippo.model.packing import KeptPatches, PackedPatches, VarlenInfo, equal_lengths, join
 from clippo.model.preprocess import check_range, preprocess_image, rgb_pixels
 from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
 from clippo.model.tower import Encoder, Tower, TowerConfig
@@ -23,7 +23,7 @@ from clippo.model.tower import Encoder, Tower, TowerConfig
 __all__ = ["Clippo", "ClippoConfig", "normalized"]
 
 Images = Tensor | np.ndarray | Sequence[Any]  # ready for the tower, or of any sizes, one by one
-Texts = Tensor | np.ndarray | Sequence[str]  # the output of the tokenizer, or strings
+Texts = Tensor | PackedPatches | np.ndarray | Sequence[str]  # tokenized, or strings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Clippo(nn.Module):
     def forward(
         self,
         images: Tensor | None = None,
-        texts: Tensor | None = None,
+        texts: Tensor | PackedPatches | None = None,
         kept: KeptPatches | None = None,
         text_mask: Tensor | None = None,
         *,
@@ -125,7 +125,7 @@ class Clippo(nn.Module):
 
         Args:
             images: pixels in any layout that `PatchEmbed` takes, or None. They may be on the CPU.
-            texts: output of the tokenizer of `text_input`, or None. They may be on the CPU.
+            texts: output of `text_input.tokenize` or of its tokenizer, or None. They may be on the CPU.
             kept: patches of the images to look at, for instance `packing.patch_dropout`; all by default.
             text_mask: output of `text_input.mask` for the texts, on the CPU; computed by default.
             normalize: give the embeddings unit length.
@@ -144,7 +144,7 @@ class Clippo(nn.Module):
     def embed(
         self,
         images: Tensor | None,
-        texts: Tensor | None,
+        texts: Tensor | PackedPatches | None,
         kept: KeptPatches | None = None,
         text_mask: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -183,8 +183,8 @@ class Clippo(nn.Module):
         out: Tensor = self(images, normalize=False)[0]
         return out
 
-    def embed_texts(self, texts: Tensor) -> Tensor:
-        """Embed the output of the tokenizer: (B, E), not normalised, with a graph."""
+    def embed_texts(self, texts: Tensor | PackedPatches) -> Tensor:
+        """Embed tokenized texts: (B, E), not normalised, with a graph."""
         out: Tensor = self(texts=texts, normalize=False)[1]
         return out
 
@@ -215,7 +215,7 @@ class Clippo(nn.Module):
         Raises:
             TypeError, ValueError: strings that the renderer refuses; pixels of another size.
         """
-        return self._encode(self.embed_texts, batches(texts, batch_size, self.tokenize), normalize)
+        return self._encode(self.embed_texts, batches(texts, batch_size, self._tokenize), normalize)
 
     def encode_image_text(
         self,
@@ -259,20 +259,29 @@ class Clippo(nn.Module):
         """
         cut = self.text_input.num_cut
         tokens = torch.from_numpy(self.text_input.tokenizer(texts))
-        if self.text_input.num_cut > cut and not self._has_warned_of_cut_texts:
+        self._warn_of_cut_texts(self.text_input.num_cut - cut, len(texts))
+        return tokens
+
+    def _tokenize(self, texts: Sequence[str]) -> Tensor | PackedPatches:
+        cut = self.text_input.num_cut
+        tokens = self.text_input.tokenize(texts)
+        self._warn_of_cut_texts(self.text_input.num_cut - cut, len(texts))
+        return tokens
+
+    def _warn_of_cut_texts(self, cut: int, count: int) -> None:
+        if cut and not self._has_warned_of_cut_texts:
             self._has_warned_of_cut_texts = True
             warnings.warn(
-                f"{self.text_input.num_cut - cut} of {len(texts)} texts are too long for the model and were "
-                "cut; later ones will be without a warning",
-                stacklevel=3,
+                f"{cut} of {count} texts are too long for the model and were cut; later ones will be without "
+                "a warning",
+                stacklevel=4,
             )
-        return tokens
 
     def _prepare(self, images: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.stack([self.preprocess_image(image) for image in images]))
 
     def _encode(
-        self, embed: Callable[[Tensor], Tensor], batches: Iterable[Tensor], normalize: bool
+        self, embed: Callable[[Any], Tensor], batches: Iterable[Tensor | PackedPatches], normalize: bool
     ) -> Tensor:
         on_gpu = self.device.type == "cuda"
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
@@ -340,15 +349,17 @@ def packed(tokens: Tensor, varlen: VarlenInfo | None) -> tuple[Tensor, VarlenInf
     return tokens.flatten(0, 1), equal_lengths(B, N, tokens.device)
 
 
-def batches(items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor]) -> Iterable[Tensor]:
+def batches(
+    items: Any, size: int, prepare: Callable[[Sequence[Any]], Tensor | PackedPatches]
+) -> Iterable[Tensor | PackedPatches]:
     """Split a batch of pixels, or a sequence that `prepare` turns into pixels, into smaller batches."""
     if isinstance(items, np.ndarray):
         # PyTorch has neither negative strides, as of mirrored views, nor other byte orders.
         items = torch.from_numpy(np.ascontiguousarray(items, items.dtype.newbyteorder("=")))
-    if not isinstance(items, Tensor | Sequence) or isinstance(items, str | bytes):
+    if not isinstance(items, Tensor | PackedPatches | Sequence) or isinstance(items, str | bytes):
         raise TypeError(f"expected a batch of pixels, or a sequence, got one {type(items).__name__}")
     for start in range(0, len(items), size):
         part = items[start : start + size]
         if isinstance(part, Tensor) and part.is_floating_point():
             check_range(part)
-        yield part if isinstance(part, Tensor) else prepare(part)
+        yield part if isinstance(part, Tensor | PackedPatches) else prepare(part)

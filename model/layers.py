@@ -73,6 +73,23 @@ class PatchEmbed(nn.Module):
             return patch_embed(images, *parameters, mean=mean, std=std)
         return patch_embed_select(images, keep_indices, *parameters, mean=mean, std=std)
 
+    def embed_packed(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        """Embed patches that come without their images, to the same bits as `forward` embeds them.
+
+        Args:
+            pixels: (T, P, P) uint8 grey levels.
+            positions: (T,) int32, the position of each patch in its image.
+
+        Returns:
+            (T, D) tokens.
+        """
+        T, P, _ = pixels.shape
+        # To the kernel, the patches are one image of T rows of one patch.
+        pos_embed = F.embedding(positions, self.pos_embed[0])
+        image = pixels.view(1, 1, T * P, P)
+        out: Tensor = patch_embed(image, self.weight, self.bias, pos_embed, mean=0.5, std=0.5)[0]
+        return out
+
 
 class Attention(nn.Module):
     """Multi-head self-attention; qkv stays packed from the projection to the kernel."""

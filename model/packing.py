@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["KeptPatches", "VarlenInfo", "equal_lengths", "join", "keep_where", "patch_dropout"]
+__all__ = [
+    "KeptPatches",
+    "PackedPatches",
+    "VarlenInfo",
+    "equal_lengths",
+    "join",
+    "keep_where",
+    "patch_dropout",
+]
 
 
 class VarlenInfo(NamedTuple):
@@ -36,6 +45,55 @@ class KeptPatches(NamedTuple):
     def to(self, device: torch.device) -> KeptPatches:
         cu_seqlens, max_seqlen = self.varlen
         return KeptPatches(self.keep_indices.to(device), VarlenInfo(cu_seqlens.to(device), max_seqlen))
+
+
+@dataclass(frozen=True)
+class PackedPatches:
+    """The patches of B images that a tower reads, packed without the images around them.
+
+    It has a length and can be split, as a tensor of B rows can.
+
+    Attributes:
+        pixels: (T, P, P) uint8 grey levels.
+        positions: (T,) int32, the position of each patch in its image, which counts row by row.
+        varlen: where the patches of each image are among the T.
+    """
+
+    pixels: Tensor
+    positions: Tensor
+    varlen: VarlenInfo
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    def __len__(self) -> int:
+        return len(self.varlen.cu_seqlens) - 1
+
+    def __getitem__(self, rows: slice) -> PackedPatches:
+        """The patches of consecutive images."""
+        first, end, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError(f"rows of packed patches must be consecutive, got {rows}")
+        cu_seqlens = self.varlen.cu_seqlens[first : max(first, end) + 1]
+        patches = slice(int(cu_seqlens[0]), int(cu_seqlens[-1]))
+        varlen = VarlenInfo(cu_seqlens - cu_seqlens[0], self.varlen.max_seqlen)
+        return PackedPatches(self.pixels[patches], self.positions[patches], varlen)
+
+    def split(self, size: int) -> list[PackedPatches]:
+        """Split into parts of `size` images."""
+        return [self[start : start + size] for start in range(0, max(1, len(self)), size)]
+
+    def to(self, device: torch.device) -> PackedPatches:
+        cu_seqlens, max_seqlen = self.varlen
+        varlen = VarlenInfo(cu_seqlens.to(device, non_blocking=True), max_seqlen)
+        pixels, positions = (x.to(device, non_blocking=True) for x in (self.pixels, self.positions))
+        return PackedPatches(pixels, positions, varlen)
+
+    def pin_memory(self) -> PackedPatches:
+        """Copy to memory from which a GPU reads faster; torch's DataLoader calls this."""
+        varlen = VarlenInfo(self.varlen.cu_seqlens.pin_memory(), self.varlen.max_seqlen)
+        return PackedPatches(self.pixels.pin_memory(), self.positions.pin_memory(), varlen)
 
 
 def equal_lengths(count: int, length: int, device: torch.device) -> VarlenInfo:

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clippo.model.configs import flat
 from clippo.model.layers import PatchEmbed
-from clippo.model.packing import KeptPatches, VarlenInfo, keep_where
+from clippo.model.packing import KeptPatches, PackedPatches, VarlenInfo, keep_where
 from clippo.model.tower import TowerConfig
 from clippo.renderer.report import inked_patches
 
@@ -49,6 +49,7 @@ class TextRenderer(Protocol):
         """Draw B strings: (B, S, S) uint8."""
 
 
+AnyRenderer = TypeVar("AnyRenderer", bound=TextRenderer | None)
 Tokenizer = Callable[[Sequence[str]], np.ndarray]  # B strings -> the (B, ...) array that a text input takes
 
 
@@ -64,25 +65,29 @@ class TextInputConfig(ABC):
 
 
 class TextInput(nn.Module, ABC):
-    """Strings to an array (`tokenizer`), and the array to tokens of the tower (`forward`)."""
+    """Strings to tensors (`tokenize`), and these to tokens of the tower (`forward`)."""
 
     @property
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """Function from B strings to the array (B, ...) that `mask` and `forward` take. It can be pickled."""
+        """Function from B strings to an array (B, ...) that `mask` and `forward` take. It can be pickled."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor | PackedPatches:
+        """Turn B strings into what `mask` and `forward` take, with the least work."""
+        return torch.from_numpy(self.tokenizer(texts))
 
     @abstractmethod
-    def mask(self, texts: Tensor) -> Tensor | None:
-        """(B, N) bool, the positions of an array that become tokens; None if all do."""
+    def mask(self, texts: Tensor | PackedPatches) -> Tensor | None:
+        """(B, N) bool, the positions of the texts that become tokens; None if all do."""
 
     @abstractmethod
     def forward(
-        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+        self, texts: Tensor | PackedPatches, mask: Tensor | None, patch_embed: PatchEmbed
     ) -> tuple[Tensor, VarlenInfo | None]:
         """Turn texts into tokens.
 
         Args:
-            texts: what the tokenizer gave, (B, ...), on any device.
+            texts: B texts from `tokenize` or the tokenizer, on any device.
             mask: what `mask` gave, on the CPU, so that a GPU need not wait for the count of its entries.
             patch_embed: the tower's, for text that is read as pixels.
 
@@ -129,7 +134,11 @@ class RenderedText(TextInput):
         config: the patches to read.
         sizes: of the tower.
         renderer: draws strings as (B, S, S) uint8, S = `sizes.image_size`. By default the published renderer,
-            made when strings first come.
+            made when strings first come. From a patch-aligned one, a tower of inked patches takes the patches
+            without the images.
+
+    Raises:
+        ValueError: a renderer for patches of another size.
     """
 
     def __init__(
@@ -138,19 +147,26 @@ class RenderedText(TextInput):
         super().__init__()
         self.tokens = config.tokens
         self.image_size, self.patch_size = sizes.image_size, sizes.patch_size
-        self._renderer = renderer
+        self._renderer = self._checked(renderer)
         self._description: dict[str, Any] | None = None
 
     @property
     def renderer(self) -> TextRenderer:
         """The renderer, which is made from its description at the first use."""
         if self._renderer is None:
-            self._renderer = make_renderer(self._description, self.image_size)
+            self._renderer = self._checked(make_renderer(self._description, self.image_size))
         return self._renderer
 
     @renderer.setter
     def renderer(self, renderer: TextRenderer) -> None:
-        self._renderer = renderer
+        self._renderer = self._checked(renderer)
+
+    def _checked(self, renderer: AnyRenderer) -> AnyRenderer:
+        if getattr(renderer, "patch_size", self.patch_size) != self.patch_size:
+            raise ValueError(
+                f"renderer must have the patch_size of the model, {self.patch_size}, got {renderer!r}"
+            )
+        return renderer
 
     @property
     def description(self) -> dict[str, Any] | None:
@@ -176,22 +192,35 @@ class RenderedText(TextInput):
     def tokenizer(self) -> Tokenizer:
         return self.renderer
 
+    def tokenize(self, texts: Sequence[str]) -> Tensor | PackedPatches:
+        render_packed = getattr(self.renderer, "render_packed", None)
+        if self.tokens == "all" or render_packed is None:
+            return super().tokenize(texts)
+        pixels, positions, cu_seqlens = map(torch.from_numpy, render_packed(texts))
+        max_seqlen = int(cu_seqlens.diff().max()) if len(texts) else 0
+        return PackedPatches(pixels, positions, VarlenInfo(cu_seqlens, max_seqlen))
+
     @property
     def num_cut(self) -> int:
         return int(getattr(self.renderer, "num_cut", 0))  # not every renderer counts
 
-    def mask(self, texts: Tensor) -> Tensor | None:
+    def mask(self, texts: Tensor | PackedPatches) -> Tensor | None:
         """Mark the patches that are not blank, (B, N) bool; a blank text keeps its first patch.
 
         Args:
-            texts: (B, S, S), (B, S, S, C) or (B, C, S, S); uint8, or floating in [-1, 1].
+            texts: (B, S, S), (B, S, S, C) or (B, C, S, S); uint8, or floating in [-1, 1]. Packed patches have
+                no mask.
         """
-        return None if self.tokens == "all" else inked_mask(texts, self.patch_size, self.background)
+        if self.tokens == "all" or isinstance(texts, PackedPatches):
+            return None
+        return inked_mask(texts, self.patch_size, self.background)
 
     def forward(
-        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+        self, texts: Tensor | PackedPatches, mask: Tensor | None, patch_embed: PatchEmbed
     ) -> tuple[Tensor, VarlenInfo | None]:
         texts = texts.to(patch_embed.weight.device)
+        if isinstance(texts, PackedPatches):
+            return patch_embed.embed_packed(texts.pixels, texts.positions), texts.varlen
         if mask is None:
             return patch_embed(texts), None
         kept: KeptPatches = keep_where(mask).to(texts.device)
@@ -265,16 +294,18 @@ class ByteText(TextInput):
     def num_cut(self) -> int:
         return self._tokenizer.num_cut
 
-    def mask(self, texts: Tensor) -> Tensor | None:
+    def mask(self, texts: Tensor | PackedPatches) -> Tensor | None:
         """Mark the bytes, (B, max_bytes) bool; an empty text keeps its first position."""
+        assert isinstance(texts, Tensor)
         mask = texts != NO_BYTE
         mask[:, 0] = True
         return mask
 
     def forward(
-        self, texts: Tensor, mask: Tensor | None, patch_embed: PatchEmbed
+        self, texts: Tensor | PackedPatches, mask: Tensor | None, patch_embed: PatchEmbed
     ) -> tuple[Tensor, VarlenInfo | None]:
         assert mask is not None
+        assert isinstance(texts, Tensor)
         kept = keep_where(mask).to(self.byte_embed.device)
         row, position = kept.keep_indices.long().unbind(1)
         byte = texts.to(self.byte_embed.device)[row, position].long().clamp(min=0)

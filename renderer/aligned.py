@@ -136,7 +136,7 @@ class AlignedRenderer(Renderer):
         SystemLibraryError: Skia cannot be imported.
     """
 
-    Config = AlignedRendererConfig
+    Config: ClassVar[type[AlignedRendererConfig]] = AlignedRendererConfig
     align: Literal["word", "cell"]
     patch_size: int
     max_chars: int
@@ -202,7 +202,8 @@ class AlignedRenderer(Renderer):
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
         kind_C = self._table.kinds(code_point_C)
         is_blank_C = (kind_C == SPACE) | (kind_C == INVISIBLE)
-        return self._table.font.has_glyph(code_point_C) | is_blank_C
+        out: np.ndarray = self._table.font.has_glyph(code_point_C) | is_blank_C
+        return out
 
     def _draw(self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int) -> int:
         out_BYX.fill(self.background)
@@ -405,7 +406,7 @@ class CellTable:
             length_W = np.add.reduceat(length_R, first_W)
             padding_W = -length_W % words_begin_at
             shift_R += np.repeat(np.cumsum(padding_W) - padding_W, lengths(first_W, len(first_R)))
-        cell_K = start_K + np.repeat(shift_R, lengths(first_R, len(kind_K)))
+        cell_K: np.ndarray = start_K + np.repeat(shift_R, lengths(first_R, len(kind_K)))
         cell_K -= np.repeat(cell_K[first_S], lengths(first_S, len(kind_K)))  # before, of all strings
         return cell_K
 
@@ -478,7 +479,8 @@ def bases(kind_C: np.ndarray, first_S: np.ndarray) -> np.ndarray | None:
     has_base_C = np.zeros(len(kind_C), bool)
     kind_before_C = kind_C[last_C[:-1]]
     has_base_C[1:] = (kind_before_C != SPACE) & (kind_before_C != INVISIBLE)
-    return is_first_C | ~(is_invisible_C | (is_mark_C & has_base_C))
+    out: np.ndarray = is_first_C | ~(is_invisible_C | (is_mark_C & has_base_C))
+    return out
 
 
 def lengths(first_R: np.ndarray, end: int) -> np.ndarray:

@@ -153,7 +153,7 @@ def coverage(bitmap_GYX: np.ndarray, font_size: int) -> np.ndarray:
     i, j = np.ogrid[:font_size, :CELL_PX]
     overlap = np.minimum(CELL_PX * (i + 1), font_size * (j + 1)) - np.maximum(CELL_PX * i, font_size * j)
     overlap = np.maximum(overlap, 0).astype(np.float32)
-    out: np.ndarray = (overlap @ bitmap_GYX.astype(np.float32) @ overlap.T).astype(np.int32)
+    out: np.ndarray[Any, Any] = (overlap @ bitmap_GYX.astype(np.float32) @ overlap.T).astype(np.int32)
     return out
 
 

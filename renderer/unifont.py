@@ -226,7 +226,7 @@ class GlyphTable:
         if not renderer.monospace:
             # The bounds are the first and the last inked column, both 0 in a blank glyph. As `right` is
             # exclusive, spacing=1 leaves a blank column before the ink and none after it.
-            is_inked_GX = coverage_GYX.any(axis=1)
+            is_inked_GX = np.asarray(coverage_GYX.any(axis=1))
             first_G = is_inked_GX.argmax(axis=1)
             last_G = np.where(is_inked_GX.any(axis=1), font_size - 1 - is_inked_GX[:, ::-1].argmax(axis=1), 0)
             left_G = np.maximum(first_G - renderer.spacing, 0)

@@ -1,11 +1,11 @@
 """Draws random Unicode, and checks that no string fails, takes long, or comes out differently elsewhere.
 
     python -m clippo.bench.studies.fuzz_render                      200,000 strings
-    python -m clippo.bench.studies.fuzz_render --count 5000 --seed 1
+    python -m clippo.bench.studies.fuzz_render --count 5000 --seed 1 --renderer aligned
 
 Strings are of up to 1,000 code points of all planes, assigned or not, with surrogates; of single scripts; and
 made of what breaks text layout: hundreds of combining marks, directional overrides, joiners, line ends. Every
-one is drawn by a ParagraphRenderer at 224 px and timed alone; then all of them again, in another process,
+one is drawn by a renderer at 224 px and timed alone; then all of them again, in another process,
 with a renderer that has seen nothing, in batches. A string that took more than 5 ms is timed again, up to
 three times, by a renderer that has not seen it, because another program may have had the processor.
 """
@@ -22,7 +22,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from clippo.renderer import ParagraphRenderer
+from clippo.renderer import Renderer, renderer_configs
 
 __all__ = ["main"]
 
@@ -60,9 +60,9 @@ def texts_of(seed: int, batch: int) -> list[str]:
     return [random_text(rng) for _ in range(BATCH)]
 
 
-def digest_of_all(seed: int, batches: int) -> str:
+def digest_of_all(renderer: str, seed: int, batches: int) -> str:
     """Of all pixels, drawn in batches by a new renderer."""
-    render, digest = ParagraphRenderer(SIZE), hashlib.sha256()
+    render, digest = renderer_configs()[renderer]().build(SIZE), hashlib.sha256()
     for batch in range(batches):
         digest.update(render(texts_of(seed, batch)).tobytes())
     return digest.hexdigest()
@@ -76,14 +76,16 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=200_000, help="strings")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--renderer", choices=renderer_configs(), default="paragraph")
     arguments = parser.parse_args()
+    config = renderer_configs()[arguments.renderer]()
     batches = -(-arguments.count // BATCH)
 
-    render, digest = ParagraphRenderer(SIZE), hashlib.sha256()
+    render, digest = config.build(SIZE), hashlib.sha256()
     out = np.empty((1, SIZE, SIZE), np.uint8)
     slowest_ms, slowest = 0.0, ""
 
-    def milliseconds(render: ParagraphRenderer, text: str) -> float:
+    def milliseconds(render: Renderer, text: str) -> float:
         start = time.perf_counter()
         render([text], out=out)
         return 1e3 * (time.perf_counter() - start)
@@ -95,13 +97,13 @@ def main() -> int:
             digest.update(out.tobytes())
             for _ in range(3):
                 if took > LIMIT_MS:
-                    again = ParagraphRenderer(SIZE)
+                    again = config.build(SIZE)
                     again([WARM_UP], out=out)
                     took = min(took, milliseconds(again, text))
             if took > slowest_ms:
                 slowest_ms, slowest = took, text
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        same = pool.apply(digest_of_all, (arguments.seed, batches)) == digest.hexdigest()
+        same = pool.apply(digest_of_all, (arguments.renderer, arguments.seed, batches)) == digest.hexdigest()
     print(f"{batches * BATCH:,} strings; the slowest took {slowest_ms:.2f} ms: {ascii(slowest)[:80]}")
     print(f"pixels of another process are {'the same' if same else 'DIFFERENT'}")
     return 0 if same and slowest_ms <= LIMIT_MS else 1

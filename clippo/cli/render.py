@@ -26,11 +26,14 @@ def render(
     fonts: tuple[str, ...] = UNIFONT,
     font_size: int = 16,
     overflow: Literal["clip", "shrink", "error"] = "clip",
+    align: Literal["word", "cell"] = "word",
+    patch_size: int = 16,
 ) -> None:
     """Draw text exactly as a CLIPPO tower reads it, and say what could not be drawn.
 
-    `unifont` is the published renderer, `paragraph` shapes text as a word processor does. Of several texts,
-    or with both renderers, a picture becomes a sheet; a name without an ending, a folder of pictures:
+    `unifont` is the published renderer, `aligned` sets words on the grid of patches, `paragraph` shapes text
+    as a word processor does. Of several texts, or with several renderers, a picture becomes a sheet; a name
+    without an ending, a folder of pictures:
 
         clippo render "a photo of a cat" --out cat.png
         clippo render "写真の猫" "صورة قطة" --renderer paragraph --size 96 --out two.png
@@ -43,10 +46,11 @@ def render(
         file: Draw the lines of this UTF-8 file, after the texts.
         renderer: Names of renderers; several, to compare them.
         size: Height and width of an image in px.
-        fonts: Font files of renderers but `unifont`, by name or path; each character is set in the first that
-            has it.
-        font_size: Of renderers but `unifont`, in px; lines stay 16 px apart.
-        overflow: What renderers but `unifont` do with text that does not fit.
+        fonts: Font files of `paragraph`, by name or path; each character is set in the first that has it.
+        font_size: Of `paragraph`, in px; lines stay 16 px apart.
+        overflow: What `paragraph` does with text that does not fit.
+        align: Of `aligned`: words begin at a patch, or all cells follow one another.
+        patch_size: Of `aligned`, in px: 8, 14, 16 or 32.
     """
     from PIL import Image
 
@@ -60,6 +64,7 @@ def render(
     if not lines:
         raise UserError("there is nothing to draw: give texts, or a --file of them")
     options = {"fonts": fonts, "font_size": font_size, "overflow": overflow}
+    options |= {"align": align, "patch_size": patch_size}
     known = renderer_configs()
     columns = []
     try:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from clippo.data.base import Source, Text
 from clippo.data.order import Order
 from clippo.data.transform import Transform
+from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
 from clippo.seeds import generators
 
@@ -27,13 +28,13 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (B, S, S, 3) uint8.
-        texts: what the tokenizer of the model gave, such as (B, S, S) uint8 rendered text.
+        texts: what the text input of the model gave, such as (B, S, S) uint8 rendered text, or its patches.
         text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
         num_cut: texts that were too long and were cut.
     """
 
     images: Tensor
-    texts: Tensor
+    texts: Tensor | PackedPatches
     text_mask: Tensor | None
     num_cut: int
 
@@ -88,7 +89,7 @@ class Batches(Dataset[Batch | Exception]):
             texts.append(choose(example.texts, rng))
             images.append(self.transform(example.image, rng))
         cut = self.text_input.num_cut
-        tokens = torch.from_numpy(self.text_input.tokenizer(texts))
+        tokens = self.text_input.tokenize(texts)
         pixels, mask = torch.from_numpy(np.stack(images)), self.text_input.mask(tokens)
         return Batch(pixels, tokens, mask, self.text_input.num_cut - cut)
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             try:
                 renderer = config.renderer.build(image_size)
             except ValueError as error:
-                raise UserError(f"image_size is too small to render text: {error}") from error
+                raise UserError(f"the renderer cannot draw images of {image_size} px: {error}") from error
         model = Clippo(config.model, renderer)
         model.init_weights(residual_scale=config.residual_scale)
         model.tower.encoder.grad_checkpointing = config.grad_checkpointing
@@ -116,12 +117,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         # bfloat16 on a CPU costs more in casts than it saves in products at widths trained there.
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
-        def embed(images: Tensor, texts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        def embed(images: Tensor, texts: Any) -> tuple[Tensor, Tensor]:
             kept = None
             if config.patch_dropout:
                 kept = patch_dropout(len(images), config.model.num_patches, config.patch_dropout)
             with autocast:
-                out: tuple[Tensor, Tensor] = model(images, texts[0], kept, *texts[1:])
+                texts, mask = texts if isinstance(texts, tuple) else (texts, None)
+                out: tuple[Tensor, Tensor] = model(images, texts, kept, mask)
                 return out
 
         def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
 
             torch.manual_seed(torch_seed(config.seed, "step", step, context.rank))
             optimizer.zero_grad()
-            texts = (batch.texts,) if batch.text_mask is None else (batch.texts, batch.text_mask)
+            texts = batch.texts if batch.text_mask is None else (batch.texts, batch.text_mask)
             value = cached_contrastive_step(
                 embed, batch.images, texts, loss, chunk_size=config.micro_batch_size
             )

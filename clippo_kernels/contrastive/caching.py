@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["cached_contrastive_step"]
 
-Rows = Tensor | tuple[Tensor, ...]
+Rows = Any  # a tensor, or what has a length, a device and split() like one; or a tuple of these
 
 
 def cached_contrastive_step(
@@ -37,8 +37,8 @@ def cached_contrastive_step(
         embed: returns the embeddings of a micro-batch of images and texts, for instance a `model.Clippo`, or
             one in DistributedDataParallel or `fully_shard`, which then exchanges gradients once, after the
             last micro-batch. A side may be frozen.
-        images, texts: B rows each, on one device: a tensor, or a tuple of tensors, which are all split into
-            the same rows.
+        images, texts: B rows each, on one device: a tensor, or another object with a length, a `device` and a
+            method `split(rows)`; or a tuple of these, which are all split into the same rows.
         loss: returns the scalar loss of all B embeddings, for instance by `contrastive_loss` with a `group`.
             Parameters in it, such as the scale, get their gradients as well.
         chunk_size: number of pairs in a micro-batch.

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
-from clippo.model.packing import keep_where, patch_dropout
+from clippo.model.packing import PackedPatches, keep_where, patch_dropout
 from clippo.model.text_input import inked_mask
-from clippo.renderer import ParagraphRenderer, UnifontRenderer
+from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
+from clippo_kernels import cached_contrastive_step, contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 SMALL = ClippoConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=16, image_size=64, embed_dim=16)
@@ -167,3 +168,86 @@ def test_compiles_without_graph_breaks(clippo, images, texts, mode, training):
                 for z in (ours, eager)
             ]
             torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+# Patches that come without their images
+
+
+@pytest.fixture
+def aligned() -> Clippo:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, text=RenderedTextConfig(tokens="inked"))
+    return Clippo(config, AlignedRenderer(64))
+
+
+def gradients(
+    clippo: Clippo, images: torch.Tensor, texts: torch.Tensor | PackedPatches
+) -> list[torch.Tensor]:
+    clippo.zero_grad()
+    z_images, z_texts = clippo(images, texts)
+    (z_images @ z_texts.T).square().sum().backward()
+    return [parameter.grad for parameter in clippo.parameters() if parameter.grad is not None]
+
+
+def test_packed_patches_embed_as_the_images_they_are_of(aligned, images, backend):
+    """To the last bit; and in PyTorch, so are the gradients. Triton sums them in another order."""
+    packed, drawn = aligned.text_input.tokenize(TEXTS), aligned.tokenize(TEXTS)
+    assert isinstance(packed, PackedPatches)
+    assert isinstance(drawn, torch.Tensor)
+    assert torch.equal(aligned(images, packed)[1], aligned(images, drawn)[1])
+    found, expected = gradients(aligned, images, packed), gradients(aligned, images, drawn)
+    assert len(found) == len(expected) > 10
+    exact = {"atol": 0, "rtol": 0} if backend == "eager" else {"atol": 1e-4, "rtol": 1e-4}
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, **exact)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 256])
+def test_strings_are_encoded_from_packed_patches(aligned, batch_size):
+    expected = aligned.encode_text(aligned.tokenize(TEXTS))
+    torch.testing.assert_close(aligned.encode_text(TEXTS, batch_size=batch_size), expected)
+    packed = aligned.text_input.tokenize(TEXTS)
+    torch.testing.assert_close(aligned.encode_text(packed, batch_size=batch_size), expected)
+    assert aligned.encode_text([]).shape == (0, 16)
+    assert aligned.encode_text(aligned.text_input.tokenize([])).shape == (0, 16)
+
+
+def test_a_tower_of_all_patches_takes_images(aligned):
+    assert isinstance(Clippo(SMALL, AlignedRenderer(64)).text_input.tokenize(TEXTS), torch.Tensor)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7])
+def test_packed_patches_can_be_split(aligned, size):
+    packed = aligned.text_input.tokenize(TEXTS)
+    parts = packed.split(size)
+    assert [len(part) for part in parts] == [len(TEXTS[i : i + size]) for i in range(0, len(TEXTS), size)]
+    for i, part in enumerate(parts):
+        expected = aligned.text_input.tokenize(TEXTS[i * size : (i + 1) * size])
+        assert torch.equal(part.pixels, expected.pixels)
+        assert torch.equal(part.positions, expected.positions)
+        assert torch.equal(part.varlen.cu_seqlens, expected.varlen.cu_seqlens)
+        assert part.varlen.max_seqlen >= expected.varlen.max_seqlen
+    assert len(packed[5:]) == len(packed[3:2]) == 0
+    with pytest.raises(IndexError, match="rows of packed patches must be consecutive"):
+        packed[::2]
+
+
+def test_gradients_of_micro_batches_of_packed_patches(aligned, images):
+    def loss(z_images: torch.Tensor, z_texts: torch.Tensor) -> torch.Tensor:
+        return contrastive_loss(z_images, z_texts, aligned.logit_scale.exp())
+
+    packed, found = aligned.text_input.tokenize(TEXTS), []
+    for chunk_size in (2, len(TEXTS)):
+        aligned.zero_grad()
+        cached_contrastive_step(aligned, images, packed, loss, chunk_size=chunk_size)
+        found.append([parameter.grad.clone() for parameter in aligned.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_renderer_for_other_patches_is_refused(aligned):
+    message = r"renderer must have the patch_size of the model, 16, got AlignedRenderer\(64.*patch_size=8"
+    with pytest.raises(ValueError, match=message):
+        Clippo(SMALL, AlignedRenderer(64, patch_size=8))
+    with pytest.raises(ValueError, match=message):
+        aligned.text_input.renderer = AlignedRenderer(64, patch_size=8)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from clippo.renderer import (
+    AlignedRenderer,
+    AlignedRendererConfig,
     ParagraphRenderer,
     ParagraphRendererConfig,
     UnifontRenderer,
@@ -23,11 +25,16 @@ TEXTS = ["A Cat", "صورة قطة", ""]
 RENDERERS = [
     UnifontRenderer(48, lower=False, background=200),
     ParagraphRenderer((32, 64), font_size=12, overflow="shrink"),
+    AlignedRenderer(96, align="cell", patch_size=32, lower=False),
 ]
 
 
 def test_configurations_are_found_by_name():
-    assert renderer_configs() == {"paragraph": ParagraphRendererConfig, "unifont": UnifontRendererConfig}
+    assert renderer_configs() == {
+        "aligned": AlignedRendererConfig,
+        "paragraph": ParagraphRendererConfig,
+        "unifont": UnifontRendererConfig,
+    }
     for config in renderer_configs().values():
         renderer = config().build(64)
         assert renderer.config == config()
@@ -96,7 +103,7 @@ def test_a_new_renderer_is_one_new_module(tmp_path, monkeypatch):
         "print(sorted(clippo.renderer.renderer_configs()))\n"
     )
     printed = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
-    assert printed == "['inverse', 'paragraph', 'unifont']\n"
+    assert printed == "['aligned', 'inverse', 'paragraph', 'unifont']\n"
 
 
 def test_the_package_needs_neither_torch_nor_skia_until_it_draws():
@@ -107,7 +114,7 @@ def test_the_package_needs_neither_torch_nor_skia_until_it_draws():
         "print([config().ink for config in renderer_configs().values()])\n"
     )
     printed = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
-    assert printed == "[0, 0]\n"
+    assert printed == "[0, 0, 0]\n"
 
 
 @pytest.mark.parametrize("kind", [None, "Renderer", ["UnifontRenderer"]])

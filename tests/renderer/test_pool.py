@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clippo.renderer import ParagraphRenderer, RenderPool, TextOverflowError, UnifontRenderer
+from clippo.renderer import (
+    AlignedRenderer,
+    ParagraphRenderer,
+    RenderPool,
+    TextOverflowError,
+    UnifontRenderer,
+)
 
 BATCHES = [[f"caption {i} of {n} кошка 猫 नमस्ते" for i in range(n)] for n in (7, 1, 0, 64, 3)]
 
 
-@pytest.mark.parametrize("renderer", [UnifontRenderer(64), ParagraphRenderer((32, 96))])
+@pytest.mark.parametrize("renderer", [AlignedRenderer(64), UnifontRenderer(64), ParagraphRenderer((32, 96))])
 @pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_order_and_bits_are_those_of_one_renderer(renderer, workers):
     with RenderPool(renderer, workers=workers, batch_size=64) as pool:

@@ -10,7 +10,7 @@ from clippo.data.loader import Batches, choose, load
 from clippo.data.order import Order
 from clippo.data.transform import PlaceConfig
 from clippo.model import ByteTextConfig, Clippo, ClippoConfig, RenderedTextConfig
-from clippo.renderer import UnifontRenderer
+from clippo.renderer import AlignedRenderer, UnifontRenderer
 
 TEXTS = (Text("one", "en", 0.5), Text("eins", "de", 0.3), Text("never", "en", 0.0), Text("un", "fr", 0.2))
 
@@ -31,9 +31,11 @@ UNBROKEN = np.where(np.arange(40) == 13, 0.0, 1.0)  # weights
 SIZES = ClippoConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=16, image_size=32, embed_dim=8)
 
 
-def batches_of(*, steps=range(4), rows=slice(0, 8), seed=0, text=None, weights=UNBROKEN):
+def batches_of(
+    *, steps=range(4), rows=slice(0, 8), seed=0, text=None, weights=UNBROKEN, renderer=UnifontRenderer
+):
     config = replace(SIZES, text=text or RenderedTextConfig(tokens="inked"))
-    text_input = Clippo(config, None if isinstance(text, ByteTextConfig) else UnifontRenderer(32)).text_input
+    text_input = Clippo(config, None if isinstance(text, ByteTextConfig) else renderer(32)).text_input
     order = Order(40, 8, seed=seed, weights=weights)
     transform = PlaceConfig(strength=0.5).build(32)
     return Batches(Squares(), order, transform, text_input, rows=rows, steps=steps, seed=seed)
@@ -54,6 +56,14 @@ def test_batches_have_images_texts_and_the_tokens_of_the_texts():
     [batch] = load(batches_of(steps=range(1), text=ByteTextConfig(max_bytes=6)), workers=0)
     assert batch.texts.shape == batch.text_mask.shape == (8, 6)
     [batch] = load(batches_of(steps=range(1), text=RenderedTextConfig(tokens="all")), workers=0)
+    assert batch.text_mask is None
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_patch_aligned_texts_come_as_their_patches(workers):
+    [batch] = load(batches_of(steps=range(1), renderer=AlignedRenderer), workers=workers)
+    assert len(batch.texts) == len(batch.images) == 8
+    assert batch.texts.pixels.shape[1:] == (16, 16)
     assert batch.text_mask is None
 
 
