@@ -6,7 +6,7 @@ from clippo.data.emoji import EmojiConfig
 from clippo.data.transform import PlaceConfig
 from clippo.evaluation.retrieval import RetrievalConfig
 from clippo.model import ClippoConfig, RenderedTextConfig
-from clippo.renderer import UnifontRendererConfig
+from clippo.renderer import AlignedRendererConfig
 from clippo.training.config import TrainConfig
 from clippo.training.losses import SoftmaxLossConfig
 from clippo.training.optimizers import AdamWConfig
@@ -32,7 +32,7 @@ def recipe() -> TrainConfig:
             embed_dim=128,
             text=RenderedTextConfig(tokens="inked"),
         ),
-        renderer=UnifontRendererConfig(),
+        renderer=AlignedRendererConfig(),
         data=EmojiConfig(),
         transform=PlaceConfig(strength=0.25),
         loss=SoftmaxLossConfig(),

@@ -43,6 +43,7 @@ def backend(request, monkeypatch):
     if request.param == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter is used where there is no GPU")
     monkeypatch.setenv(BACKEND_VARIABLE, request.param)
+    return request.param
 
 
 def embeddings_and_gradients(clippo, *arguments):
