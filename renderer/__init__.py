@@ -5,11 +5,13 @@ as a word processor does. Both take whole batches at a time. The package needs n
 fontTools, and no torch: data-loader workers stay small.
 """
 
-from clippo.renderer.aligned import AlignedRenderer, AlignedRendererConfig, PackedText
+from clippo.renderer.aligned import AlignedRenderer, AlignedRendererConfig
+from clippo.renderer.aligned_paragraph import AlignedParagraphRenderer, AlignedParagraphRendererConfig
 from clippo.renderer.base import Renderer, RendererConfig
 from clippo.renderer.compose import compose, sentence_pairs
 from clippo.renderer.description import from_description, renderer_configs
 from clippo.renderer.fonts import FontNotFoundError, find_font
+from clippo.renderer.packed import PackedText
 from clippo.renderer.paragraph import ParagraphRenderer, ParagraphRendererConfig, TextOverflowError
 from clippo.renderer.pool import RenderPool
 from clippo.renderer.report import RenderReport, inked_patches
@@ -17,6 +19,8 @@ from clippo.renderer.skia_loader import SystemLibraryError, import_skia
 from clippo.renderer.unifont import UnifontRenderer, UnifontRendererConfig
 
 __all__ = [
+    "AlignedParagraphRenderer",
+    "AlignedParagraphRendererConfig",
     "AlignedRenderer",
     "AlignedRendererConfig",
     "FontNotFoundError",

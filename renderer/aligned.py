@@ -6,31 +6,22 @@ The idea is the structured rendering of Lotz et al. (arXiv 2311.00522); docs/tra
 """
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from clippo.renderer.base import (
-    Renderer,
-    RendererConfig,
-    blocks,
-    checked_integer,
-    checked_path,
-    checked_texts,
-    hashes,
-)
+from clippo.renderer.base import RendererConfig, checked_integer, checked_path, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs, coverage, shades
 from clippo.renderer.ink import InkPool
+from clippo.renderer.packed import PackedRenderer
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
 
-__all__ = ["AlignedRenderer", "AlignedRendererConfig", "PackedText"]
+__all__ = ["OTHER", "WORD", "AlignedRenderer", "AlignedRendererConfig", "CellTable"]
 
 PATCH_SIZES = (8, 14, 16, 32)
-STRINGS_PER_PACKED_BLOCK = 256
 
 # Unicode's default-ignorable code points: joiners, variation selectors, directional marks, tags.
 IGNORABLE = {
@@ -50,20 +41,6 @@ OTHER = 2  # punctuation and symbols
 SPACE = 3  # separates words
 INVISIBLE = 4  # takes no cell
 MARK = 5  # drawn over the character before it
-
-
-class PackedText(NamedTuple):
-    """The inked patches of B strings, packed without the blank ones.
-
-    Attributes:
-        pixels: (T, P, P) uint8, the patches of all strings, row by row over each image.
-        positions: (T,) int32, the position of each patch in its image, which counts row by row.
-        cu_seqlens: (B + 1,) int32; string b has the patches `cu_seqlens[b]:cu_seqlens[b + 1]`, at least one.
-    """
-
-    pixels: np.ndarray
-    positions: np.ndarray
-    cu_seqlens: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +85,7 @@ class AlignedRendererConfig(RendererConfig):
         return AlignedRenderer(size, **vars(self))
 
 
-class AlignedRenderer(Renderer):
+class AlignedRenderer(PackedRenderer):
     """Draws strings in the cells of GNU Unifont, on the patch grid.
 
     A half-width character takes one cell and a full-width one two, the first of them at an even position; so
@@ -173,32 +150,6 @@ class AlignedRenderer(Renderer):
             "skia": import_skia().__version__,
         }
 
-    def render_packed(self, texts: Sequence[str]) -> PackedText:
-        """Draw the patches of strings that hold ink, without the images they are part of.
-
-        They are the patches of a call that differ from the background, to the last bit; a blank image gives
-        its first patch. This is what a model that reads inked patches alone needs.
-
-        Args:
-            texts: B strings.
-
-        Raises:
-            TypeError: `texts` is not a sequence of strings.
-        """
-        texts = checked_texts(texts)
-        parts = []
-        for block in blocks(len(texts), STRINGS_PER_PACKED_BLOCK):
-            with self._lock:
-                parts.append(self._draw_packed(list(texts[block])))
-        if not parts:
-            parts.append(self._draw_packed([]))
-        pixels, positions, lengths = (
-            x[0] if len(x) == 1 else np.concatenate(x) for x in zip(*parts, strict=True)
-        )
-        cu_seqlens = np.zeros(len(texts) + 1, np.int32)
-        np.cumsum(lengths, out=cu_seqlens[1:])
-        return PackedText(pixels, positions, cu_seqlens)
-
     def _has_glyph(self, code_point_C: np.ndarray) -> np.ndarray:
         kind_C = self._table.kinds(code_point_C)
         is_blank_C = (kind_C == SPACE) | (kind_C == INVISIBLE)
@@ -222,10 +173,8 @@ class AlignedRenderer(Renderer):
                 outcomes.append(Outcome(kept, fit, height, self.size, cut))
         return int(np.count_nonzero(is_cut_B))
 
-    def _draw_packed(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw a block: pixels (T, P, P), positions (T,), and the number of patches of each string (B,)."""
+    def _draw_packed(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         (cells, marks), is_cut_B, _ = self._lay_out(texts)
-        self._num_cut += int(np.count_nonzero(is_cut_B))
         P, height, cell_width = self.patch_size, self.row_height, self.row_height // 2
         num_columns, rows, columns = self.size // P, P // height, P // cell_width
         N = num_columns**2
@@ -262,7 +211,8 @@ class AlignedRenderer(Renderer):
             self._table.marks_of_patches.draw(
                 pixels.reshape(-1), marks.unit[is_drawn_M], corner_M[is_drawn_M]
             )
-        return pixels, (patch_T % N).astype(np.int32), is_inked_BN.sum(1)
+        positions = (patch_T % N).astype(np.int32)
+        return pixels, positions, is_inked_BN.sum(1), int(np.count_nonzero(is_cut_B))
 
     def _lay_out(self, texts: list[str]) -> tuple[tuple["Cells", "Cells | None"], np.ndarray, np.ndarray]:
         """Set B strings: their cells and marks, (B,) which do not fit, (B,) how many code points do."""

@@ -26,6 +26,12 @@ def renderer_configs() -> dict[str, type[RendererConfig]]:
     return {config.name: config for config in RendererConfig.__subclasses__()}
 
 
+def all_renderers(parent: type[Renderer] = Renderer) -> dict[str, type[Renderer]]:
+    """The classes below one, by name."""
+    found = {child.__name__: child for child in parent.__subclasses__()}
+    return found | {name: kind for child in found.values() for name, kind in all_renderers(child).items()}
+
+
 def from_description(description: Mapping[str, Any]) -> Renderer:
     """Make a renderer of the kind and options of a `Renderer.description`, with the fonts of this machine.
 
@@ -37,7 +43,7 @@ def from_description(description: Mapping[str, Any]) -> Renderer:
     """
     import_renderers()
     kind = str(description.get("renderer"))
-    renderers = {renderer.__name__: renderer for renderer in Renderer.__subclasses__()}
+    renderers = all_renderers()
     if kind not in renderers:
         raise ValueError(f"not the description of a renderer: {kind!r}")
     try:

@@ -22,7 +22,14 @@ from clippo.renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
 from clippo.renderer.skia_loader import import_skia
 from clippo.renderer.typesetter import Fonts, Typesetter
 
-__all__ = ["UNIFONT", "ParagraphRenderer", "ParagraphRendererConfig", "TextOverflowError"]
+__all__ = [
+    "UNIFONT",
+    "ParagraphRenderer",
+    "ParagraphRendererConfig",
+    "TextOverflowError",
+    "icu_version",
+    "invisible_code_points",
+]
 
 UNIFONT = ("unifont.otf", "unifont_upper.otf")  # every script, exact at 16 px
 

@@ -4,14 +4,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from clippo.renderer.code_points import CODE_POINTS
 from clippo.renderer.skia_loader import import_skia
 
-__all__ = ["Fonts", "Typesetter"]
+__all__ = ["Fonts", "Typesetter", "direction_of", "is_right_to_left"]
 
 RIGHT_TO_LEFT_ISOLATE, END_OF_ISOLATE = "\u2067", "\u2069"
 UNKNOWN, NONE = -2, -1
@@ -154,12 +154,15 @@ RTL_LETTER = re.compile(
 
 def is_right_to_left(text: str) -> bool:
     """Whether the first character with a strong direction is written from right to left."""
-    if text.isascii() or RTL_LETTER.search(text) is None:
-        return False
+    return not text.isascii() and RTL_LETTER.search(text) is not None and direction_of(text) == "R"
+
+
+def direction_of(text: str) -> Literal["L", "R", ""]:
+    """Direction of the first character that has a strong one; "" if none has."""
     for character in text:
         direction = unicodedata.bidirectional(character)
         if direction in ("R", "AL"):
-            return True
+            return "R"
         if direction == "L":
-            return False
-    return False
+            return "L"
+    return ""

@@ -24,7 +24,7 @@ import torch
 
 from clippo.bench.report import RESULTS, write
 from clippo.data.base import Example, Source, SourceConfig, Split, Text
-from clippo.data.emoji import EmojiConfig, EmojiSource
+from clippo.data.emoji import EmojiConfig
 from clippo.model import RenderedTextConfig
 from clippo.recipes import emoji
 from clippo.renderer import (
@@ -109,9 +109,10 @@ class EditedConfig(SourceConfig):
 
 
 class Edited(Source):
-    def __init__(self, source: EmojiSource, edit: Callable[[Text], Sequence[Text]]) -> None:
+    def __init__(self, source: Source, edit: Callable[[Text], Sequence[Text]]) -> None:
         self.source = source
-        self.texts = [tuple(edited for text in texts for edited in edit(text)) for texts in source.texts]
+        examples = (source[index] for index in range(len(source)))
+        self.texts = [tuple(edited for text in one.texts for edited in edit(text)) for one in examples]
 
     def __len__(self) -> int:
         return len(self.source)

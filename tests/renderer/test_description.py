@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from clippo.renderer import (
+    AlignedParagraphRendererConfig,
     AlignedRenderer,
     AlignedRendererConfig,
     ParagraphRenderer,
@@ -32,6 +33,7 @@ RENDERERS = [
 def test_configurations_are_found_by_name():
     assert renderer_configs() == {
         "aligned": AlignedRendererConfig,
+        "aligned-paragraph": AlignedParagraphRendererConfig,
         "paragraph": ParagraphRendererConfig,
         "unifont": UnifontRendererConfig,
     }
@@ -103,7 +105,7 @@ def test_a_new_renderer_is_one_new_module(tmp_path, monkeypatch):
         "print(sorted(clippo.renderer.renderer_configs()))\n"
     )
     printed = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
-    assert printed == "['aligned', 'inverse', 'paragraph', 'unifont']\n"
+    assert printed == "['aligned', 'aligned-paragraph', 'inverse', 'paragraph', 'unifont']\n"
 
 
 def test_the_package_needs_neither_torch_nor_skia_until_it_draws():
@@ -114,7 +116,7 @@ def test_the_package_needs_neither_torch_nor_skia_until_it_draws():
         "print([config().ink for config in renderer_configs().values()])\n"
     )
     printed = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
-    assert printed == "[0, 0, 0]\n"
+    assert printed == "[0, 0, 0, 0]\n"
 
 
 @pytest.mark.parametrize("kind", [None, "Renderer", ["UnifontRenderer"]])
