@@ -12,6 +12,7 @@ from clippo.renderer.compose import compose, sentence_pairs
 from clippo.renderer.description import from_description, renderer_configs
 from clippo.renderer.fonts import FontNotFoundError, find_font
 from clippo.renderer.packed import PackedText
+from clippo.renderer.pages import PageRenderer, Pages, PageStyle, render_pages
 from clippo.renderer.paragraph import ParagraphRenderer, ParagraphRendererConfig, TextOverflowError
 from clippo.renderer.pool import RenderPool
 from clippo.renderer.report import RenderReport, inked_patches
@@ -25,6 +26,9 @@ __all__ = [
     "AlignedRendererConfig",
     "FontNotFoundError",
     "PackedText",
+    "PageRenderer",
+    "PageStyle",
+    "Pages",
     "ParagraphRenderer",
     "ParagraphRendererConfig",
     "RenderPool",
@@ -40,6 +44,7 @@ __all__ = [
     "from_description",
     "import_skia",
     "inked_patches",
+    "render_pages",
     "renderer_configs",
     "sentence_pairs",
 ]

@@ -17,13 +17,14 @@ from clippo.renderer.fonts import find_named_font
 from clippo.renderer.packed import PackedRenderer
 from clippo.renderer.paragraph import UNIFONT, icu_version, invisible_code_points
 from clippo.renderer.report import Outcome
-from clippo.renderer.sanitize import sanitize
+from clippo.renderer.sanitize import sanitize_all
 from clippo.renderer.skia_loader import import_skia
 from clippo.renderer.typesetter import Fonts, Typesetter, direction_of, is_right_to_left
 
 __all__ = ["AlignedParagraphRenderer", "AlignedParagraphRendererConfig"]
 
-WORD = re.compile("[^\\s\u200b]+")
+ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana and ideographs
+WORD = re.compile(f"[{ALONE}]|[^\\s\u200b{ALONE}]+")
 CACHE_BYTES = 128 * 2**20  # of the patches of words
 LONGEST_WORD_PX = 32_000  # below the limit of Skia's canvases
 
@@ -72,11 +73,11 @@ class AlignedParagraphRendererConfig(RendererConfig):
 class AlignedParagraphRenderer(PackedRenderer):
     """Renderer of words that are shaped one by one, and begin at a patch.
 
-    A word is what stands between white space, or U+200B, which marks words in scripts without spaces. It
-    takes as many patches as it is wide, and the rest of its last one is the space to the next. Lines are rows
-    of patches. A text whose first letter is Arabic, Hebrew or the like fills them from the right; in a line,
-    neighbouring words of the other direction are read in their own. A word that does not fit on a line goes
-    to the next; one that is wider than the image is broken at a patch.
+    A word is what stands between white space, or U+200B, which marks words in scripts without spaces; each
+    ideograph and kana is one. It takes as many patches as it is wide, and the rest of its last one is the
+    space to the next. Lines are rows of patches. A text whose first letter is Arabic, Hebrew or the like
+    fills them from the right; in a line, neighbouring words of the other direction are read in their own. A
+    word that does not fit on a line goes to the next; one that is wider than the image is broken at a patch.
 
     Strings are sanitised first; see `clippo.renderer.sanitize`. Fonts are used as by `ParagraphRenderer`.
 
@@ -171,8 +172,11 @@ class AlignedParagraphRenderer(PackedRenderer):
             tuple[int, int, int, int, int]
         ] = []  # of words: string, first patch, count, position, step
         outcomes, num_cut = [], 0
-        for string, text in enumerate(texts):
-            kept, cleaned = sanitize(text, self.max_chars)
+        all_kept, all_cleaned = sanitize_all(texts, self.max_chars)
+        for string, (text, kept) in enumerate(zip(texts, all_kept, strict=True)):
+            cleaned = all_cleaned.get(string)
+            if cleaned is None:
+                cleaned = {"cut off": len(text) - len(kept)} if len(text) > len(kept) else {}
             fit = self._lay_out_one(kept, string, pieces)
             outcomes.append(Outcome(kept, fit, self.font_size, self.size, cleaned))
             num_cut += fit < len(kept) or "cut off" in cleaned

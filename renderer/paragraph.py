@@ -18,7 +18,7 @@ from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.quick_path import NOT_SET, QuickPath
 from clippo.renderer.report import Outcome
-from clippo.renderer.sanitize import MAX_SCRIPT_RUNS, needs_sanitizing, sanitize
+from clippo.renderer.sanitize import MAX_SCRIPT_RUNS, sanitize_all
 from clippo.renderer.skia_loader import import_skia
 from clippo.renderer.typesetter import Fonts, Typesetter
 
@@ -191,14 +191,8 @@ class ParagraphRenderer(Renderer):
     def _draw(self, texts: list[str], out_BYX: np.ndarray, outcomes: list[Outcome] | None, start: int) -> int:
         """Draw a block of strings. Shapes below: B strings, C characters of all strings."""
         out_BYX.fill(self.background)
-        kept = [text[: self.max_chars] for text in texts]
+        kept, cleaned = sanitize_all(texts, self.max_chars)
         code_point_C, length_B = code_points_of(kept)
-        cleaned: dict[int, dict[str, int]] = {}
-        suspicious_C = needs_sanitizing(code_point_C, length_B)
-        if suspicious_C.any():
-            for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
-                kept[string], cleaned[string] = sanitize(texts[string], self.max_chars)
-            code_point_C, length_B = code_points_of(kept)
         is_long_B = length_B == self.max_chars
         for string in np.flatnonzero(is_long_B).tolist():
             is_long_B[string] = len(texts[string]) > self.max_chars

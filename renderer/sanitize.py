@@ -8,7 +8,7 @@ import numpy as np
 
 from clippo.renderer.code_points import CODE_POINTS, code_points_of, scripts
 
-__all__ = ["MAX_SCRIPT_RUNS", "needs_sanitizing", "sanitize"]
+__all__ = ["MAX_SCRIPT_RUNS", "needs_sanitizing", "sanitize", "sanitize_all"]
 
 MAX_MARKS = 4  # combining marks on one base; Vietnamese needs two, pointed Hebrew and Burmese up to four
 MAX_SCRIPT_RUNS = 128  # each is shaped by itself; some hundred of them take Skia milliseconds
@@ -62,6 +62,21 @@ def sanitize(text: str, max_chars: int) -> tuple[str, dict[str, int]]:
     if not text.isascii():
         text = without_strays(text, done)
     return text, done
+
+
+def sanitize_all(texts: list[str], max_chars: int) -> tuple[list[str], dict[int, dict[str, int]]]:
+    """Clean strings; the changes, as of `sanitize`, only of those that may need it.
+
+    A string that needs nothing is cut at `max_chars`.
+    """
+    kept = [text[:max_chars] for text in texts]
+    cleaned: dict[int, dict[str, int]] = {}
+    code_point_C, length_B = code_points_of(kept)
+    suspicious_C = needs_sanitizing(code_point_C, length_B)
+    if suspicious_C.any():
+        for string in np.unique(np.repeat(np.arange(len(kept)), length_B)[suspicious_C]).tolist():
+            kept[string], cleaned[string] = sanitize(texts[string], max_chars)
+    return kept, cleaned
 
 
 def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarray:
