@@ -162,9 +162,10 @@ class RenderedText(TextInput):
         self._renderer = self._checked(renderer)
 
     def _checked(self, renderer: AnyRenderer) -> AnyRenderer:
-        if getattr(renderer, "patch_size", self.patch_size) != self.patch_size:
+        patch_size = getattr(renderer, "patch_size", self.patch_size)
+        if patch_size != self.patch_size:
             raise ValueError(
-                f"renderer must have the patch_size of the model, {self.patch_size}, got {renderer!r}"
+                f"renderer must have the patch_size of the model, {self.patch_size}, not {patch_size}"
             )
         return renderer
 

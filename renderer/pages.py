@@ -202,7 +202,7 @@ class PageRenderer:
 
     def __call__(self, text: str) -> np.ndarray:
         """Draw a document: (P, H, W) uint8 pages."""
-        return np.stack(list(self.stream(text.split("\n"))))
+        return self._drawn(list(self._pages(text.split("\n"))))
 
     def render(self, text: str) -> Pages:
         """Draw a document, and say what was drawn and where each word is."""
@@ -210,7 +210,7 @@ class PageRenderer:
         placed = [(number, *one) for number, page in enumerate(pages) for one in page.words()]
         missing, removed = (sum(counts) for counts in zip(*(page.losses() for page in pages), strict=True))
         return Pages(
-            np.stack([page.pixels for page in pages]),
+            self._drawn(pages),
             PageReport(len(text), len(text) - missing - removed, missing, removed),
             [word for _, word, _ in placed],
             np.array([(number, *box) for number, _, box in placed], np.int32).reshape(-1, 5),
@@ -219,11 +219,18 @@ class PageRenderer:
     def stream(self, lines: Iterable[str]) -> Iterator[np.ndarray]:
         """Draw a document that need not fit into memory, such as an open file: pages (H, W), one by one."""
         for page in self._pages(line.removesuffix("\n") for line in lines):
-            yield page.pixels
+            yield self._drawn([page])[0]
+
+    def _drawn(self, pages: "list[Page]") -> np.ndarray:
+        out = np.empty((len(pages), self.height, self.width), np.uint8)
+        out.fill(self.style.background)
+        for page, pixels in zip(pages, out, strict=True):
+            page.draw(pixels)
+        return out
 
     def _pages(self, paragraphs: Iterable[str]) -> Iterator["Page"]:
         style = self.style
-        page, column, y = Page(self), 0, style.margin
+        page, column, y = Page(), 0, style.margin
         for number, paragraph in enumerate(paragraphs):
             if number:
                 y += style.paragraph_gap
@@ -233,71 +240,61 @@ class PageRenderer:
                 if y + self.line_height > self.height - style.margin:
                     column, y = column + 1, style.margin
                     if column == style.columns:
-                        page.draw()
                         yield page
-                        page, column = Page(self), 0
+                        page, column = Page(), 0
                 if line is not None:
                     page.add(line, style.margin + column * (self.column_width + style.column_gap), y)
                 y += self.line_height
-        page.draw()
         yield page
 
     def _lines(self, paragraph: str) -> list["Line"]:
-        """Break a paragraph into lines."""
+        """Break a paragraph into lines. Shapes below: W words, L lines."""
         if self._words.nbytes > CACHE_BYTES:
             self._words = WordTable()
+        table, style = self._words, self.style
         index_W, gap_W = self._find_words(paragraph)
         if len(index_W) == 0:
             return []
-        width_W = self._words.column(WIDTH, index_W)
+        width_W = table.rows[index_W, WIDTH]
         end_W = np.cumsum(width_W + gap_W)
         starts, ends = (end_W - width_W).tolist(), end_W.tolist()
-        bounds, room = [0], self.column_width - self.style.indent
+        bounds, room = [0], self.column_width - style.indent
         while bounds[-1] < len(ends):
             first = bounds[-1]
             bounds.append(max(first + 1, bisect_right(ends, starts[first] + room, first)))
             room = self.column_width
-        is_rtl = is_right_to_left(paragraph)
-        other = LEFT_TO_RIGHT if is_rtl else RIGHT_TO_LEFT
-        is_mixed = bool((self._words.column(DIRECTION, index_W) == other).any())
-        return [
-            self._line(
-                index_W[i:j], gap_W[i:j], is_rtl, is_mixed, indent=0 if i else self.style.indent,
-                is_last=j == len(ends),
-            )
-            for i, j in pairwise(bounds)
-        ]  # fmt: skip
 
-    def _line(
-        self,
-        index_W: np.ndarray,
-        gap_W: np.ndarray,
-        is_rtl: bool,
-        is_mixed: bool,
-        *,
-        indent: int,
-        is_last: bool,
-    ) -> "Line":
-        """Set the words of a line."""
+        is_rtl = is_right_to_left(paragraph)
         order_W = np.arange(len(index_W))
-        if is_mixed:  # runs of the other direction are reversed
-            other = LEFT_TO_RIGHT if is_rtl else RIGHT_TO_LEFT
-            is_other_W = self._words.column(DIRECTION, index_W) == other
-            runs = [list(run) for _, run in groupby(order_W.tolist(), key=is_other_W.__getitem__)]
-            order_W = np.array([i for run in runs for i in (run[::-1] if is_other_W[run[0]] else run)])
-            index_W = index_W[order_W]
-        width_W = self._words.column(WIDTH, index_W)
-        gap_W = gap_W.copy()
-        gap_W[0] = 0
-        x_W = np.cumsum(width_W + gap_W) - width_W
-        slack = max(0, self.column_width - indent - int(x_W[-1] + width_W[-1]))
-        align = self.style.align
-        if align == "justify" and not is_last:
-            x_W += np.cumsum(gap_W > 0) * slack // max(1, int(np.count_nonzero(gap_W)))
-        x_W += indent + {"right": slack, "center": slack // 2}.get(align, 0)
+        is_other_W = table.rows[index_W, DIRECTION] == (LEFT_TO_RIGHT if is_rtl else RIGHT_TO_LEFT)
+        if is_other_W.any():  # runs of the other direction are reversed, within each line
+            for i, j in pairwise(bounds):
+                runs = [list(run) for _, run in groupby(range(i, j), key=is_other_W.__getitem__)]
+                order_W[i:j] = [k for run in runs for k in (run[::-1] if is_other_W[run[0]] else run)]
+            index_W, width_W = index_W[order_W], width_W[order_W]
+            end_W = np.cumsum(width_W + gap_W)
+
+        first_L = np.array(bounds[:-1])
+        words_L = np.diff(bounds)
+        begin_L = (end_W - width_W)[first_L]
+        indent_L = np.zeros(len(first_L), np.intp)
+        indent_L[0] = style.indent
+        slack_L = np.maximum(0, self.column_width - indent_L - (end_W[first_L + words_L - 1] - begin_L))
+        shift_L = indent_L - begin_L
+        if style.align in ("right", "center"):
+            shift_L += slack_L // (1 if style.align == "right" else 2)
+        x_W = end_W - width_W + np.repeat(shift_L, words_L)
+        if style.align == "justify":
+            slack_L[-1] = 0
+            is_gap_W = gap_W > 0
+            is_gap_W[first_L] = False
+            gaps_L = np.add.reduceat(is_gap_W, first_L, dtype=np.intp)
+            before_W = np.cumsum(is_gap_W)
+            before_W = before_W - np.repeat(before_W[first_L], words_L)
+            x_W += before_W * np.repeat(slack_L, words_L) // np.repeat(np.maximum(gaps_L, 1), words_L)
         if is_rtl:
             x_W = self.column_width - x_W - width_W
-        return Line(self._words, index_W, x_W, order_W)
+        return [Line(table, index_W[i:j], x_W[i:j], order_W[i:j]) for i, j in pairwise(bounds)]
 
     def _find_words(self, paragraph: str) -> tuple[np.ndarray, np.ndarray]:
         """The words of a paragraph, by their indices, and the px before each."""
@@ -404,10 +401,6 @@ class WordTable:
             self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
         return len(self.texts) - 1
 
-    def column(self, which: int, index_W: np.ndarray) -> np.ndarray:
-        out: np.ndarray = self.rows[index_W, which]
-        return out
-
 
 class Line(NamedTuple):
     """W words of a line from its left or, if it is written from there, from its right.
@@ -426,25 +419,23 @@ class Line(NamedTuple):
 
 
 class Page:
-    """A page that is being filled."""
+    """The lines of a page, each with the left edge of its column and its top, px."""
 
-    def __init__(self, renderer: PageRenderer) -> None:
-        self.pixels = np.full((renderer.height, renderer.width), renderer.style.background, np.uint8)
-        self.lines: list[tuple[Line, int, int]] = []  # with the left and the top of each, px
+    def __init__(self) -> None:
+        self.lines: list[tuple[Line, int, int]] = []
 
     def add(self, line: Line, left: int, top: int) -> None:
         self.lines.append((line, left, top))
 
-    def draw(self) -> None:
-        """Draw all lines."""
-        pixels = self.pixels
+    def draw(self, pixels: np.ndarray) -> None:
+        """Draw the lines onto a blank page (H, W)."""
         for table, group in groupby(self.lines, key=lambda placed: placed[0].table):
-            lines = list(group)
-            index_W = np.concatenate([line.index_W for line, _, _ in lines])
-            rows_W = table.rows[index_W]
-            x_W = np.concatenate([line.x_W + left for line, left, _ in lines]) + rows_W[:, LEFT]
-            y_W = np.repeat([top for _, _, top in lines], [len(line.index_W) for line, _, _ in lines])
-            y_W += rows_W[:, TOP]
+            lines, lefts, tops = zip(*group, strict=True)
+            counts = [len(line.index_W) for line in lines]
+            index_W = np.concatenate([line.index_W for line in lines])
+            x_W = np.concatenate([line.x_W for line in lines])
+            x_W += table.rows[index_W, LEFT] + np.repeat(lefts, counts)
+            y_W = table.rows[index_W, TOP] + np.repeat(tops, counts)
             bitmaps = table.bitmaps
             for index, x, y in zip(index_W.tolist(), x_W.tolist(), y_W.tolist(), strict=True):
                 bitmap = bitmaps[index]

@@ -77,13 +77,12 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
 
         # Model, loss and optimizer
         torch.manual_seed(torch_seed(config.seed, "weights"))
-        renderer = None
-        if isinstance(config.model.text, RenderedTextConfig):
-            try:
-                renderer = config.renderer.build(image_size)
-            except ValueError as error:
-                raise UserError(f"the renderer cannot draw images of {image_size} px: {error}") from error
-        model = Clippo(config.model, renderer)
+        has_renderer = isinstance(config.model.text, RenderedTextConfig)
+        try:
+            renderer = config.renderer.build(image_size) if has_renderer else None
+            model = Clippo(config.model, renderer)
+        except ValueError as error:
+            raise UserError(f"model and renderer do not fit together: {error}") from error
         model.init_weights(residual_scale=config.residual_scale)
         model.tower.encoder.grad_checkpointing = config.grad_checkpointing
         text_input = copy.deepcopy(model.text_input)  # the workers' own, which stays on the CPU

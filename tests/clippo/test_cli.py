@@ -279,8 +279,12 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
         slow(["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
         slow(
-            ["train", "emoji", "--out", "new", "--model.image-size", 16],
-            "image_size is too small to render text",
+            ["train", "emoji", "--out", "new", "--renderer", "unifont", "--model.image-size", 16],
+            "model and renderer do not fit together: size must be larger than font_size",
+        ),
+        slow(
+            ["train", "emoji", "--out", "new", "--model.patch-size", 8],
+            "renderer must have the patch_size of the model, 8, not 16",
         ),
     ],
 )

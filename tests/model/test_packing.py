@@ -247,7 +247,7 @@ def test_gradients_of_micro_batches_of_packed_patches(aligned, images):
 
 
 def test_a_renderer_for_other_patches_is_refused(aligned):
-    message = r"renderer must have the patch_size of the model, 16, got AlignedRenderer\(64.*patch_size=8"
+    message = "renderer must have the patch_size of the model, 16, not 8"
     with pytest.raises(ValueError, match=message):
         Clippo(SMALL, AlignedRenderer(64, patch_size=8))
     with pytest.raises(ValueError, match=message):
