@@ -4,14 +4,18 @@ Each word is shaped and drawn by Skia once, and copied wherever it stands, so a 
 copying its words. docs/rendering.md has the speed.
 """
 
+from __future__ import annotations
+
 import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from itertools import accumulate, chain, groupby
+from math import ceil
+from operator import add
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,7 +23,7 @@ from clippo.renderer.base import checked_integer, checked_path
 from clippo.renderer.code_points import code_points_of
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.paragraph import UNIFONT, invisible_code_points
-from clippo.renderer.sanitize import sanitize
+from clippo.renderer.sanitize import sanitize_all
 from clippo.renderer.typesetter import Fonts, Typesetter, direction_of, is_right_to_left
 
 __all__ = ["PageRenderer", "PageReport", "PageStyle", "Pages", "render_pages"]
@@ -36,6 +40,7 @@ ATTACHED = re.compile(
 )
 CACHE_BYTES = 256 * 2**20
 LONGEST_PX = 32_000  # below the limit of Skia's canvases
+PAD = 1  # px on both sides of a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,7 @@ class PageStyle:
         object.__setattr__(self, "fonts", tuple(checked_path("fonts", font) for font in self.fonts))
 
     @classmethod
-    def random(cls, rng: np.random.Generator, fonts: Sequence[str] = UNIFONT) -> "PageStyle":
+    def random(cls, rng: np.random.Generator, fonts: Sequence[str] = UNIFONT) -> PageStyle:
         """Draw a style, as augmentation for a model that reads documents.
 
         Font sizes are from 10 to 24 px, line spacings from 1 to 1.6, margins from 16 to 96 px, paragraph gaps
@@ -118,7 +123,7 @@ class PageReport:
     Attributes:
         given: code points of the text.
         drawn: those that are on a page, and white space.
-        missing: those that no font has; a box or a gap is on the page.
+        missing: those that no font has, and lone surrogates; a box or U+FFFD is on the page in their place.
         removed: those that sanitising removed; see `renderer.sanitize`.
     """
 
@@ -126,6 +131,10 @@ class PageReport:
     drawn: int
     missing: int
     removed: int
+
+
+# The lines of a page, each with the left edge of its column and its top, px
+Page: TypeAlias = "list[tuple[Line, int, int]]"
 
 
 class Pages(NamedTuple):
@@ -183,6 +192,8 @@ class PageRenderer:
     def __init__(self, size: int | tuple[int, int] = (1056, 816), style: PageStyle | None = None) -> None:
         self.style = style = style or PageStyle()
         sides = size if isinstance(size, tuple | list) else (size, size)
+        if len(sides) != 2:
+            raise ValueError(f"size must be the height and width of a page, not {size!r}")
         self.height, self.width = (checked_integer("size", side, 1, 32_767) for side in sides)
         self.line_height = max(1, round(style.line_spacing * style.font_size))
         room = self.width - 2 * style.margin - (style.columns - 1) * style.column_gap
@@ -194,43 +205,56 @@ class PageRenderer:
             )
         self._fonts = Fonts([find_named_font(name) for name in style.fonts])
         self._typesetter = Typesetter(self._fonts, style.font_size, self.line_height, style.ink)
-        without, with_it = (self._typesetter.paragraph(text, LONGEST_PX) for text in ("xx", "x x"))
-        self.space_px = max(2, round(with_it.MaxIntrinsicWidth - without.MaxIntrinsicWidth))
-
-        self._words = WordTable()
+        self._space_px = max(2 * PAD, ceil(self._px("x x") - self._px("xx") - 0.5))
+        self._blank = np.full((self.line_height, self.column_width), style.background, np.uint8)
+        self._words: dict[str, list[Word]] = {}
+        self._nbytes = 0
         self._lock = threading.Lock()
 
     def __call__(self, text: str) -> np.ndarray:
         """Draw a document: (P, H, W) uint8 pages."""
-        return self._drawn(list(self._pages(text.split("\n"))))
+        return self._draw(list(self._pages(paragraphs_of(text))))
 
     def render(self, text: str) -> Pages:
         """Draw a document, and say what was drawn and where each word is."""
-        pages = list(self._pages(text.split("\n")))
-        placed = [(number, *one) for number, page in enumerate(pages) for one in page.words()]
-        missing, removed = (sum(counts) for counts in zip(*(page.losses() for page in pages), strict=True))
+        pages = list(self._pages(paragraphs_of(text)))
+        words = [(number, *placed) for number, page in enumerate(pages) for placed in placed_words(page)]
+        missing = sum(word.missing for _, word, _ in words)
+        removed = sum(word.removed for _, word, _ in words)
         return Pages(
-            self._drawn(pages),
+            self._draw(pages),
             PageReport(len(text), len(text) - missing - removed, missing, removed),
-            [word for _, word, _ in placed],
-            np.array([(number, *box) for number, _, box in placed], np.int32).reshape(-1, 5),
+            [word.text for _, word, _ in words],
+            np.array([(number, *box) for number, _, box in words], np.int32).reshape(-1, 5),
         )
 
     def stream(self, lines: Iterable[str]) -> Iterator[np.ndarray]:
         """Draw a document that need not fit into memory, such as an open file: pages (H, W), one by one."""
         for page in self._pages(line.removesuffix("\n") for line in lines):
-            yield self._drawn([page])[0]
+            yield self._draw([page])[0]
 
-    def _drawn(self, pages: "list[Page]") -> np.ndarray:
+    def _draw(self, pages: list[Page]) -> np.ndarray:
         out = np.empty((len(pages), self.height, self.width), np.uint8)
         out.fill(self.style.background)
         for page, pixels in zip(pages, out, strict=True):
-            page.draw(pixels)
+            for line, left, top in page:
+                cells: list[np.ndarray] = [self._blank] * (2 * len(line.words) - 1)
+                # What hangs over, as of an f, goes into the gap between two words, where there is one.
+                pad = PAD if min(line.gaps, default=self._space_px) >= 2 * PAD else 0
+                cells[::2] = (
+                    [word.cell for word in line.words]
+                    if pad
+                    else [word.cell[:, PAD : PAD + word.width] for word in line.words]
+                )
+                cells[1::2] = [self._blank[:, : gap - 2 * pad] for gap in line.gaps]
+                x, width = left + line.x - pad, line.width + 2 * pad
+                np.concatenate(cells, axis=1, out=pixels[top : top + self.line_height, x : x + width])
         return out
 
-    def _pages(self, paragraphs: Iterable[str]) -> Iterator["Page"]:
+    def _pages(self, paragraphs: Iterable[str]) -> Iterator[Page]:
         style = self.style
-        page, column, y = Page(), 0, style.margin
+        page: Page = []
+        column, y = 0, style.margin
         for number, paragraph in enumerate(paragraphs):
             if number:
                 y += style.paragraph_gap
@@ -241,125 +265,95 @@ class PageRenderer:
                     column, y = column + 1, style.margin
                     if column == style.columns:
                         yield page
-                        page, column = Page(), 0
+                        page, column = [], 0
                 if line is not None:
-                    page.add(line, style.margin + column * (self.column_width + style.column_gap), y)
+                    page.append((line, style.margin + column * (self.column_width + style.column_gap), y))
                 y += self.line_height
         yield page
 
-    def _lines(self, paragraph: str) -> list["Line"]:
-        """Break a paragraph into lines. Shapes below: W words, L lines."""
-        if self._words.nbytes > CACHE_BYTES:
-            self._words = WordTable()
-        table, style = self._words, self.style
-        index_W, gap_W = self._find_words(paragraph)
-        if len(index_W) == 0:
-            return []
-        width_W = table.rows[index_W, WIDTH]
-        end_W = np.cumsum(width_W + gap_W)
-        starts, ends = (end_W - width_W).tolist(), end_W.tolist()
-        bounds, room = [0], self.column_width - style.indent
-        while bounds[-1] < len(ends):
-            first = bounds[-1]
-            bounds.append(max(first + 1, bisect_right(ends, starts[first] + room, first)))
-            room = self.column_width
-
+    def _lines(self, paragraph: str) -> list[Line]:
+        """Break a paragraph into lines."""
+        words, gaps = self._find_words(paragraph)
+        widths = [word.width for word in words]
+        ends = list(accumulate(map(add, widths, gaps)))
         is_rtl = is_right_to_left(paragraph)
-        order_W = np.arange(len(index_W))
-        is_other_W = table.rows[index_W, DIRECTION] == (LEFT_TO_RIGHT if is_rtl else RIGHT_TO_LEFT)
-        if is_other_W.any():  # runs of the other direction are reversed, within each line
-            for i, j in pairwise(bounds):
-                runs = [list(run) for _, run in groupby(range(i, j), key=is_other_W.__getitem__)]
-                order_W[i:j] = [k for run in runs for k in (run[::-1] if is_other_W[run[0]] else run)]
-            index_W, width_W = index_W[order_W], width_W[order_W]
-            end_W = np.cumsum(width_W + gap_W)
+        is_mixed = not paragraph.isascii() and any(word.is_rtl is (not is_rtl) for word in words)
+        lines, first, indent = [], 0, self.style.indent
+        while first < len(words):
+            start = ends[first] - widths[first]
+            after = max(first + 1, bisect_right(ends, start + self.column_width - indent, first))
+            line = Line(words[first:after], gaps[first + 1 : after], indent, ends[after - 1] - start)
+            if is_mixed:
+                line.reorder(is_rtl)
+            line.align(self.style.align, self.column_width, is_last=after == len(words))
+            if is_rtl:
+                line.mirror(self.column_width)
+            lines.append(line)
+            first, indent = after, 0
+        return lines
 
-        first_L = np.array(bounds[:-1])
-        words_L = np.diff(bounds)
-        begin_L = (end_W - width_W)[first_L]
-        indent_L = np.zeros(len(first_L), np.intp)
-        indent_L[0] = style.indent
-        slack_L = np.maximum(0, self.column_width - indent_L - (end_W[first_L + words_L - 1] - begin_L))
-        shift_L = indent_L - begin_L
-        if style.align in ("right", "center"):
-            shift_L += slack_L // (1 if style.align == "right" else 2)
-        x_W = end_W - width_W + np.repeat(shift_L, words_L)
-        if style.align == "justify":
-            slack_L[-1] = 0
-            is_gap_W = gap_W > 0
-            is_gap_W[first_L] = False
-            gaps_L = np.add.reduceat(is_gap_W, first_L, dtype=np.intp)
-            before_W = np.cumsum(is_gap_W)
-            before_W = before_W - np.repeat(before_W[first_L], words_L)
-            x_W += before_W * np.repeat(slack_L, words_L) // np.repeat(np.maximum(gaps_L, 1), words_L)
-        if is_rtl:
-            x_W = self.column_width - x_W - width_W
-        return [Line(table, index_W[i:j], x_W[i:j], order_W[i:j]) for i, j in pairwise(bounds)]
-
-    def _find_words(self, paragraph: str) -> tuple[np.ndarray, np.ndarray]:
-        """The words of a paragraph, by their indices, and the px before each."""
+    def _find_words(self, paragraph: str) -> tuple[list[Word], list[int]]:
+        """The words of a paragraph, and the px before each."""
         if SEPARATES.search(paragraph) is None:
-            words = paragraph.split()
-            gaps = [self.space_px] * len(words)
+            texts = paragraph.split()
+            gaps = [self._space_px] * len(texts)
         else:
-            words, gaps, end = [], [], 0
+            texts, gaps, end = [], [], 0
             for match in TOKEN.finditer(paragraph):
-                words.append(match[0])
+                texts.append(match[0])
                 is_apart = any(character.isspace() for character in paragraph[end : match.start()])
-                gaps.append(self.space_px if is_apart else 0)
+                gaps.append(self._space_px if is_apart else 0)
                 end = match.end()
-        index = self._words.index
         try:
-            found = [index[word] for word in words]
+            found = [self._words[text] for text in texts]
         except KeyError:
-            for word in words:
-                if word not in index:
-                    index[word] = self._add(word)
-            found = [index[word] for word in words]
-        if self._words.pieces:  # of words that are wider than a column
-            pieces = [self._words.pieces.get(word, [word]) for word in found]
-            gaps = [x for gap, of in zip(gaps, pieces, strict=True) for x in (gap, *[0] * (len(of) - 1))]
-            found = [piece for of in pieces for piece in of]
-        return np.array(found, np.intp), np.array(gaps, np.intp)
+            if self._nbytes > CACHE_BYTES:
+                self._words, self._nbytes = {}, 0
+            self._add([text for text in dict.fromkeys(texts) if text not in self._words])
+            found = [self._words[text] for text in texts]
+        words = list(chain.from_iterable(found))
+        if len(words) > len(texts):  # some are wider than a column, and come in pieces
+            gaps = [x for gap, of in zip(gaps, found, strict=True) for x in (gap, *[0] * (len(of) - 1))]
+        return words, gaps
 
-    def _add(self, text: str) -> int:
-        """Draw a word, keep it, and return its index."""
-        clean, _ = sanitize(text, len(text))
-        code_point_C, _ = code_points_of([clean])
+    def _add(self, texts: list[str]) -> None:
+        """Draw words, and keep them."""
+        clean_texts, changes = sanitize_all(texts, max(map(len, texts)))
+        code_point_C, length_T = code_points_of(clean_texts)
         has_glyph_C = (self._fonts.font_of(code_point_C) >= 0) | invisible_code_points()[code_point_C]
-        paragraph = self._typesetter.paragraph(clean, LONGEST_PX)
-        width = int(np.ceil(paragraph.MaxIntrinsicWidth))
-        removed = len(text) - len(clean)
-        if width > self.column_width and len(clean) > 1:
-            pieces = [self._add(piece) for piece in self._broken(clean)]
-            self._words.rows[pieces[0], REMOVED] += removed  # of all pieces, counted with the first
-            word = self._words.add(text, np.zeros((0, 0), np.uint8))
-            self._words.pieces[word] = pieces
-            return word
-        width = min(width, self.column_width)
-        # What hangs over, as of an f, goes into the gap between two words; ideographs have none.
-        pad = 0 if SEPARATES.search(text) else 1
-        image = np.full((self.line_height, width + 2 * pad), self.style.background, np.uint8)
+        text_C = np.repeat(np.arange(len(texts)), length_T)
+        missing_T = np.bincount(text_C[~has_glyph_C], minlength=len(texts)).tolist()
+        for i, (text, clean) in enumerate(zip(texts, clean_texts, strict=True)):
+            pieces = [self._drawn(piece) for piece in self._broken(clean)]
+            pieces[0].missing = missing_T[i] + changes.get(i, {}).get("surrogates replaced", 0)
+            pieces[0].removed = len(text) - len(clean)
+            if len(pieces) == 1:
+                pieces[0].text = text
+            self._words[text] = pieces
+            self._nbytes += sum(piece.cell.nbytes for piece in pieces) + 8 * len(text) + 700
+
+    def _drawn(self, text: str) -> Word:
+        paragraph = self._typesetter.paragraph(text, LONGEST_PX)
+        width = min(ceil(paragraph.MaxIntrinsicWidth), self.column_width)
+        cell = np.full((self.line_height, width + 2 * PAD), self.style.background, np.uint8)
         paragraph.layout(float(max(1, width)))
-        self._typesetter.draw(paragraph, image, pad)
-        is_inked = image != self.style.background
-        rows, columns = (np.flatnonzero(is_inked.any(axis)).tolist() or [0, -1] for axis in (1, 0))
-        top, left = rows[0], columns[0]
-        bitmap = image[top : rows[-1] + 1, left : columns[-1] + 1]
-        word = self._words.add(text, np.ascontiguousarray(bitmap))
-        direction = {"L": LEFT_TO_RIGHT, "R": RIGHT_TO_LEFT}.get(direction_of(clean), 0)
-        missing = int(np.count_nonzero(~has_glyph_C))
-        self._words.rows[word] = width, top, left - pad, direction, missing, removed
-        return word
+        self._typesetter.draw(paragraph, cell, PAD)
+        direction = "L" if text.isascii() and text.isalpha() else direction_of(text)
+        return Word(text, cell, width, direction == "R" if direction else None)
+
+    def _px(self, text: str) -> float:
+        width: float = self._typesetter.paragraph(text, LONGEST_PX).MaxIntrinsicWidth
+        return width
 
     def _broken(self, text: str) -> list[str]:
         """Break a word into pieces that are no wider than a column, not before a mark or a joiner."""
+        widest = 4 * self.style.font_size  # of a character
+        if len(text) * widest <= self.column_width or ceil(self._px(text)) <= self.column_width:
+            return [text]
         pieces = []
         while text:
             at = bisect_right(
-                range(1, len(text) + 1),
-                self.column_width,
-                key=lambda n: self._typesetter.paragraph(text[:n], LONGEST_PX).MaxIntrinsicWidth,
+                range(1, len(text) + 1), self.column_width, key=lambda n: ceil(self._px(text[:n]))
             )
             while 1 < at < len(text) and (ATTACHED.match(text[at]) or text[at - 1] == "\u200d"):
                 at -= 1
@@ -368,95 +362,91 @@ class PageRenderer:
         return pieces
 
 
-# Columns of a table of words: px of the advance; row and column of the first ink, from where the word begins;
-# direction; code points without a glyph, and those that sanitising removed.
-WIDTH, TOP, LEFT, DIRECTION, MISSING, REMOVED = range(6)
-LEFT_TO_RIGHT, RIGHT_TO_LEFT = 1, 2
+def paragraphs_of(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {type(text).__name__}")
+    return text.split("\n")
 
 
-class WordTable:
-    """Words that have been drawn.
-
-    Attributes:
-        index: of each word.
-        texts, bitmaps: by index; the ink alone, without blank rows and columns around it.
-        pieces: the indices of the pieces of words that are wider than a column.
-        rows: (capacity, 6) integers by index.
-        nbytes: of the bitmaps, and about of the rest.
-    """
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-        self.texts: list[str] = []
-        self.bitmaps: list[np.ndarray] = []
-        self.pieces: dict[int, list[int]] = {}
-        self.rows = np.zeros((256, 6), np.intp)
-        self.nbytes = 0
-
-    def add(self, text: str, bitmap: np.ndarray) -> int:
-        self.texts.append(text)
-        self.bitmaps.append(bitmap)
-        self.nbytes += bitmap.nbytes + 4 * len(text) + 300
-        if len(self.texts) > len(self.rows):
-            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        return len(self.texts) - 1
-
-
-class Line(NamedTuple):
-    """W words of a line from its left or, if it is written from there, from its right.
+@dataclass(slots=True, eq=False)
+class Word:
+    """A word that has been drawn, or a piece of one that is wider than a column.
 
     Attributes:
-        table: holds the words.
-        index_W: their indices.
-        x_W: px from the left edge of the column.
-        order_W: the place of each in reading order.
+        text: as it was given; of a piece, sanitised.
+        cell: (line height, PAD + width + PAD) uint8.
+        width: px of the advance.
+        is_rtl: direction; None if no character has one.
+        missing: code points without a glyph, of all pieces in the first.
+        removed: code points that sanitising removed, likewise.
     """
 
-    table: WordTable
-    index_W: np.ndarray
-    x_W: np.ndarray
-    order_W: np.ndarray
+    text: str
+    cell: np.ndarray
+    width: int
+    is_rtl: bool | None
+    missing: int = 0
+    removed: int = 0
 
 
-class Page:
-    """The lines of a page, each with the left edge of its column and its top, px."""
+@dataclass(slots=True, eq=False)
+class Line:
+    """A line of words from left to right; until it is mirrored, from where the paragraph begins.
 
-    def __init__(self) -> None:
-        self.lines: list[tuple[Line, int, int]] = []
+    Attributes:
+        words: the words.
+        gaps: px between each and the next.
+        x: px from the edge of the column to the first.
+        width: px of words and gaps.
+        order: the place of each word in reading order; None if it is theirs.
+    """
 
-    def add(self, line: Line, left: int, top: int) -> None:
-        self.lines.append((line, left, top))
+    words: list[Word]
+    gaps: list[int]
+    x: int
+    width: int
+    order: list[int] | None = None
 
-    def draw(self, pixels: np.ndarray) -> None:
-        """Draw the lines onto a blank page (H, W)."""
-        for table, group in groupby(self.lines, key=lambda placed: placed[0].table):
-            lines, lefts, tops = zip(*group, strict=True)
-            counts = [len(line.index_W) for line in lines]
-            index_W = np.concatenate([line.index_W for line in lines])
-            x_W = np.concatenate([line.x_W for line in lines])
-            x_W += table.rows[index_W, LEFT] + np.repeat(lefts, counts)
-            y_W = table.rows[index_W, TOP] + np.repeat(tops, counts)
-            bitmaps = table.bitmaps
-            for index, x, y in zip(index_W.tolist(), x_W.tolist(), y_W.tolist(), strict=True):
-                bitmap = bitmaps[index]
-                height, width = bitmap.shape
-                pixels[y : y + height, x : x + width] = bitmap
+    def reorder(self, is_rtl: bool) -> None:
+        """Reverse each run of words of the other direction than the paragraph's."""
+        is_other = [word.is_rtl is (not is_rtl) for word in self.words]
+        runs = [list(run) for _, run in groupby(range(len(self.words)), key=is_other.__getitem__)]
+        self.order = [i for run in runs for i in (reversed(run) if is_other[run[0]] else run)]
+        self.words = [self.words[i] for i in self.order]
 
-    def words(self) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-        """The words in reading order, and the edges of their ink."""
-        for line, left, top in self.lines:
-            for place in np.argsort(line.order_W).tolist():
-                index = int(line.index_W[place])
-                bitmap, row = line.table.bitmaps[index], line.table.rows[index]
-                x, y = left + int(line.x_W[place] + row[LEFT]), top + int(row[TOP])
-                yield line.table.texts[index], (x, y, x + bitmap.shape[1], y + bitmap.shape[0])
+    def align(self, align: Align, column_width: int, is_last: bool) -> None:
+        slack = max(0, column_width - self.x - self.width)
+        if align == "right":
+            self.x += slack
+        elif align == "center":
+            self.x += slack // 2
+        elif align == "justify" and not is_last:
+            is_gap = [gap > 0 for gap in self.gaps]
+            wide = sum(is_gap)
+            if wide:
+                # The first n gaps grow by n shares of the slack together, rounded down.
+                share = [n * slack // wide for n in accumulate(is_gap)]
+                self.gaps = [gap + b - a for gap, a, b in zip(self.gaps, [0, *share], share, strict=False)]
+                self.width += slack
 
-    def losses(self) -> tuple[int, int]:
-        """Code points that no font has, and those that sanitising removed."""
-        rows = [line.table.rows[line.index_W] for line, _, _ in self.lines]
-        return sum(int(row[:, MISSING].sum()) for row in rows), sum(
-            int(row[:, REMOVED].sum()) for row in rows
-        )
+    def mirror(self, column_width: int) -> None:
+        """Count from the left edge of the column."""
+        self.x = column_width - self.x - self.width
+        self.words, self.gaps = self.words[::-1], self.gaps[::-1]
+        self.order = (self.order or list(range(len(self.words))))[::-1]
+
+
+def placed_words(page: Page) -> Iterator[tuple[Word, tuple[int, int, int, int]]]:
+    """The words of a page in reading order, and the edges of their ink."""
+    for line, left, top in page:
+        starts = accumulate(map(add, (word.width for word in line.words), line.gaps), initial=left + line.x)
+        placed = list(zip(line.words, starts, strict=False))
+        for place in np.argsort(line.order).tolist() if line.order else range(len(placed)):
+            word, x = placed[place]
+            is_inked = word.cell != word.cell[0, 0]
+            rows, columns = (np.flatnonzero(is_inked.any(axis)).tolist() or [0, -1] for axis in (1, 0))
+            x -= PAD
+            yield word, (x + columns[0], top + rows[0], x + columns[-1] + 1, top + rows[-1] + 1)
 
 
 @lru_cache(maxsize=16)
