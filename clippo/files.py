@@ -20,6 +20,7 @@ __all__ = [
     "MANIFEST_FILE",
     "UNFINISHED",
     "atomic_path",
+    "check_file",
     "check_manifest",
     "read_lines",
     "remove",
@@ -86,11 +87,24 @@ def write_manifest(folder: Path) -> None:
     write_text(folder / MANIFEST_FILE, json.dumps({"sha256": checksums}, indent=2) + "\n")
 
 
+def check_file(path: Path) -> None:
+    """Check that a path is a file, which reading a pipe or a device would wait for without end.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+
+
 def check_manifest(path: Path) -> None:
     """Compare a file with the `manifest.json` beside it, if there is one that names it.
 
     Raises:
-        ValueError: the file is not the one that was written, or the manifest cannot be read.
+        ValueError: the file is missing or not the one that was written, or the manifest cannot be read.
     """
     manifest = path.with_name(MANIFEST_FILE)
     if not manifest.is_file():
@@ -99,7 +113,11 @@ def check_manifest(path: Path) -> None:
         expected = json.loads(manifest.read_text())["sha256"].get(path.name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{manifest} is not a manifest: {error}") from error
-    if expected is not None and sha256(path) != expected:
+    if expected is None:
+        return
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, and {manifest.name} names it")
+    if sha256(path) != expected:
         raise ValueError(f"{path} is damaged: its checksum is not the one in {manifest.name}")
 
 

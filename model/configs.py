@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 __all__ = ["choices", "flat", "from_dict", "kind_of", "to_dict"]
@@ -89,14 +90,30 @@ def from_dict(cls: type[T], content: Any, path: str = "") -> T:
 
 
 def value_of(hint: Any, value: Any, path: str) -> Any:
-    """Convert a JSON value to the type of its field."""
+    """Convert a JSON value to the type of its field, and check simple types.
+
+    Raises:
+        ValueError: see `from_dict`.
+    """
     if is_kind(hint) or is_dataclass(hint):
         return from_dict(hint, value, path)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
+    if get_origin(hint) is UnionType:  # of one type with None
+        return None if value is None else value_of(get_args(hint)[0], value, path)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(value_of(get_args(hint)[0], item, f"{path}{i}.") for i, item in enumerate(value))
     if get_origin(hint) in (dict, Mapping) and isinstance(value, dict):
         return {key: value_of(get_args(hint)[1], item, f"{path}{key}.") for key, item in value.items()}
+    if hint in JSON_TYPES:
+        accepted, described = JSON_TYPES[hint]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise ValueError(f"{path.rstrip('.')} must be {described}, got {value!r}")
     return value
+
+
+JSON_TYPES = {
+    int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "true or false"),
+    str: (str, "a string"),
+}  # fmt: skip
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -138,7 +138,7 @@ class RenderedText(TextInput):
             without the images.
 
     Raises:
-        ValueError: a renderer for patches of another size.
+        ValueError: a renderer of images or for patches of another size.
     """
 
     def __init__(
@@ -162,6 +162,11 @@ class RenderedText(TextInput):
         self._renderer = self._checked(renderer)
 
     def _checked(self, renderer: AnyRenderer) -> AnyRenderer:
+        size = getattr(renderer, "size", self.image_size)
+        if size not in (self.image_size, (self.image_size, self.image_size)):
+            raise ValueError(
+                f"the renderer must draw images of {self.image_size} px, as the model reads, not {size}"
+            )
         patch_size = getattr(renderer, "patch_size", self.patch_size)
         if patch_size != self.patch_size:
             raise ValueError(

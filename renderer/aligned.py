@@ -122,7 +122,7 @@ class AlignedRenderer(PackedRenderer):
     font_path: str | None
 
     def __init__(self, size: int = 224, **options: Any) -> None:
-        super().__init__(checked_integer("size", size, 1), options)
+        super().__init__(checked_integer("size", size, 1, 32_767), options)
         if self.size % self.patch_size:
             raise ValueError(f"size must be a multiple of patch_size, {self.patch_size} px, not {self.size}")
         self._table = self._make_table()

@@ -54,12 +54,12 @@ class UnifontRendererConfig(RendererConfig):
 
     def __post_init__(self) -> None:
         self._check_integers(
-            font_size=(1, None),
+            font_size=(1, 1024),
             max_chars=(1, None),
             background=(0, 255),
             ink=(0, 255),
-            spacing=(0, None),
-            min_width=(0, None),
+            spacing=(0, 32_767),
+            min_width=(0, 32_767),
         )
         for name in ("lower", "monospace"):
             if not isinstance(getattr(self, name), bool):
@@ -102,7 +102,7 @@ class UnifontRenderer(Renderer):
     font_path: str | None
 
     def __init__(self, size: int = 224, **options: Any) -> None:
-        super().__init__(checked_integer("size", size, 1), options)
+        super().__init__(checked_integer("size", size, 1, 32_767), options)
         if self.size <= self.font_size:
             raise ValueError(f"size must be larger than font_size, {self.font_size} px, not {self.size} px")
         self._glyphs = GlyphTable(self)

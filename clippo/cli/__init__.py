@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from clippo import __version__
 from clippo.errors import UserError
 
 __all__ = ["main"]
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)  # what PyTorch says
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, ImportError) and not is_for_users(error):
             raise
         print(f"clippo: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        print(f"clippo: out of memory{': ' * bool(reason)}{reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(f"clippo: {str(error) or 'interrupted'}", file=sys.stderr)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from clippo.data.base import Source, Text
 from clippo.data.order import Order
 from clippo.data.transform import Transform
+from clippo.errors import UserError
 from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
 from clippo.seeds import generators
@@ -110,6 +111,7 @@ def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterato
 
     Raises:
         Exception: what went wrong with a batch, when its turn comes.
+        UserError: a worker was killed.
     """
     loader = DataLoader(
         batches,
@@ -120,7 +122,14 @@ def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterato
         worker_init_fn=prepare_worker if workers else None,
         pin_memory=pin_memory,
     )
-    for batch in loader:
+    made = iter(loader)
+    while True:
+        try:
+            batch = next(made)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # all others come as a batch
+            raise UserError(f"a worker that reads data ended, as when memory runs out: {error}") from error
         if isinstance(batch, Exception):
             raise batch
         yield Batch(*batch)

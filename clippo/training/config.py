@@ -16,6 +16,8 @@ from clippo.training.optimizers import OptimizerConfig
 
 __all__ = ["TrainConfig"]
 
+MAX_WORKERS = 256  # more have to be a slip of the finger, and a machine does not survive it
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -85,5 +87,7 @@ class TrainConfig:
         for name in ("warmup_steps", "residual_scale", "workers", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.workers > MAX_WORKERS:
+            raise UserError(f"workers must be at most {MAX_WORKERS}, got {self.workers}")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout must be from 0 to below 1, got {self.patch_dropout}")

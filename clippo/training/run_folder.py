@@ -16,6 +16,7 @@ such as `step-best`, are left alone. One process at a time writes into a folder.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import pickle
@@ -26,10 +27,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clippo.errors import UserError
-from clippo.files import UNFINISHED, atomic_path, check_manifest, remove, sha256, write_text
+from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
 from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.configs import flat, from_dict, to_dict
@@ -74,6 +75,10 @@ class RunFolder:
             raise
 
     def _create(self, config: TrainConfig, *, resume: bool) -> None:
+        for path in (self.checkpoints, self.metrics_file, self.evaluations_file):
+            if path.exists() and path.is_file() == (path == self.checkpoints):
+                kind = "folder" if path == self.checkpoints else "file"
+                raise UserError(f"{path} must be a {kind}; choose another --out")
         if self.config_file.exists():
             if not resume:
                 raise UserError(
@@ -200,6 +205,7 @@ class RunFolder:
         file = folder / "state.pt"
         try:
             check_manifest(file)
+            check_file(file)
             state = torch.load(file, weights_only=True, map_location="cpu")
             if state["step"] != step_of(folder):
                 raise ValueError(f"it is of step {state['step']!r}")
@@ -243,16 +249,16 @@ class RunFolder:
         assert checkpoint is not None
         key = f"{sha256(checkpoint / 'model.safetensors')} {key}"
         file = self.path / "embeddings.safetensors"
-        try:
+        with suppress(OSError, ValueError, KeyError, SafetensorError):  # there is none yet, or it is damaged
+            check_file(file)
+            found: torch.Tensor = load_file(file)["embeddings"]
             with safe_open(file, framework="pt") as kept:
-                if kept.metadata() == {"key": key}:
-                    found: torch.Tensor = kept.get_tensor("embeddings")
+                if kept.metadata() == {"key": key, "sha256": sha256_of(found)}:
                     return found
-        except (OSError, SafetensorError):  # there is none yet, or it is damaged
-            pass
-        embeddings = embed()
+        embeddings = embed().contiguous()
         with suppress(OSError, SafetensorError), atomic_path(file) as unfinished:  # may be read-only
-            save_file({"embeddings": embeddings.contiguous()}, unfinished, {"key": key})
+            metadata = {"key": key, "sha256": sha256_of(embeddings)}
+            save_file({"embeddings": embeddings}, unfinished, metadata)
         return embeddings
 
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -269,6 +275,10 @@ class RunFolder:
             if file.exists():
                 lines = file.read_text(errors="replace").splitlines()
                 write_text(file, "".join(f"{line}\n" for line in lines if step_of_line(line) <= step))
+
+
+def sha256_of(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def load_model(source: str | Path) -> Clippo:
@@ -335,20 +345,20 @@ def checked_optimizer_state(found: Any, optimizer: torch.optim.Optimizer) -> dic
         raise ValueError("the optimizer has other parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     indices = [index for group in groups for index in group]
-    if found["state"] and set(found["state"]) != set(indices):
+    if set(found["state"]) != set(indices):
         raise ValueError("the optimizer has no state for some parameters")
     state = {}
     for index, parameter in zip(indices, parameters, strict=True):
-        values = found["state"].get(index, {})
+        values = found["state"][index]
         for name, value in values.items():
-            is_number = isinstance(value, torch.Tensor) and value.numel() == 1 and value.ndim == 0
-            if not is_number:
+            if name != "step":
                 check_tensors(f"optimizer.{index}", {name: value}, {name: parameter})
-            elif not value.is_floating_point() or not 0 <= float(value) < float("inf"):
+                continue
+            check_tensors(f"optimizer.{index}", {name: value}, {name: torch.zeros(())})
+            if not value >= 0:
                 raise ValueError(f"optimizer.{index}.{name} must be a positive number, got {value.item()}")
-        if values:
-            # With strides of its own: those of the file may repeat an element.
-            state[index] = {name: value.clone().contiguous() for name, value in values.items()}
+        # With strides of its own: those of the file may repeat an element.
+        state[index] = {name: value.clone().contiguous() for name, value in values.items()}
     return {"state": state, "param_groups": own["param_groups"]}
 
 
@@ -370,8 +380,11 @@ def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, to
 
 
 def append_line(file: Path, content: Mapping[str, Any]) -> None:
-    with file.open("a") as lines:
-        lines.write(json.dumps(content) + "\n")
+    try:
+        with file.open("a") as lines:
+            lines.write(json.dumps(content) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write into {file}: {error.strerror}") from error
 
 
 def first_line(error: Exception) -> str:

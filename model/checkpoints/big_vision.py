@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clippo.files import atomic_path
+from clippo.files import atomic_path, check_file
 from clippo.model.checkpoints.names import unwrapped_name
+from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
@@ -291,6 +292,8 @@ def copy(arrays: Arrays, model: Clippo, wanted: Sequence[Entry]) -> None:
         for entry, array in zip(layers, parts, strict=True):
             target = entry.part_of(state[entry.ours])
             tensor = torch.from_numpy(array)
+            if not is_finite(tensor):
+                raise ValueError(f"{name} holds values that are not finite")
             if entry.theirs.endswith(POS_EMBED):
                 tensor = resample_pos_embed(tensor, target.shape[1])
             target.copy_(entry.to_ours(tensor, target))
@@ -392,9 +395,12 @@ class Arrays:
         self.members = {name: member for name, member in self.members.items() if is_kept(name)}
 
     def verify(self) -> None:
-        """Read all arrays once, and compare them with their checksums."""
+        """Read all arrays once, compare them with their checksums, and check that they are finite."""
         if (broken := self._archive.testzip()) is not None:
             raise ValueError(f"{broken} is damaged")
+        for name in self.members:
+            if not is_finite(torch.from_numpy(self.read(name))):
+                raise ValueError(f"{name} holds values that are not finite")
 
     def read(self, name: str) -> np.ndarray:
         with self._archive.open(self.members[name].file) as file:
@@ -430,6 +436,7 @@ BROKEN = (
 def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Iterator[Arrays]:
     """Open a `.npz`; every fault of the file becomes a ValueError that names it."""
     try:
+        check_file(Path(path))
         with zipfile.ZipFile(path) as archive:
             yield Arrays(archive, prefixes)
     except BROKEN as error:

@@ -13,7 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clippo.files import MANIFEST_FILE, atomic_path, check_manifest, remove, write_manifest, write_text
+from clippo.files import (
+    MANIFEST_FILE,
+    atomic_path,
+    check_file,
+    check_manifest,
+    remove,
+    write_manifest,
+    write_text,
+)
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
 from clippo.model.checkpoints.names import unwrapped_name
@@ -116,9 +124,11 @@ def read_config(folder: Path, make: Callable[[Any], Config]) -> Config:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it does not hold a configuration; the message names the file.
+        ValueError: it is damaged, or does not hold a configuration; the message names the file.
     """
     path = folder / CONFIG_FILE
+    check_manifest(path)
+    check_file(path)
     try:
         return make(version_0.upgraded_config(json.loads(path.read_text())))
     except (TypeError, ValueError, RecursionError) as error:
@@ -137,6 +147,7 @@ def read_weights(folder: Path, model: Model) -> Model:
     """
     path = folder / WEIGHTS_FILE
     check_manifest(path)
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             unwrapped = {unwrapped_name(name): name for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -176,7 +187,7 @@ def check_shapes(
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     if differing := [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]:
         listed = "; ".join(
-            f"{name}: expected {shapes.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            f"{printable(name)}: expected {shapes.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
             for name in differing[:3]
         )
         raise ValueError(
@@ -184,15 +195,22 @@ def check_shapes(
         )
 
 
+def printable(name: str) -> str:
+    """A name from a file, without what would steer a terminal."""
+    return name if name.isprintable() else repr(name)
+
+
 def read_description(folder: Path) -> dict[str, Any] | None:
     """Read `renderer.json`, if it is there.
 
     Raises:
-        ValueError: it does not describe a renderer.
+        ValueError: it is damaged, or does not describe a renderer.
     """
     path = folder / RENDERER_FILE
-    if not path.is_file():
+    check_manifest(path)
+    if not path.exists():
         return None
+    check_file(path)
     try:
         description = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:

@@ -276,6 +276,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             marks=pytest.mark.slow,
         ),
         (["train", "emoji", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
+        (["train", "emoji", "--out", "new", "--workers", 100_000], "workers must be at most 256"),
         (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
         slow(["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
         slow(
@@ -297,6 +298,29 @@ def test_what_a_user_can_put_right_is_one_line(cwd, finished, arguments, message
     assert_one_line_of_complaint(capsys.readouterr().err, message)
     assert not (cwd / "new").exists()
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: CUDA out of"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9\nmore"), "can't allocate"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys, error, message):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("clippo.cli.render.main", fail)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["render"])
+    assert exit_info.value.code == 2
+    assert_one_line_of_complaint(capsys.readouterr().err, message)
+    error.args = ("something else",)
+    if not isinstance(error, MemoryError):
+        with pytest.raises(RuntimeError, match="something else"):
+            main(["render"])
 
 
 def test_a_missing_font_names_its_package(cwd, monkeypatch, capsys):

@@ -56,5 +56,23 @@ def test_what_does_not_fit_is_named(change, message):
         from_dict(ClippoConfig, {key: value for key, value in content.items() if key != "depth"})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 41.5}, "steps must be an integer, got 41.5"),
+        ({"steps": None}, "steps must be an integer, got None"),
+        ({"steps": float("nan")}, "steps must be an integer, got nan"),
+        ({"steps": True}, "steps must be an integer, got True"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
+        ({"grad_checkpointing": 1}, "grad_checkpointing must be true or false, got 1"),
+        ({"data": {"type": "emoji", "languages": ["en", 3]}}, "data.languages.1 must be a string, got 3"),
+    ],
+)
+def test_values_of_other_types_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(TrainConfig, to_dict(recipe()) | change)
+    assert from_dict(TrainConfig, to_dict(recipe()) | {"learning_rate": 1}).learning_rate == 1
+
+
 def test_flat():
     assert flat({"a": {"b": 1, "c": {}}, "d": 2}) == {"a.b": 1, "d": 2}

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ from clippo.data.base import Example, Source, Text
 from clippo.data.loader import Batches, choose, load
 from clippo.data.order import Order
 from clippo.data.transform import PlaceConfig
+from clippo.errors import UserError
 from clippo.model import ByteTextConfig, Clippo, ClippoConfig, RenderedTextConfig
 from clippo.renderer import AlignedRenderer, UnifontRenderer
 
@@ -32,13 +35,20 @@ SIZES = ClippoConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=16, 
 
 
 def batches_of(
-    *, steps=range(4), rows=slice(0, 8), seed=0, text=None, weights=UNBROKEN, renderer=UnifontRenderer
+    *,
+    steps=range(4),
+    rows=slice(0, 8),
+    seed=0,
+    text=None,
+    weights=UNBROKEN,
+    renderer=UnifontRenderer,
+    source=Squares,
 ):
     config = replace(SIZES, text=text or RenderedTextConfig(tokens="inked"))
     text_input = Clippo(config, None if isinstance(text, ByteTextConfig) else renderer(32)).text_input
     order = Order(40, 8, seed=seed, weights=weights)
     transform = PlaceConfig(strength=0.5).build(32)
-    return Batches(Squares(), order, transform, text_input, rows=rows, steps=steps, seed=seed)
+    return Batches(source(), order, transform, text_input, rows=rows, steps=steps, seed=seed)
 
 
 def same(one, other) -> bool:
@@ -95,6 +105,22 @@ def test_workers_give_the_same_batches(workers):
 def test_an_error_comes_in_its_turn_with_its_own_message(workers):
     batches = load(batches_of(weights=None, steps=range(5)), workers=workers)
     with pytest.raises(OSError, match="^the file of 13 is broken$"):
+        list(batches)
+
+
+class Fatal(Squares):
+    """A source whose fourth example kills the process that reads it."""
+
+    def __getitem__(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_line():
+    batches = load(batches_of(source=Fatal), workers=1)
+    with pytest.raises(UserError, match="a worker that reads data ended, .*DataLoader"):
         list(batches)
 
 

@@ -81,6 +81,51 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiny_config):
         RunFolder(tmp_path / "file" / "run").create(tiny_config, resume=False)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "evaluations.jsonl"])
+def test_a_folder_of_other_things_under_the_names_of_a_run(folder, tiny_config, name):
+    folder.release()
+    (folder.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    if name == "checkpoints":
+        (folder.path / name).write_text("mine")
+    else:
+        (folder.path / name).unlink(missing_ok=True)
+        os.mkfifo(folder.path / name)
+    with pytest.raises(UserError, match=f"{name} must be a"):
+        folder.create(tiny_config, resume=True)
+    if name == "checkpoints":
+        assert folder.metrics_file.read_text() == '{"step": 1}\n'
+
+
+def test_a_full_disk_names_the_file(folder, monkeypatch):
+    folder.metrics_file.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write into .*metrics\.jsonl: No space left on device"):
+        folder.append_metrics({"step": 1.0})
+
+
+def test_kept_embeddings_are_those_that_were_written(folder, trainee):
+    model, optimizer = trainee
+    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    wanted = torch.arange(6.0).view(3, 2)
+    asked = []
+
+    def embed():
+        asked.append(1)
+        return wanted
+
+    for expected in (1, 1):
+        assert torch.equal(folder.cached_embeddings("a", embed), wanted)
+        assert len(asked) == expected
+    file = folder.path / "embeddings.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert torch.equal(folder.cached_embeddings("a", embed), wanted)
+    file.unlink()
+    os.mkfifo(file)
+    assert torch.equal(folder.cached_embeddings("a", embed), wanted)
+    assert len(asked) == 3
+
+
 def test_what_is_no_run_is_said(tmp_path, folder):
     with pytest.raises(UserError, match="is not the folder of a run: it has no config.json"):
         RunFolder(tmp_path).config()
@@ -230,6 +275,12 @@ FORGED = {
         lambda s: moments(s)["exp_avg"].view(-1)[:1].fill_(torch.nan),
         "optimizer.0.exp_avg holds values that are not finite",
     ),
+    "a number": (lambda s: moments(s).update(exp_avg=torch.zeros(())), "optimizer.0.exp_avg must be"),
+    "a count of another type": (
+        lambda s: moments(s).update(step=torch.zeros((), dtype=torch.float64)),
+        "optimizer.0.step must be torch.float32",
+    ),
+    "no state": (lambda s: s["optimizer"].update(state={}), "has no state for some parameters"),
     "a negative count": (lambda s: moments(s)["step"].fill_(-5), "optimizer.0.step must be a positive"),
     "no tensor": (lambda s: moments(s).update(exp_avg="x"), "optimizer.0.exp_avg must be .*, got 'x'"),
     "no state of some": (lambda s: s["optimizer"]["state"].pop(1), "has no state for some parameters"),

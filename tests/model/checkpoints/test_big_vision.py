@@ -1,6 +1,7 @@
 """The published architecture and its weights, against arrays that the reference implementation made."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -254,6 +255,29 @@ def test_a_damaged_classifier_leaves_the_model_as_it_was(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read as a ViT for this model: Bad CRC-32"):
         load_vit(model, tmp_path / "vit.npz")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_values_that_are_not_finite_are_refused(arrays, tmp_path):
+    broken = {name: value.copy() for name, value in arrays.items()}
+    name = next(name for name in broken if name.endswith("head/bias"))
+    broken[name][0] = np.inf
+    np.savez(tmp_path / "broken.npz", **broken)
+    with pytest.raises(ValueError, match="head/bias holds values that are not finite"):
+        load_big_vision(tmp_path / "broken.npz")
+    vit = create_model("clippo-mu16", image_size=64, embed_dim=8)
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    content = old_names(vit, class_token=True)
+    content["Transformer/encoder_norm/scale"] = content["Transformer/encoder_norm/scale"] * np.nan
+    np.savez(tmp_path / "vit.npz", **content)
+    with pytest.raises(ValueError, match="encoder_norm/scale holds values that are not finite"):
+        load_vit(vit, tmp_path / "vit.npz")
+    assert all(torch.equal(before[name], value) for name, value in vit.state_dict().items())
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"pipe\.npz is not a file"):
+        load_big_vision(tmp_path / "pipe.npz")
 
 
 @pytest.mark.long

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -71,9 +72,53 @@ def test_what_is_missing_is_named(clippo, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         Clippo.from_pretrained(tmp_path)
     clippo.save_pretrained(tmp_path)
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name} is missing, and manifest\.json names it"):
+            Clippo.from_pretrained(tmp_path)
+        clippo.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         Clippo.from_pretrained(tmp_path)
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
+    (tmp_path / "renderer.json").unlink()
+    with pytest.raises(ValueError, match=r"renderer\.json is missing"):
+        Clippo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "renderer.json"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name):
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is not a file"):
+        Clippo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "renderer.json"])
+def test_an_edited_description_is_found(tmp_path, name):
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
+    file = tmp_path / name
+    file.write_text(file.read_text().replace(": ", ":  ", 1))
+    with pytest.raises(ValueError, match=f"{name} is damaged: its checksum is not the one"):
+        Clippo.from_pretrained(tmp_path)
+
+
+def test_names_from_a_file_do_not_steer_the_terminal(clippo, tmp_path):
+    clippo.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    save_file({**clippo.state_dict(), "\x1b[2J": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"differ\. '\\x1b\[2J': expected nothing"):
+        Clippo.from_pretrained(tmp_path)
+
+
+def rewritten(file, change):
+    """Change a file of a model as its owner may: without a manifest."""
+    file.with_name("manifest.json").unlink(missing_ok=True)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(change(content)))
 
 
 def test_others_may_read_the_weights(clippo, tmp_path):
@@ -131,8 +176,7 @@ def test_tensors_of_other_dtypes(clippo, tmp_path, change, message):
 )
 def test_a_configuration_that_does_not_fit_is_refused(clippo, tmp_path, change, message):
     clippo.save_pretrained(tmp_path)
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    rewritten(tmp_path / "config.json", lambda config: config | change)
     with pytest.raises(ValueError, match=message):
         Clippo.from_pretrained(tmp_path)
 
@@ -207,9 +251,10 @@ def test_the_renderer_is_made_again_from_its_description(tmp_path, recwarn):
 
 def test_fonts_that_are_described_as_they_once_were(tmp_path, recwarn):
     Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
-    description = json.loads((tmp_path / "renderer.json").read_text())
-    description["fonts"] = {font["file"]: font["sha256"] for font in description["fonts"]}
-    (tmp_path / "renderer.json").write_text(json.dumps(description))
+    rewritten(
+        tmp_path / "renderer.json",
+        lambda old: old | {"fonts": {font["file"]: font["sha256"] for font in old["fonts"]}},
+    )
     Clippo.from_pretrained(tmp_path).encode_text(["a cat"])
     assert not recwarn.list
 
@@ -219,7 +264,7 @@ def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
     description = json.loads((tmp_path / "renderer.json").read_text())
     index = [font["file"] for font in description["fonts"]].index("unifont.otf")
     description["fonts"][index]["sha256"] = "another"
-    (tmp_path / "renderer.json").write_text(json.dumps(description))
+    rewritten(tmp_path / "renderer.json", lambda _: description)
     model = Clippo.from_pretrained(tmp_path)  # no word yet: strings may never come
     with pytest.warns(UserWarning, match=rf"drawn differently: fonts\.{index}\.sha256 was another, is"):
         model.encode_text(["a cat"])
@@ -230,15 +275,29 @@ def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
     [
         ({"renderer": "os.system"}, "not the description of a renderer: 'os.system'"),
         ({"options": {"size": 48, "colour": 1}}, "not the options of a UnifontRenderer.*colour"),
+        ({"options": {"size": 10**9}}, "size must be from 1 to 32767"),
+        ({"options": {"size": 48, "spacing": 10**30}}, "spacing must be from 0 to 32767"),
         ({"options": []}, "does not describe a renderer"),
     ],
 )
 def test_a_description_that_is_none(tmp_path, change, message):
     Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
-    path = tmp_path / "renderer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    rewritten(tmp_path / "renderer.json", lambda description: description | change)
     with pytest.raises(ValueError, match=message):
         Clippo.from_pretrained(tmp_path).encode_text(["a"])
+
+
+def test_a_described_renderer_of_another_size_is_refused(tmp_path):
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
+    rewritten(
+        tmp_path / "renderer.json",
+        lambda description: description | {"options": description["options"] | {"size": 64}},
+    )
+    message = "the renderer must draw images of 48 px, as the model reads, not 64"
+    with pytest.raises(ValueError, match=message):
+        Clippo.from_pretrained(tmp_path).encode_text(["a"])
+    with pytest.raises(ValueError, match=message):
+        Clippo(LARGER, UnifontRenderer(64))
 
 
 # -- the Hub
@@ -301,6 +360,6 @@ def test_another_renderer_is_warned_of(clippo, tmp_path, recwarn):
     other = Renderer(options={"size": 16, "ink": 9}, fonts={"b.otf": "12"})
     with pytest.warns(UserWarning, match=r"options\.ink was 0, is 9; fonts\.0\.file was a\.otf, is b\.otf"):
         Clippo.from_pretrained(tmp_path, other)
-    (tmp_path / "renderer.json").write_text("[]")
+    rewritten(tmp_path / "renderer.json", lambda _: [])
     with pytest.raises(ValueError, match=r"renderer\.json does not describe"):
         Clippo.from_pretrained(tmp_path, other)
