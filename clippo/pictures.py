@@ -16,22 +16,28 @@ __all__ = ["check_picture_path", "draw_text_sheet", "save_each", "save_picture"]
 
 GAP_PX = 8
 SHEET_ASPECT = 4 / 3
+ZOOM = 3  # of pictures with a grid
 
 
-def draw_text_sheet(columns: Sequence[np.ndarray], background: int) -> Image.Image:
+def draw_text_sheet(columns: Sequence[np.ndarray], background: int, grid: int | None = None) -> Image.Image:
     """Draw one picture of N strings, each drawn by one or more renderers, side by side.
 
     Args:
         columns: for each renderer, (N, height, width) uint8, all of one shape.
         background: grey level of blank paper. The rows below the longest text are left out.
+        grid: draw all pixels three times as large, and lines around the patches of this side in px.
 
     Returns:
         A white sheet of about 4:3, which is read column by column.
     """
     rows_NYX = np.concatenate(columns, axis=2)  # the renderings of a string are neighbours
     inked = np.flatnonzero((rows_NYX != background).any(axis=(0, 2)))
-    height = min(rows_NYX.shape[1], -(-(int(inked[-1]) + 1) // 16) * 16) if len(inked) else 16
+    row_px = grid or 16
+    height = min(rows_NYX.shape[1], -(-(int(inked[-1]) + 1) // row_px) * row_px) if len(inked) else row_px
     rows_NYX = rows_NYX[:, :height]
+    if grid is not None:
+        rows_NYX = with_grid(rows_NYX, grid)
+        height *= ZOOM
     N, _, width = rows_NYX.shape
     high, wide = height + GAP_PX, width + 3 * GAP_PX
     per_column = max(1, min(N, round(math.sqrt(N * wide / high / SHEET_ASPECT))))
@@ -42,6 +48,14 @@ def draw_text_sheet(columns: Sequence[np.ndarray], background: int) -> Image.Ima
             x = GAP_PX + column * wide + j * (part.shape[1] + GAP_PX // 2)
             sheet.paste(Image.fromarray(np.ascontiguousarray(part)), (x, GAP_PX + row * high))
     return sheet
+
+
+def with_grid(images_NYX: np.ndarray, grid: int) -> np.ndarray:
+    """Enlarge images, and lighten the first row and column of pixels of each patch."""
+    out = images_NYX.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    for lines in (out[:, :: ZOOM * grid], out[:, :, :: ZOOM * grid]):
+        lines[:] = 255 - (255 - lines) // 2
+    return out
 
 
 def save_each(images: np.ndarray, folder: Path) -> None:

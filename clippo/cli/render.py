@@ -28,6 +28,7 @@ def render(
     overflow: Literal["clip", "shrink", "error"] = "clip",
     align: Literal["word", "cell"] = "word",
     patch_size: int = 16,
+    grid: int | None = None,
 ) -> None:
     """Draw text exactly as a CLIPPO tower reads it, and say what could not be drawn.
 
@@ -39,6 +40,7 @@ def render(
         clippo render "写真の猫" "صورة قطة" --renderer paragraph --size 96 --out two.png
         clippo render --file captions.txt --renderer unifont paragraph --out sheet.png
         clippo render --file captions.txt --out folder
+        clippo render "a big dog" "dog" --renderer unifont aligned --size 64 --grid 16 --out grid.png
 
     Args:
         texts: What to draw, in any script.
@@ -51,11 +53,14 @@ def render(
         overflow: What `paragraph` does with text that does not fit.
         align: Of `aligned`: words begin at a patch, or all cells follow one another.
         patch_size: Of `aligned`, in px: 8, 14, 16 or 32.
+        grid: Draw the patches of this size in px, and all pixels larger.
     """
     from PIL import Image
 
     from clippo.pictures import check_picture_path, draw_text_sheet, save_each, save_picture
 
+    if grid is not None and not 2 <= grid <= size:
+        raise UserError(f"--grid must be from 2 to the size of the images, {size} px, got {grid}")
     if out.suffix:
         check_picture_path(out)
     lines = list(texts)
@@ -80,13 +85,15 @@ def render(
     except ValueError as error:
         raise UserError(str(error)) from error
     if not out.suffix:
+        if grid is not None:
+            raise UserError(f"--grid is for one picture, and --out {out} is a folder")
         if len(columns) > 1:
             raise UserError(f"--out {out} is a folder, which holds the pictures of one renderer only")
         save_each(columns[0], out)
-    elif len(lines) == len(columns) == 1:
+    elif len(lines) == len(columns) == 1 and grid is None:
         save_picture(Image.fromarray(columns[0][0]), out)
     else:
-        save_picture(draw_text_sheet(columns, draw.background), out)
+        save_picture(draw_text_sheet(columns, draw.background, grid), out)
 
 
 def main(arguments: list[str]) -> None:

@@ -24,13 +24,20 @@ class DistributedContext:
         rank: number of this process, from 0.
         world_size: number of processes.
         device: of this process.
-        group: all processes; None if there is only one.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    group: dist.ProcessGroup | None
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """All processes; None if there is only one.
+
+        Not a field, because `destroy_process_group` ends the threads of gloo only if nobody else holds the
+        group; threads that outlive it abort one exit of the interpreter in twenty.
+        """
+        return dist.group.WORLD if self.world_size > 1 else None
 
     @property
     def is_main_process(self) -> bool:
@@ -100,10 +107,10 @@ def join_processes() -> Iterator[DistributedContext]:
     if cuda:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:
-        yield DistributedContext(0, 1, device, None)
+        yield DistributedContext(0, 1, device)
         return
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield DistributedContext(dist.get_rank(), dist.get_world_size(), device, dist.group.WORLD)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()

@@ -21,7 +21,7 @@ from clippo import __version__
 from clippo.arguments import colours_as_asked, one_line
 from clippo.cli import main
 from clippo.recipes import find_recipe
-from clippo.renderer import ParagraphRenderer, UnifontRenderer
+from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
 from clippo.training.run_folder import RunFolder
 
@@ -234,6 +234,8 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["search", "RUN", "dog", "--out", "x.unknown"], "cannot write the picture x.unknown"),
         (["render", "dog", "--out", "x.png", "--size", 4], "size must be"),
         (["render", "--out", "x.png"], "there is nothing to draw"),
+        (["render", "dog", "--out", "x.png", "--grid", 1], "--grid must be from 2 to the size of the images"),
+        (["render", "dog", "--out", "new", "--grid", 16], "--grid is for one picture"),
         (["render", "dog", "--out", "x.png", "--file", "none.txt"], "none.txt"),
         (["render", "dog", "--out", "x.nonsense"], "cannot write the picture x.nonsense"),
         (["render", "dog", "--out", "new", "--renderer", "unifont", "paragraph"], "is a folder"),
@@ -298,6 +300,17 @@ def test_what_a_user_can_put_right_is_one_line(cwd, finished, arguments, message
     assert_one_line_of_complaint(capsys.readouterr().err, message)
     assert not (cwd / "new").exists()
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_the_grid_of_patches_is_drawn(cwd):
+    out = cwd / "grid.png"
+    main(["render", "a dog", "--renderer", "aligned", "--size", "32", "--grid", "16", "--out", str(out)])
+    picture = np.asarray(Image.open(out))[8:-8, 8:]
+    image = AlignedRenderer(32)(["a dog"])[0]
+    assert picture.shape[0] == 2 * 3 * 16  # two lines of patches
+    np.testing.assert_array_equal(picture[1::3, 1:96:3], image)
+    np.testing.assert_array_equal(picture[::48, 1:96:3], 255 - (255 - image[::16]) // 2)
+    assert (picture[1:48:3, 0] > 127).all()
 
 
 @pytest.mark.parametrize(

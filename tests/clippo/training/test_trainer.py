@@ -289,9 +289,9 @@ def flat_flags(fields, prefix=""):
 
 
 def test_a_batch_must_divide_among_the_processes():
-    assert DistributedContext(1, 4, torch.device("cpu"), None).shard(32) == slice(8, 16)
+    assert DistributedContext(1, 4, torch.device("cpu")).shard(32) == slice(8, 16)
     with pytest.raises(UserError, match="batch_size must be a multiple of the 4 processes, got 30"):
-        DistributedContext(1, 4, torch.device("cpu"), None).shard(30)
+        DistributedContext(1, 4, torch.device("cpu")).shard(30)
 
 
 def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
