@@ -38,6 +38,10 @@ PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 CONTESTANTS = {
     "UnifontRenderer": "`UnifontRenderer`",
     "ParagraphRenderer": "`ParagraphRenderer`",
+    "AlignedRenderer": "`AlignedRenderer`",
+    "AlignedRenderer, packed": "`AlignedRenderer`, packed",
+    "AlignedParagraphRenderer": "`AlignedParagraphRenderer`",
+    "AlignedParagraphRenderer, packed": "`AlignedParagraphRenderer`, packed",
     "drawSimpleText": "Skia, `drawSimpleText` a line, unshaped",
     "Pillow": "Pillow, same font",
     "Pillow raqm": "Pillow, raqm",

@@ -4,9 +4,9 @@
     pytest bench/suites/bench_render.py -k English
 
 "unseen": a renderer that has drawn 10,000 captions draws others. "repeated": it draws those again. One
-thread; "processes" are RenderPools, and their rates include what hands the images over. All
-images are 224 x 224 px. Peers get the easier task: none trims or reports, and drawSimpleText and Pillow
-without raqm shape nothing and break lines after a fixed number of characters.
+thread; "packed": straight to the patches that hold ink. "processes" are RenderPools, and their rates include
+what hands the images over. All images are 224 x 224 px. Peers get the easier task: none trims or reports, and
+drawSimpleText and Pillow without raqm shape nothing and break lines after a fixed number of characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, features
 
 from clippo.bench.captions import KINDS, captions
-from clippo.renderer import ParagraphRenderer, Renderer, RenderPool, UnifontRenderer, find_font, import_skia
+from clippo.renderer import (
+    AlignedParagraphRenderer,
+    AlignedRenderer,
+    ParagraphRenderer,
+    Renderer,
+    RenderPool,
+    UnifontRenderer,
+    find_font,
+    import_skia,
+)
 
 SIZE = 224
 BATCH = 256
@@ -29,6 +38,11 @@ UNIFONT = "unifont.otf"
 
 Draw = Callable[[list[str], np.ndarray], Any]
 RendererType = type[UnifontRenderer] | type[ParagraphRenderer]
+RENDERERS = {
+    kind.__name__: kind
+    for kind in (UnifontRenderer, ParagraphRenderer, AlignedRenderer, AlignedParagraphRenderer)
+}
+NAMES = [*RENDERERS, "AlignedRenderer, packed", "AlignedParagraphRenderer, packed"]
 
 
 @cache
@@ -123,25 +137,28 @@ def measure(benchmark: Any, name: str, strings: int, draw_all: Callable[..., Any
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("renderer_type", [UnifontRenderer, ParagraphRenderer])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seen", ["unseen", "repeated"])
-def test_renderer(benchmark: Any, kind: str, renderer_type: RendererType, seen: str) -> None:
+def test_renderer(benchmark: Any, kind: str, name: str, seen: str) -> None:
     texts = texts_of(kind)
     benchmark.group = f"{kind}, {seen}"
     out = np.empty((BATCH, SIZE, SIZE), np.uint8)
 
-    def draw_all(renderer: Renderer, texts: list[str]) -> None:
+    def draw_all(renderer: Any, texts: list[str]) -> None:
         for batch in batches(texts):
-            renderer(batch, out=out[: len(batch)])
+            if name.endswith(", packed"):
+                renderer.render_packed(batch)
+            else:
+                renderer(batch, out=out[: len(batch)])
 
     def used_renderer() -> tuple[tuple[Renderer, list[str]], dict[str, Any]]:
-        renderer = renderer_type(SIZE)
+        renderer = RENDERERS[name.removesuffix(", packed")](SIZE)
         draw_all(renderer, texts[:WARM_UP])
         if seen == "repeated":
             draw_all(renderer, texts[WARM_UP:])
         return (renderer, texts[WARM_UP:]), {}
 
-    measure(benchmark, renderer_type.__name__, UNSEEN, draw_all, used_renderer)
+    measure(benchmark, name, UNSEEN, draw_all, used_renderer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
