@@ -19,19 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clippo.bench.studies import compare_training
+from clippo.bench.studies import aligned_text, compare_training
 from clippo.results import ROOT, Row, read_results
 
 __all__ = ["main"]
 
 # The files in bench/results that the tables show. To show new results, name their file here.
-RENDERERS = "amd-epyc/2026-11-24-865f5c1.json"
+RENDERERS = "amd-epyc/2026-11-26-bd75153.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
-EMOJI = "amd-epyc/2026-11-25-3b75896-training-emoji.json"
+EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
+ALIGNED = "amd-epyc/2026-11-26-3a6856b-aligned-text.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -95,6 +96,16 @@ def strings_per_second_of_pools(rows: Sequence[Row]) -> str:
         lines.append([f"`{name}`, 1 worker", *(f"{rate:,}" for rate in one)])
         lines.append(["2 workers", *(f"{b:,} ({b / a:.2f}x)" for a, b in zip(one, two, strict=True))])
     return markdown(["strings/s", *kinds], lines)
+
+
+def pages(rows: Sequence[Row]) -> str:
+    """Milliseconds of a page, and words per second."""
+    lines = [
+        [row["name"], f"{row['ms_per_page']:.1f}", f"{row['words_per_s']:,}"]
+        for row in rows
+        if "ms_per_page" in row
+    ]
+    return markdown(["pages of 860 words", "ms/page", "words/s"], lines)
 
 
 def kinds_of_text(rows: Sequence[Row], suffix: str) -> list[str]:
@@ -245,6 +256,8 @@ TABLES = {
     "recipe_and_baselines": Table(RECIPE, compare_training.table),
     "short_runs_at_96_px": Table(CANVAS, short_runs_at_96_px),
     "emoji_recalls": Table(EMOJI, emoji_recalls),
+    "aligned_text": Table(ALIGNED, aligned_text.table),
+    "pages": Table(RENDERERS, pages),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},
 }
 
