@@ -17,6 +17,7 @@ from clippo.renderer.paragraph import ParagraphRenderer, ParagraphRendererConfig
 from clippo.renderer.pool import RenderPool
 from clippo.renderer.report import RenderReport, inked_patches
 from clippo.renderer.skia_loader import SystemLibraryError, import_skia
+from clippo.renderer.strips import Strips, render_strips
 from clippo.renderer.unifont import UnifontRenderer, UnifontRendererConfig
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RenderReport",
     "Renderer",
     "RendererConfig",
+    "Strips",
     "SystemLibraryError",
     "TextOverflowError",
     "UnifontRenderer",
@@ -45,6 +47,7 @@ __all__ = [
     "import_skia",
     "inked_patches",
     "render_pages",
+    "render_strips",
     "renderer_configs",
     "sentence_pairs",
 ]

@@ -66,6 +66,7 @@ class Renderer(ABC):
     config: RendererConfig
     size: Any
     background: int
+    ink: int
 
     def __init__(self, size: Any, options: dict[str, Any]) -> None:
         config = self.Config(**options)
