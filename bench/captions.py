@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["KINDS", "captions"]
+__all__ = ["CLDR", "KINDS", "captions"]
 
 CLDR = Path("/usr/share/unicode/cldr/common")
 KINDS = ("English", "Chinese", "Arabic", "Hindi", "Thai", "emoji")

@@ -257,6 +257,8 @@ TABLES = {
     "short_runs_at_96_px": Table(CANVAS, short_runs_at_96_px),
     "emoji_recalls": Table(EMOJI, emoji_recalls),
     "aligned_text": Table(ALIGNED, aligned_text.table),
+    "aligned_patches": Table(ALIGNED, aligned_text.table_of_patches),
+    "aligned_scripts": Table(ALIGNED, partial(aligned_text.table, of_scripts=True)),
     "pages": Table(RENDERERS, pages),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},
 }

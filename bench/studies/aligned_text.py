@@ -11,37 +11,50 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
+import unicodedata
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from clippo.bench.captions import CLDR
 from clippo.bench.report import RESULTS, write
 from clippo.data.base import Example, Source, SourceConfig, Split, Text
 from clippo.data.emoji import EmojiConfig
+from clippo.evaluation import suite
 from clippo.model import RenderedTextConfig
 from clippo.recipes import emoji
 from clippo.renderer import (
+    AlignedParagraphRendererConfig,
     AlignedRenderer,
     AlignedRendererConfig,
+    ParagraphRendererConfig,
     Renderer,
     RendererConfig,
     UnifontRenderer,
     UnifontRendererConfig,
     aligned,
+    inked_patches,
 )
+from clippo.renderer.paragraph import UNIFONT
 from clippo.results import provenance, read_results
 from clippo.seeds import generator
 from clippo.training.config import TrainConfig
+from clippo.training.run_folder import RunFolder, load_model
 from clippo.training.trainer import train
 
-__all__ = ["RUNS", "main", "table"]
+__all__ = ["RUNS", "main", "table", "table_of_patches"]
+
+SCRIPTS = {"ar": "Arabic", "hi": "Hindi", "th": "Thai"}
 
 # Layouts that the renderer does not offer
 
@@ -62,11 +75,11 @@ class WholeWords(aligned.CellTable):
         return aligned.WORD if kind == aligned.OTHER else kind
 
 
-BLANK = "\N{BRAILLE PATTERN BLANK}"
+BLANK = "\N{FIGURE SPACE}"
 
 
 class BlankLetters(aligned.CellTable):
-    """The blank braille pattern is a letter, which moves the word that it begins by one cell."""
+    """The figure space is a letter, which moves the word that it begins by one cell."""
 
     def kind_of(self, code_point: int) -> int:
         return aligned.WORD if chr(code_point) == BLANK else super().kind_of(code_point)
@@ -127,13 +140,13 @@ class Edited(Source):
 
 def shortened(text: Text) -> Sequence[Text]:
     """The text as far as all three layouts show it at 64 px."""
-    shown = (int(renderer.render([text.text])[1].unfit[0]) for renderer in layouts())
+    shown = (int(renderer.render([text.text])[1].unfit[0]) for renderer in layouts(64))
     return [replace(text, text=text.text[: len(text.text) - max(shown)])]
 
 
 @cache
-def layouts() -> Sequence[Renderer]:
-    return UnifontRenderer(64), AlignedRenderer(64, align="cell"), AlignedRenderer(64)
+def layouts(size: int) -> Sequence[Renderer]:
+    return UnifontRenderer(size), AlignedRenderer(size, align="cell"), AlignedRenderer(size)
 
 
 def moved(text: Text) -> Sequence[Text]:
@@ -146,7 +159,84 @@ def moved(text: Text) -> Sequence[Text]:
     return [replace(text, text=one, weight=text.weight / len(found)) for one in found]
 
 
-EDITS = {"shortened": shortened, "moved": moved}
+def mistyped(text: Text) -> Sequence[Text]:
+    """The text with a slip in one of its words: two letters swapped, one left out, doubled or replaced."""
+    rng = generator(0, "mistyped", text.text)
+    starts = [match.start() for match in re.finditer(r"(?=\w\w)", text.text)]
+    if not starts:
+        return [text]
+    at = int(rng.choice(starts))
+    one, two = text.text[at], text.text[at + 1]
+    other = "abcdefghijklmnopqrstuvwxyz"[rng.integers(26)]
+    slip = (two + one, two, one + one + two, other + two)[rng.integers(4)]
+    return [replace(text, text=text.text[:at] + slip + text.text[at + 2 :])]
+
+
+def without_diacritics(text: Text) -> Sequence[Text]:
+    """The text as typed on a keyboard that has no letters with accents."""
+    decomposed = unicodedata.normalize("NFD", text.text)
+    return [replace(text, text="".join(one for one in decomposed if not unicodedata.combining(one)))]
+
+
+EDITS = {
+    "shortened": shortened,
+    "moved": moved,
+    "mistyped": mistyped,
+    "without diacritics": without_diacritics,
+}
+
+
+class Scripts(Source):
+    """The emoji that Unicode CLDR names in Arabic, Hindi and Thai (Debian's package unicode-cldr-core).
+
+    A text in five is in each of these, the others are English.
+    """
+
+    def __init__(self, source: Source) -> None:
+        names = {code: cldr_names(code) for code in SCRIPTS}
+        self.source = source
+        self.examples: list[Example] = []
+        self.kept: list[int] = []
+        for index in range(len(source)):
+            example = source[index]
+            key = example.key.replace("\ufe0f", "")
+            if all(key in names[code] for code in SCRIPTS):
+                english = [replace(text, weight=0.4 * text.weight) for text in example.texts]
+                others = [Text(names[code][key], code, 0.2) for code in SCRIPTS]
+                self.examples.append(replace(example, texts=(*english, *others)))
+                self.kept.append(index)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+    @property
+    def weights(self) -> Any:
+        weights = self.source.weights
+        assert weights is not None
+        return weights[self.kept]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptsConfig(SourceConfig):
+    name: ClassVar[str] = "study-scripts"
+
+    def build(self, split: Split, *, image_size: int) -> Scripts:
+        return Scripts(EmojiConfig(languages=("en",)).build(split, image_size=image_size))
+
+
+def cldr_names(code: str) -> dict[str, str]:
+    """Emoji, without variation selectors, and their names in a language."""
+    found = {}
+    for folder in ("annotations", "annotationsDerived"):
+        root = ElementTree.parse(CLDR / folder / f"{code}.xml").getroot()  # noqa: S314 - the system's file
+        for element in root.iter("annotation"):
+            if element.attrib.get("type") == "tts":
+                found[element.attrib["cp"].replace("\ufe0f", "")] = element.text or ""
+    return found
+
 
 # Runs
 
@@ -178,6 +268,16 @@ def all_patches(renderer: RendererConfig) -> Callable[[TrainConfig], TrainConfig
     )
 
 
+NOTO = (
+    "NotoSans-Regular.ttf", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
+    "NotoSansThai-Regular.ttf", *UNIFONT,
+)  # fmt: skip
+
+
+def scripts(renderer: RendererConfig) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, renderer=renderer, data=ScriptsConfig())
+
+
 SHORTENED = EditedConfig(edit="shortened")
 RUNS = {
     "none": Run("published layout", drawn_by(NONE), seeds=(0, 1, 2)),
@@ -196,6 +296,14 @@ RUNS = {
     "word-96": Run("words, 96 px, half of each picture", at_96_px(WORD)),
     "none-all": Run("published layout, all patches", all_patches(NONE)),
     "word-all": Run("words, all patches", all_patches(WORD)),
+    "scripts-none": Run("published layout", scripts(NONE)),
+    "scripts-word": Run("words", scripts(WORD)),
+    "scripts-paragraph": Run(
+        "shaped lines, Noto fonts", scripts(ParagraphRendererConfig(fonts=NOTO, font_size=12))
+    ),
+    "scripts-aligned": Run(
+        "shaped words, Noto fonts", scripts(AlignedParagraphRendererConfig(fonts=NOTO, font_size=12))
+    ),
 }
 
 
@@ -215,7 +323,12 @@ def main() -> int:
     if arguments.verb == "report":
         rows = [row(name, run, arguments.out) for name, run in RUNS.items()]
         rows = [row for row in rows if row["seeds"]]
-        print(table(rows))
+        for name in ("none", "cell", "word"):
+            for found in (row for row in rows if row["run"] == name):
+                of_seeds = [robustness(arguments.out / name / str(seed)) for seed in found["seeds"]]
+                found["asked"] = {key: [one[key] for one in of_seeds] for key in of_seeds[0]}
+                found["patches"] = distinct_patches()[name]
+        print("\n\n".join([table(rows), table(rows, of_scripts=True), table_of_patches(rows)]))
         print(f"\nwritten to {write(RESULTS, provenance(threads=1), rows, '-aligned-text')}")
         return 0
     torch.set_num_threads(1)
@@ -232,7 +345,12 @@ def main() -> int:
     return 0
 
 
-# The table: a language or a mean of languages, among which emoji, and k
+# The tables: a language or a mean of languages, among which emoji, and k
+SCRIPTS_COLUMNS = {
+    f"{title}{name} R@10": (evaluator, (code,), 10)
+    for evaluator, title in (("trained", ""), ("held_out", "held out, "))
+    for code, name in {"en": "English", **SCRIPTS}.items()
+}
 COLUMNS = {
     "English R@1": ("trained", ("en",), 1),
     "English R@10": ("trained", ("en",), 10),
@@ -246,18 +364,63 @@ COLUMNS = {
 }
 
 
+# Edits of the texts that a trained model is asked with, and the languages whose mean R@10 is shown.
+ASKED = {"mistyped": ("en",), "without diacritics": ("de", "es", "fr")}
+
+
+def robustness(folder: Path) -> dict[str, float]:
+    """R@10 of a run as it was trained, and with each edit of the texts, in percent."""
+    model = load_model(folder)
+    config = RunFolder(folder).config()
+    found = {}
+    for edit, languages in ASKED.items():
+        for title, data in (
+            (f"not {edit}", config.data),
+            (edit, EditedConfig(edit=edit)),
+        ):
+            evaluators = suite.build(
+                {"trained": config.evaluators["trained"]}, data, config.transform, config.model.image_size
+            )
+            values = {row["metric"]: row["value"] for row in suite.evaluate(model, evaluators)}
+            found[title] = statistics.mean(values[f"{one}/text_to_image/R@10"] for one in languages)
+    return found
+
+
+def distinct_patches() -> dict[str, dict[str, float]]:
+    """For each layout, how many different patches the English names of the emoji give at 224 px.
+
+    And patches a name, and what 1,000 different words give in them.
+    """
+    source = EmojiConfig().build("all", image_size=64)
+    names = [source[index].texts[0].text for index in range(len(source))]
+    words = len({word for name in names for word in name.split()})
+    found = {}
+    for name, renderer in zip(("none", "cell", "word"), layouts(224), strict=True):
+        images = renderer(names)
+        is_inked = inked_patches(images, 16, renderer.background)
+        patches = images.reshape(len(names), 14, 16, 14, 16).swapaxes(2, 3)[is_inked]
+        distinct = len(np.unique(patches.reshape(-1, 256), axis=0))
+        found[name] = {
+            "distinct": distinct,
+            "a name": len(patches) / len(names),
+            "per 1,000 words": 1000 * distinct / words,
+        }
+    return found
+
+
 def row(name: str, run: Run, out: Path) -> dict[str, Any]:
     """The finished seeds of a run: lists of recalls from text to image, and the mean seconds."""
     folders = {seed: out / name / str(seed) for seed in run.seeds}
     folders = {seed: folder for seed, folder in folders.items() if (folder / "results.json").exists()}
-    recalls: dict[str, list[float]] = {column: [] for column in COLUMNS}
+    columns = SCRIPTS_COLUMNS if name.startswith("scripts-") else COLUMNS
+    recalls: dict[str, list[float]] = {column: [] for column in columns}
     seconds = []
     for folder in folders.values():
         values = {
             (row["evaluator"], row["metric"]): row["value"]
             for row in read_results(folder / "results.json").rows
         }
-        for column, (evaluator, languages, k) in COLUMNS.items():
+        for column, (evaluator, languages, k) in columns.items():
             metrics = (f"{language}/text_to_image/R@{k}" for language in languages)
             recalls[column].append(statistics.mean(values[evaluator, metric] for metric in metrics))
         seconds.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["elapsed_s"])
@@ -265,9 +428,17 @@ def row(name: str, run: Run, out: Path) -> dict[str, Any]:
     return {**about, "seconds": statistics.mean(seconds) if seconds else 0.0, "recalls": recalls}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """In Markdown: means, with the least and the most where there are several seeds."""
+def table(rows: Sequence[dict[str, Any]], of_scripts: bool = False) -> str:
+    """In Markdown: means, with the least and the most where there are several seeds.
+
+    Args:
+        rows: as of `row`.
+        of_scripts: show the runs on Arabic, Hindi and Thai, and not the others.
+    """
     shown = [column for column in COLUMNS if column not in ("Chinese R@10", "held out, other four R@10")]
+    if of_scripts:
+        shown = list(SCRIPTS_COLUMNS)
+    rows = [row for row in rows if row["run"].startswith("scripts-") == of_scripts]
     lines = [f"| | {' | '.join(shown)} |", f"|---|{'--:|' * len(shown)}"]
     for row in rows:
         cells = []
@@ -275,6 +446,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             spread = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table_of_patches(rows: Sequence[dict[str, Any]]) -> str:
+    """In Markdown: recall with slips and without diacritics, and how many different patches there are."""
+    rows = [row for row in rows if "asked" in row]
+    lines = [
+        "| | English R@10 | mistyped | de, es, fr R@10 | without diacritics | patches a name "
+        "| different patches per 1,000 words |",
+        f"|---|{'--:|' * 6}",
+    ]
+    for row in rows:
+        asked = [statistics.mean(values) for values in row["asked"].values()]
+        patches = row["patches"]
+        lines.append(
+            f"| {row['title']} | {' | '.join(f'{value:.1f}' for value in asked)} | {patches['a name']:.1f} "
+            f"| {patches['per 1,000 words']:.0f} |"
+        )
     return "\n".join(lines)
 
 
