@@ -53,7 +53,7 @@ def test_tables_of_runs():
         {
             "run": "scripts-word",
             "title": "words",
-            "recalls": dict.fromkeys(aligned_text.SCRIPTS_COLUMNS, [50.0]),
+            "recalls": of_scripts,
         },
     ]
     assert table(rows).splitlines()[2:] == [f"| words |{' 91.0 (90.0-92.0) |' * 7}"]
