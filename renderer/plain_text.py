@@ -38,7 +38,13 @@ class Kind(IntEnum):
     CURLY_OPENING = 15  # (QU) quotes that are known to open
     CURLY_CLOSING = 16  # (QU) quotes that are known to close, and apostrophes
     RTL_ENDING = 17  # (IS, EX) ، ؛ ؟
-    START = 18  # before the first character
+    EMOJI = 18  # (ID) that is as wide as an ideograph
+    PERSON = 19  # (EB) the same, which may have a skin tone
+    TONE = 20  # (EM) a skin tone
+    SELECTOR = 21  # (CM) U+FE0F
+    JOINER = 22  # (ZWJ) U+200D
+    SIGN = 23  # ♀ ❤ ☀ and the like, of which only what holds for all classes is known
+    START = 24  # before the first character
 
 
 class Break(IntEnum):
@@ -47,6 +53,18 @@ class Break(IntEnum):
     FORBIDDEN = 0
     ALLOWED = 1
     UNKNOWN = 2  # a case for ICU
+
+
+# Those of Unicode's Emoji_Modifier_Base that are wide.
+PEOPLE = (
+    *((0x1F385, 0x1F385), (0x1F3C2, 0x1F3C4), (0x1F3C7, 0x1F3C7), (0x1F3CA, 0x1F3CA), (0x1F442, 0x1F443)),
+    *((0x1F446, 0x1F450), (0x1F466, 0x1F478), (0x1F47C, 0x1F47C), (0x1F481, 0x1F483), (0x1F485, 0x1F487)),
+    *((0x1F48F, 0x1F48F), (0x1F491, 0x1F491), (0x1F4AA, 0x1F4AA), (0x1F57A, 0x1F57A), (0x1F595, 0x1F596)),
+    *((0x1F645, 0x1F647), (0x1F64B, 0x1F64F), (0x1F6A3, 0x1F6A3), (0x1F6B4, 0x1F6B6), (0x1F6C0, 0x1F6C0)),
+    *((0x1F6CC, 0x1F6CC), (0x1F90C, 0x1F90C), (0x1F90F, 0x1F90F), (0x1F918, 0x1F91F), (0x1F926, 0x1F926)),
+    *((0x1F930, 0x1F939), (0x1F93C, 0x1F93E), (0x1F977, 0x1F977), (0x1F9B5, 0x1F9B6), (0x1F9B8, 0x1F9B9)),
+    *((0x1F9BB, 0x1F9BB), (0x1F9CD, 0x1F9CF), (0x1F9D1, 0x1F9DD), (0x1FAC3, 0x1FAC5), (0x1FAF0, 0x1FAF6)),
+)
 
 
 @cache
@@ -67,6 +85,9 @@ def kinds() -> np.ndarray:
         Kind.RTL_ENDING: "،؛؟",
         Kind.CURLY_OPENING: "“‘",
         Kind.CURLY_CLOSING: "”’",
+        Kind.TONE: "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff",
+        Kind.SELECTOR: "\ufe0f",
+        Kind.JOINER: "\u200d",
     }.items():
         table[[ord(c) for c in characters]] = kind
     table[0x3400:0x4DC0] = table[0x4E00:0x9FFD] = Kind.IDEOGRAPH
@@ -89,6 +110,15 @@ def kinds() -> np.ndarray:
                 table[code_point] = Kind.LETTER
             elif category in ("Mn", "Mc"):
                 table[code_point] = Kind.MARK
+    for code_point in range(0x1F300, 0x1FB00):
+        if table[code_point] == Kind.OTHER and unicodedata.east_asian_width(chr(code_point)) == "W":
+            table[code_point] = Kind.EMOJI
+    for code_point in (*range(0x2190, 0x2BFF), *range(0x1F300, 0x1FB00)):
+        is_symbol = unicodedata.category(chr(code_point)) == "So"
+        if table[code_point] == Kind.OTHER and is_symbol:
+            table[code_point] = Kind.SIGN
+    for first, last in PEOPLE:
+        table[first : last + 1] = Kind.PERSON
     table[0x300:0x34F] = Kind.MARK
     for first, last in ((0x590, 0x5FF), (0x610, 0x6FF), (0x750, 0x77F), (0x8A0, 0x8FF)):  # Hebrew, Arabic
         for code_point in range(first, last + 1):
@@ -142,9 +172,23 @@ def breaks() -> np.ndarray:
     rule(0, (*WORD, *ENDINGS), (K.CURLY_CLOSING,), no)  # LB19
     rule(0, (K.CURLY_CLOSING,), (*LATIN, *ENDINGS), no)
 
+    pictures = (K.EMOJI, K.PERSON)
+    for one in pictures:  # as ideographs
+        table[0, one, :] = table[0, K.IDEOGRAPH, :]
+        table[0, :, one] = table[0, :, K.IDEOGRAPH]
+    rule(0, (*pictures, K.TONE), (*pictures, K.IDEOGRAPH, *LATIN), yes)
+    rule(0, (K.IDEOGRAPH,), pictures, yes)
+    rule(0, (K.PERSON,), (K.TONE,), no)  # LB30b
+    rule(0, (*pictures, K.SIGN), (K.SELECTOR,), no)  # LB9
+    rule(0, (*pictures, K.SIGN, K.TONE, K.SELECTOR), (K.JOINER,), no)  # LB9
+    rule(0, (K.JOINER,), (*pictures, K.SIGN), no)  # LB8a
+    rule(0, (*pictures, K.SIGN, K.TONE, K.SELECTOR), ENDINGS, no)  # LB13
+    rule(0, (K.START,), (K.SIGN,), no)
+
     quotes = (K.QUOTE, K.CURLY_CLOSING)
-    closed = (*WORD, K.IDEOGRAPH, *ENDINGS, K.WIDE_STOP, K.RTL, K.RTL_ENDING, K.DANDA, *quotes)
+    closed: tuple[Kind, ...] = (*WORD, K.IDEOGRAPH, *ENDINGS, K.WIDE_STOP, K.RTL, K.RTL_ENDING, K.DANDA)
+    closed = (*closed, *quotes, *pictures, K.SIGN, K.TONE, K.SELECTOR)
     rule(0, closed, (K.SPACE,), no)  # LB7
-    rule(1, closed, beginnings, yes)  # LB18
+    rule(1, closed, (*beginnings, *pictures, K.SIGN), yes)  # LB18
     rule(1, quotes, (K.OPENING, K.QUOTE, K.CURLY_OPENING), Break.UNKNOWN)  # LB15
     return table

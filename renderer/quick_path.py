@@ -8,6 +8,7 @@ strings that this path does not support, and those with several new words, so th
 costs much.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,10 @@ CACHE_BYTES = 128 * 2**20
 CACHE_WORDS = 2**18  # with those that are no unit, 40 MiB
 NEW_LETTERS = 2  # that are drawn for each string of a batch
 SPACE = ord(" ")
+INVISIBLE = "\u200d\ufe0f"
+SHAPED = (
+    Kind.MARK, Kind.RTL, Kind.RTL_ENDING, Kind.TONE, Kind.SELECTOR, Kind.JOINER, Kind.SIGN,
+)  # fmt: skip
 RIGHT_TO_LEFT = (Kind.RTL, Kind.RTL_ENDING, Kind.MARK, Kind.STOP, Kind.EXCLAMATION, Kind.SPACE)
 
 
@@ -74,6 +79,7 @@ class QuickPath:
         self._line_height = line_height
         self._ink = ink
         self._is_in_rtl = np.isin(np.arange(len(Kind)), RIGHT_TO_LEFT)
+        self._is_shaped = np.isin(np.arange(len(Kind)), SHAPED)
         # A paragraph of nothing but a space has no width.
         without, with_it = (typesetter.paragraph(text, 10_000).MaxIntrinsicWidth for text in ("xx", "x x"))
         self._space_px = round(with_it - without)
@@ -113,9 +119,16 @@ class QuickPath:
         break_C = breaks()[after_space_C.view(np.uint8), before_C, kind_C]
         is_plain_B = ~np.logical_or.reduceat(break_C == Break.UNKNOWN, first_B)
         starts_piece_C = break_C == Break.ALLOWED
+        # Skia looks for the font of neighbouring emoji together; so one with a sign, which may be in another
+        # font than the rest, looks the same everywhere only between spaces.
+        is_picture_C = (kind_C == Kind.EMOJI) | (kind_C == Kind.PERSON)
+        touches_C = starts_piece_C & is_picture_C & ~after_space_C
         starts_piece_C[first_B] = True
+        if touches_C.any():
+            has_sign_B = np.logical_or.reduceat(kind_C == Kind.SIGN, first_B)
+            is_plain_B &= ~(has_sign_B & np.logical_or.reduceat(touches_C, first_B))
         is_rtl_C = (kind_C == Kind.RTL) | (kind_C == Kind.RTL_ENDING)
-        needs_shaping_B = np.logical_or.reduceat(is_rtl_C | (kind_C == Kind.MARK), first_B)
+        needs_shaping_B = np.logical_or.reduceat(self._is_shaped[kind_C], first_B)
 
         by_letters_B = is_plain_B & ~needs_shaping_B
         if by_letters_B.any():
@@ -126,7 +139,7 @@ class QuickPath:
             is_rtl_B = np.logical_or.reduceat(is_rtl_C, first_B)
             # In text with both directions, the position of a word depends on the whole text.
             by_words_B &= ~(is_rtl_B & np.logical_or.reduceat(~self._is_in_rtl[kind_C], first_B))
-            units = self._words(by_words_B, texts, length_B, starts_piece_C, is_rtl_B)
+            units = self._words(by_words_B, texts, code_point_C, length_B, starts_piece_C, is_rtl_B)
             if len(units.image_B):
                 fit_B[units.image_B] = self._set(units, out_BYX)
         return fit_B
@@ -161,46 +174,51 @@ class QuickPath:
         self,
         is_chosen_B: np.ndarray,
         texts: list[str],
+        code_point_C: np.ndarray,
         length_B: np.ndarray,
         starts_piece_C: np.ndarray,
         is_rtl_B: np.ndarray,
     ) -> Units:
         """One unit between two breaks of the chosen strings, except those with several new units."""
         first_B = np.cumsum(length_B) - length_B
-        images: list[int] = []
-        words_of: list[int] = []
-        words: list[str] = []
-        lengths: list[int] = []
-        starts = np.flatnonzero(starts_piece_C)
-        at_B = np.searchsorted(starts, first_B)
-        until_B = np.searchsorted(starts, first_B + length_B)
+        start_S = np.flatnonzero(starts_piece_C)
+        length_S = np.diff(np.append(start_S, len(code_point_C)))
+        piece_B = np.searchsorted(start_S, first_B)
+        count_B = np.diff(np.append(piece_B, len(start_S)))
+        starts = (start_S - np.repeat(first_B, count_B)).tolist()
+        pieces, counts = piece_B.tolist(), count_B.tolist()
+        unit_of = self._unit_of_word
+        units: list[int] = []
+        is_set_B = np.zeros(len(texts), bool)
         for string in np.flatnonzero(is_chosen_B).tolist():
-            text = texts[string]
-            bounds = (starts[at_B[string] : until_B[string]] - first_B[string]).tolist()
-            own = [text[i:j].rstrip(" ") for i, j in zip(bounds, [*bounds[1:], len(text)], strict=True)]
-            new = {word for word in own if word not in self._unit_of_word}
-            if new:
+            text, piece = texts[string], pieces[string]
+            bounds = [*starts[piece : piece + counts[string]], len(text)]
+            words = [text[i:j].rstrip(" ") for i, j in pairwise(bounds)]
+            try:
+                units += [unit_of[word] for word in words]
+            except KeyError:
+                new = {word for word in words if word not in unit_of}
                 word = new.pop()
-                self._unit_of_word[word] = self._draw_unit(word)
-            if not new:
-                images.append(string)
-                lengths += [j - i for i, j in zip(bounds, [*bounds[1:], len(text)], strict=True)]
-                words_of.append(len(own))
-                words += own
-        image_B = np.array(images, np.intp)
-        unit_U = np.fromiter(map(self._unit_of_word.__getitem__, words), np.intp, len(words))
-        length_U = np.array(lengths, np.intp)
-        hanging_U = (length_U - np.fromiter(map(len, words), np.intp, len(words))) * self._space_px
+                unit_of[word] = self._draw_unit(word)
+                if new:
+                    continue
+                units += [unit_of[word] for word in words]
+            is_set_B[string] = True
+        is_set_S = np.repeat(is_set_B, count_B)
+        unit_U = np.array(units, np.intp)
+        # Text with two spaces in a row is not plain.
+        hanging_S = np.where(code_point_C[start_S + length_S - 1] == SPACE, self._space_px, 0)
+        hanging_U = hanging_S[is_set_S]
         width_U = self._pool.widths(np.maximum(unit_U, 0)) + hanging_U
         return Units(
-            image_B,
-            np.array(words_of, np.intp),
-            is_rtl_B[image_B],
+            np.flatnonzero(is_set_B),
+            count_B[is_set_B],
+            is_rtl_B[is_set_B],
             unit_U,
             width_U,
             hanging_U,
-            length_U,
-            np.ones(len(words), bool),
+            length_S[is_set_S],
+            np.ones(len(units), bool),
         )
 
     def _set(self, units: Units, out_BYX: np.ndarray) -> np.ndarray:
@@ -268,7 +286,8 @@ class QuickPath:
 
     def _draw_unit(self, text: str) -> int:
         """Draw a word or letter with Skia, and keep it if its advance is whole and its ink in its box."""
-        if not self._has_whole_space or not self._fonts.is_shapeless(np.array([ord(c) for c in text])).all():
+        visible = [ord(character) for character in text if character not in INVISIBLE]
+        if not self._has_whole_space or not self._fonts.is_shapeless(np.array(visible)).all():
             return UNFIT
         if text == " ":
             blank_YX = np.zeros((1, 1), bool)

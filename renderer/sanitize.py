@@ -92,14 +92,20 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     for string in np.flatnonzero(length_B > MAX_SCRIPT_RUNS).tolist():
         first, end = int(end_B[string] - length_B[string]), int(end_B[string])
         suspicious_C[first] |= end_of_script_runs(code_point_C[first:end]) < end - first
+    is_first_C = np.zeros(len(class_C), bool)
+    is_first_C[(end_B - length_B)[length_B > 0]] = True
+    is_tone_C = class_C == TONE
+    if is_tone_C.any():
+        follows_symbol_C = np.zeros(len(class_C), bool)
+        follows_symbol_C[1:] = class_C[:-1] == SYMBOL
+        suspicious_C |= is_tone_C & (is_first_C | ~follows_symbol_C)
     is_selector_C = class_C == SELECTOR
     is_mark_C = (class_C == MARK) | is_selector_C
     if is_mark_C.any():
         # A selector must follow its character, which is not a space or a line feed.
         has_own_C = np.zeros(len(class_C), bool)
         has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
-        has_own_C[(end_B - length_B)[length_B > 0]] = False
-        suspicious_C |= is_selector_C & ~has_own_C
+        suspicious_C |= is_selector_C & (is_first_C | ~has_own_C)
         run_C = is_mark_C.copy()
         for distance in range(1, MAX_MARKS + 1):
             run_C[distance:] &= is_mark_C[:-distance]
@@ -108,17 +114,18 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     return suspicious_C
 
 
-UNSAFE, MARK, SELECTOR = 1, 2, 3
+UNSAFE, MARK, SELECTOR, TONE, SYMBOL = 1, 2, 3, 4, 5
 
 
 @cache
 def character_classes() -> np.ndarray:
-    """Class of every code point: unsafe, a mark, or a character that may stand between marks."""
+    """Class of every code point: one of the above, 0 for what may stand anywhere."""
     table = np.zeros(CODE_POINTS, np.uint8)
     for category in ("M", "Cf"):
         table[[ord(c) for c in characters_in(category)]] = MARK
     table[[c for c in ASSIGNED if SELECTOR_PATTERN.match(chr(c))]] = SELECTOR
-    table[0x1F3FB:0x1F400] = UNSAFE  # these depend on the character before them
+    table[[ord(c) for c in characters_in("So")]] = SYMBOL
+    table[0x1F3FB:0x1F400] = TONE
     unsafe = [c for c in range(0x3000) if ALL_BUT_MARKS.match(chr(c))]
     table[unsafe] = UNSAFE
     table[0xD800:0xE000] = UNSAFE

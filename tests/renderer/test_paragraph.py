@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clippo.bench.captions import captions
 from clippo.renderer import (
     FontNotFoundError,
     ParagraphRenderer,
@@ -21,9 +22,10 @@ from clippo.renderer import (
     UnifontRenderer,
     find_font,
 )
+from clippo.renderer.code_points import code_points_of
 from clippo.renderer.paragraph import UNIFONT
 from clippo.renderer.plain_text import Kind, kinds
-from clippo.renderer.sanitize import MAX_MARKS, needs_sanitizing, sanitize
+from clippo.renderer.sanitize import MAX_MARKS, needs_sanitizing, sanitize, sanitize_all
 
 INK, BACKGROUND = 0, 127
 ZALGO = "e" + "\u0301" * 400
@@ -163,6 +165,8 @@ def random_texts(rng: random.Random, count: int) -> list[str]:
         + [Kind.WIDE_STOP] * 2
         + [Kind.LETTER, Kind.DIGIT, Kind.STOP, Kind.EXCLAMATION],
         "indic": [Kind.LETTER] * 8 + [Kind.MARK] * 4 + [Kind.DANDA, Kind.HYPHEN],
+        "emoji": [Kind.EMOJI, Kind.PERSON] * 4
+        + [Kind.TONE, Kind.JOINER, Kind.SELECTOR, Kind.IDEOGRAPH, Kind.LETTER, Kind.STOP],
         "rtl": [Kind.RTL] * 16 + [Kind.MARK] * 2 + [Kind.RTL_ENDING, Kind.STOP],
     }
 
@@ -214,7 +218,33 @@ def test_quick_route_equals_skia(size):
         for text, image, wanted in zip(texts, pixels, expected, strict=True):
             np.testing.assert_array_equal(image, wanted, err_msg=ascii(text))
         np.testing.assert_array_equal(report.inked, expected_report.inked)
-    assert max(shares) > 0.15
+    assert max(shares) > 0.1
+
+
+@pytest.mark.slow
+def test_captions_with_emoji_take_the_quick_route():
+    try:
+        texts = captions("emoji", 512)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    quick, skia = ParagraphRenderer((96, 336)), SkiaOnly((96, 336))
+    for _ in range(12):
+        pixels = quick(texts)
+    np.testing.assert_array_equal(pixels, skia(texts))
+    kept, _ = sanitize_all(texts, 448)
+    code_point_C, length_B = code_points_of(kept)
+    fit_B = quick._quick_path.draw(kept, code_point_C, length_B, pixels)
+    assert (fit_B >= 0).mean() > 0.9
+
+
+def test_signs_within_neighbouring_emoji_are_left_to_skia():
+    """Skia looks for the font of neighbouring emoji together, so they depend on one another."""
+    rower = "\U0001f6a3\U0001f3fc\u200d\u2642"
+    texts = [rower, f"a {rower}", f"4\U0001f9fb{rower}", f"\U0001f94c{rower} \U0001f470\u200d\u2640"]
+    quick = ParagraphRenderer(96)
+    for _ in range(5):
+        images = quick(texts)
+    np.testing.assert_array_equal(images, SkiaOnly(96)(texts))
 
 
 def test_other_fonts_and_sizes_equal_skia():
