@@ -46,7 +46,10 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
     if forced not in BACKENDS:
         raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {forced!r}")
     if forced not in implementations:
-        raise RuntimeError(f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation")
+        raise RuntimeError(
+            f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation for these tensors; those of "
+            "float64 run eagerly alone"
+        )
     if forced == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
             f"{BACKEND_VARIABLE}=triton needs tensors on a GPU, or TRITON_INTERPRET=1; got them on {device}"

@@ -117,6 +117,8 @@ def check(
     **scalars: Tensor | float,
 ) -> tuple[Tensor, Tensor, Labels | None, dist.ProcessGroup | None]:
     """Check the arguments of a loss, and return the embeddings in the dtype of their products."""
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, got {group!r}")
     if world_size(group) == 1:
         group = None
     error: Exception | None = None
