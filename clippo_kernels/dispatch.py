@@ -47,8 +47,8 @@ def select(op: str, device: torch.device, implementations: Implementations) -> C
         raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {forced!r}")
     if forced not in implementations:
         raise RuntimeError(
-            f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation for these tensors, as for all "
-            "of float64"
+            f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation for these tensors, "
+            "as for all of float64"
         )
     if forced == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
