@@ -3,9 +3,9 @@
 Skia takes tens of microseconds for a paragraph, mostly for shaping the same words again. In a font without
 ligatures or kerning, where every advance is a whole number of pixels, a letter or word has the same pixels
 everywhere. So text without combining marks is set letter by letter, and text with marks or emoji sequences,
-or whose letters join, word by word; `InkPool` draws thousands at once. Line breaks come from `plain_text`. Skia draws the
-strings that this path does not support, and those with several new words, so that filling the cache never
-costs much.
+or whose letters join, word by word; `InkPool` draws thousands at once. Line breaks come from `plain_text`.
+Skia draws the strings that this path does not support, and those with several new words, so that filling the
+cache never costs much.
 """
 
 from itertools import pairwise
