@@ -25,7 +25,7 @@ def evaluate(source: Path, /, *, recipe: str | None = None, out: Path | None = N
     """
     from clippo.evaluation import suite
     from clippo.recipes import find_recipe
-    from clippo.training.run_folder import RunFolder, load_model
+    from clippo.training.run_folder import RunFolder, load_model, with_renderer
 
     run = RunFolder(source)
     is_run = run.checkpoints.is_dir()
@@ -34,7 +34,7 @@ def evaluate(source: Path, /, *, recipe: str | None = None, out: Path | None = N
     if out is None and not is_run:
         raise UserError(f"{source} is not a run: name a folder to write to, --out")
     config = run.config() if recipe is None else find_recipe(recipe)()
-    model = load_model(source)
+    model = with_renderer(load_model(source))
     evaluators = suite.build(config.evaluators, config.data, config.transform, model.config.image_size)
     rows = suite.evaluate(model, evaluators)
     print(suite.table(rows))

@@ -29,7 +29,7 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
     """
     from clippo.evaluation.retrieval import embed_images, find_images
     from clippo.evaluation.sheet import Finding, draw_sheet
-    from clippo.training.run_folder import RunFolder
+    from clippo.training.run_folder import RunFolder, with_renderer
 
     if not query.strip():
         raise UserError("the query is empty")
@@ -39,7 +39,7 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
         check_picture_path(out)
     folder = RunFolder(run)
     config = folder.config()
-    model = folder.load_model()
+    model = with_renderer(folder.load_model())
     image_size = model.config.image_size
     source, transform = config.data.build("all", image_size=image_size), config.transform.build(image_size)
     examples = [source[index] for index in range(len(source))]

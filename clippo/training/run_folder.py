@@ -32,12 +32,13 @@ from safetensors.torch import load_file, save_file
 from clippo.errors import UserError
 from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
+from clippo.model.text_input import RenderedText
 from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
 
-__all__ = ["RunFolder", "load_model"]
+__all__ = ["RunFolder", "load_model", "with_renderer"]
 
 HUB = "hf://"
 CHANGEABLE = ("steps", "log_every", "checkpoint_every", "eval_every", "workers")
@@ -302,6 +303,20 @@ def load_model(source: str | Path) -> Clippo:
         return (load_big_vision(source) if is_npz else Clippo.from_pretrained(source)).eval()
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"cannot read a model from {source}: {first_line(error)}") from error
+
+
+def with_renderer(model: Clippo) -> Clippo:
+    """Make the renderer of a model now, and not at its first text.
+
+    Raises:
+        UserError: the description that was saved with the model is not that of a renderer for it.
+    """
+    if isinstance(model.text_input, RenderedText):
+        try:
+            _ = model.renderer
+        except ValueError as error:
+            raise UserError(f"cannot draw text for this model: {error}") from error
+    return model
 
 
 def read_checkpoint(folder: Path) -> Clippo:

@@ -11,7 +11,7 @@ from clippo.errors import UserError
 from clippo.model import Clippo
 from clippo.training import run_folder
 from clippo.training.losses import SoftmaxLoss
-from clippo.training.run_folder import RunFolder
+from clippo.training.run_folder import RunFolder, with_renderer
 
 
 @pytest.fixture
@@ -337,3 +337,10 @@ def test_a_checkpoint_that_was_removed_half_way_is_removed(folder, tiny_config, 
     (folder.checkpoints / "step-000010" / "state.pt").write_bytes(b"")
     folder.create(tiny_config, resume=True)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
+
+
+def test_a_description_of_no_renderer_is_said(tiny_config):
+    model = Clippo(tiny_config.model)
+    model.text_input.description = {"renderer": "os.system", "options": {}}
+    with pytest.raises(UserError, match="cannot draw text for this model: not the description of a renderer"):
+        with_renderer(model)
