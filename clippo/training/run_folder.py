@@ -32,9 +32,9 @@ from safetensors.torch import load_file, save_file
 from clippo.errors import UserError
 from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
-from clippo.model.text_input import RenderedText
 from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.configs import flat, from_dict, to_dict
+from clippo.model.text_input import RenderedText
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
 
