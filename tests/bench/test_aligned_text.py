@@ -48,7 +48,7 @@ def test_tables_of_runs():
     of_scripts = {column: [50.0] for column in aligned_text.SCRIPTS_COLUMNS}
     rows = [
         {"run": "word", "title": "words", "recalls": recalls}
-        | {"asked": {"not mistyped": [96.0, 98.0], "mistyped": [40.0]}}
+        | {"asked": {"not mistyped": 97.0, "mistyped": 40.0}}
         | {"patches": {"a name": 10.51, "per 1,000 words": 251.7}},
         {
             "run": "scripts-word",
