@@ -25,7 +25,7 @@ from clippo.results import ROOT, Row, read_results
 __all__ = ["main"]
 
 # The files in bench/results that the tables show. To show new results, name their file here.
-RENDERERS = "amd-epyc/2026-11-26-bd75153.json"
+RENDERERS = "amd-epyc/2026-11-26-328e283.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
