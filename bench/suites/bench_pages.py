@@ -39,7 +39,11 @@ def record(benchmark: Any, name: str, pages: int) -> None:
     seconds = benchmark.stats["median"]
     words = len(halves()[1].split())
     benchmark.extra_info.update(
-        name=name, pages=pages, ms_per_page=1e3 * seconds / pages, words_per_s=round(words / seconds)
+        name=name,
+        median_us=seconds * 1e6,
+        pages=pages,
+        ms_per_page=1e3 * seconds / pages,
+        words_per_s=round(words / seconds),
     )
 
 
