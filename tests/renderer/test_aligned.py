@@ -249,7 +249,7 @@ def test_cut_strings_are_counted():
         ({"align": "none"}, 'align must be "word" or "cell", not \'none\''),
         ({"patch_size": 12}, "patch_size must be 8, 14, 16 or 32, not 12"),
         ({"size": 72}, "size must be a multiple of patch_size, 16 px, not 72"),
-        ({"size": 0}, "size must be at least 1, not 0"),
+        ({"size": 0}, "size must be from 1 to 32767, not 0"),
         ({"background": 256}, "background must be from 0 to 255, not 256"),
     ],
 )
