@@ -29,6 +29,12 @@ __all__ = ["choices", "flat", "from_dict", "kind_of", "to_dict"]
 
 T = TypeVar("T")
 
+# What a field of each simple type takes from JSON, and how to say it.
+JSON_TYPES = {
+    int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "true or false"),
+    str: (str, "a string"),
+}  # fmt: skip
+
 
 def is_kind(cls: Any) -> bool:
     """Say whether a class is a kind of configuration, whose subclasses are chosen by name."""
@@ -108,12 +114,6 @@ def value_of(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             raise ValueError(f"{path.rstrip('.')} must be {described}, got {value!r}")
     return value
-
-
-JSON_TYPES = {
-    int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "true or false"),
-    str: (str, "a string"),
-}  # fmt: skip
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,14 +5,14 @@ the joined and reordered forms of its script, and in any fonts.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
-from clippo.renderer.base import RendererConfig, checked_integer, checked_path, hashes
+from clippo.renderer.base import RendererConfig, checked_fonts, checked_integer, hashes
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.packed import PackedRenderer
 from clippo.renderer.paragraph import UNIFONT, icu_version, invisible_code_points
@@ -62,9 +62,7 @@ class AlignedParagraphRendererConfig(RendererConfig):
             background=(0, 255),
             ink=(0, 255),
         )
-        if isinstance(self.fonts, str | bytes) or not isinstance(self.fonts, Sequence) or not self.fonts:
-            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
-        self._set("fonts", tuple(checked_path(f"fonts[{i}]", font) for i, font in enumerate(self.fonts)))
+        self._set("fonts", checked_fonts(self.fonts))
 
     def build(self, size: int) -> "AlignedParagraphRenderer":
         return AlignedParagraphRenderer(size, **vars(self))

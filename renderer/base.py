@@ -19,6 +19,7 @@ __all__ = [
     "Renderer",
     "RendererConfig",
     "blocks",
+    "checked_fonts",
     "checked_integer",
     "checked_path",
     "checked_texts",
@@ -217,6 +218,12 @@ def checked_path(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, not {value!r}")
     return os.fspath(value)
+
+
+def checked_fonts(fonts: Any) -> tuple[str, ...]:
+    if isinstance(fonts, str | bytes) or not isinstance(fonts, Sequence) or not fonts:
+        raise TypeError(f"fonts must be a sequence of file names, not {fonts!r}")
+    return tuple(checked_path(f"fonts[{i}]", font) for i, font in enumerate(fonts))
 
 
 def checked_texts(texts: Sequence[str]) -> Sequence[str]:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from clippo.renderer.base import checked_integer, checked_path
+from clippo.renderer.base import checked_fonts, checked_integer
 from clippo.renderer.code_points import code_points_of
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.paragraph import UNIFONT, invisible_code_points
@@ -86,9 +86,7 @@ class PageStyle:
             raise ValueError(f"line_spacing must be a number from 0.5 to 10, not {self.line_spacing!r}")
         if self.align not in get_args(Align):
             raise ValueError(f"align must be one of {', '.join(get_args(Align))}, not {self.align!r}")
-        if isinstance(self.fonts, str | bytes) or not isinstance(self.fonts, Sequence) or not self.fonts:
-            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
-        object.__setattr__(self, "fonts", tuple(checked_path("fonts", font) for font in self.fonts))
+        object.__setattr__(self, "fonts", checked_fonts(self.fonts))
 
     @classmethod
     def random(cls, rng: np.random.Generator, fonts: Sequence[str] = UNIFONT) -> PageStyle:
@@ -213,7 +211,7 @@ class PageRenderer:
 
     def __call__(self, text: str) -> np.ndarray:
         """Draw a document: (P, H, W) uint8 pages."""
-        return self._draw(list(self._pages(paragraphs_of(text))))
+        return self._draw_pages(list(self._pages(paragraphs_of(text))))
 
     def render(self, text: str) -> Pages:
         """Draw a document, and say what was drawn and where each word is."""
@@ -222,7 +220,7 @@ class PageRenderer:
         missing = sum(word.missing for _, word, _ in words)
         removed = sum(word.removed for _, word, _ in words)
         return Pages(
-            self._draw(pages),
+            self._draw_pages(pages),
             PageReport(len(text), len(text) - missing - removed, missing, removed),
             [word.text for _, word, _ in words],
             np.array([(number, *box) for number, _, box in words], np.int32).reshape(-1, 5),
@@ -231,15 +229,16 @@ class PageRenderer:
     def stream(self, lines: Iterable[str]) -> Iterator[np.ndarray]:
         """Draw a document that need not fit into memory, such as an open file: pages (H, W), one by one."""
         for page in self._pages(line.removesuffix("\n") for line in lines):
-            yield self._draw([page])[0]
+            yield self._draw_pages([page])[0]
 
-    def _draw(self, pages: list[Page]) -> np.ndarray:
+    def _draw_pages(self, pages: list[Page]) -> np.ndarray:
         out = np.empty((len(pages), self.height, self.width), np.uint8)
         out.fill(self.style.background)
         for page, pixels in zip(pages, out, strict=True):
             for line, left, top in page:
                 cells: list[np.ndarray] = [self._blank] * (2 * len(line.words) - 1)
-                # What hangs over, as of an f, goes into the gap between two words, where there is one.
+                # Ink outside of the advance, such as the hook of an f, is drawn into the gap between words.
+                # On lines where two words touch, it is cut off.
                 pad = PAD if min(line.gaps, default=self._space_px) >= 2 * PAD else 0
                 cells[::2] = (
                     [word.cell for word in line.words]
@@ -324,7 +323,7 @@ class PageRenderer:
         text_C = np.repeat(np.arange(len(texts)), length_T)
         missing_T = np.bincount(text_C[~has_glyph_C], minlength=len(texts)).tolist()
         for i, (text, clean) in enumerate(zip(texts, clean_texts, strict=True)):
-            pieces = [self._drawn(piece) for piece in self._broken(clean)]
+            pieces = [self._draw_word(piece) for piece in self._broken(clean)]
             pieces[0].missing = missing_T[i] + changes.get(i, {}).get("surrogates replaced", 0)
             pieces[0].removed = len(text) - len(clean)
             if len(pieces) == 1:
@@ -332,7 +331,7 @@ class PageRenderer:
             self._words[text] = pieces
             self._nbytes += sum(piece.cell.nbytes for piece in pieces) + 8 * len(text) + 700
 
-    def _drawn(self, text: str) -> Word:
+    def _draw_word(self, text: str) -> Word:
         paragraph = self._typesetter.paragraph(text, LONGEST_PX)
         width = min(ceil(paragraph.MaxIntrinsicWidth), self.column_width)
         cell = np.full((self.line_height, width + 2 * PAD), self.style.background, np.uint8)

@@ -5,7 +5,7 @@ import math
 import mmap
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
-from clippo.renderer.base import Renderer, RendererConfig, checked_integer, checked_path, hashes
+from clippo.renderer.base import Renderer, RendererConfig, checked_fonts, checked_integer, hashes
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
 from clippo.renderer.fonts import find_named_font
 from clippo.renderer.quick_path import NOT_SET, QuickPath
@@ -85,9 +85,7 @@ class ParagraphRendererConfig(RendererConfig):
             raise ValueError(
                 f"overflow must be one of {', '.join(get_args(Overflow))}, not {self.overflow!r}"
             )
-        if isinstance(self.fonts, str | bytes) or not isinstance(self.fonts, Sequence) or not self.fonts:
-            raise TypeError(f"fonts must be a sequence of file names, not {self.fonts!r}")
-        self._set("fonts", tuple(checked_path(f"fonts[{i}]", font) for i, font in enumerate(self.fonts)))
+        self._set("fonts", checked_fonts(self.fonts))
 
     def build(self, size: int) -> "ParagraphRenderer":
         return ParagraphRenderer(size, **vars(self))

@@ -55,7 +55,7 @@ class Break(IntEnum):
     UNKNOWN = 2  # a case for ICU
 
 
-# Those of Unicode's Emoji_Modifier_Base that are wide.
+# East Asian wide emoji that take a skin tone (Emoji_Modifier_Base of Unicode).
 PEOPLE = (
     *((0x1F385, 0x1F385), (0x1F3C2, 0x1F3C4), (0x1F3C7, 0x1F3C7), (0x1F3CA, 0x1F3CA), (0x1F442, 0x1F443)),
     *((0x1F446, 0x1F450), (0x1F466, 0x1F478), (0x1F47C, 0x1F47C), (0x1F481, 0x1F483), (0x1F485, 0x1F487)),

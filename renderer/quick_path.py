@@ -119,14 +119,15 @@ class QuickPath:
         break_C = breaks()[after_space_C.view(np.uint8), before_C, kind_C]
         is_plain_B = ~np.logical_or.reduceat(break_C == Break.UNKNOWN, first_B)
         starts_piece_C = break_C == Break.ALLOWED
-        # Skia looks for the font of neighbouring emoji together; so one with a sign, which may be in another
-        # font than the rest, looks the same everywhere only between spaces.
-        is_picture_C = (kind_C == Kind.EMOJI) | (kind_C == Kind.PERSON)
-        touches_C = starts_piece_C & is_picture_C & ~after_space_C
-        starts_piece_C[first_B] = True
-        if touches_C.any():
-            has_sign_B = np.logical_or.reduceat(kind_C == Kind.SIGN, first_B)
+        is_sign_C = kind_C == Kind.SIGN
+        if is_sign_C.any():
+            # Skia chooses the font of adjacent emoji together. So a sequence with a sign, which may be in
+            # another font than the rest, has the same pixels everywhere only between spaces.
+            is_picture_C = (kind_C == Kind.EMOJI) | (kind_C == Kind.PERSON)
+            touches_C = starts_piece_C & is_picture_C & ~after_space_C
+            has_sign_B = np.logical_or.reduceat(is_sign_C, first_B)
             is_plain_B &= ~(has_sign_B & np.logical_or.reduceat(touches_C, first_B))
+        starts_piece_C[first_B] = True
         is_rtl_C = (kind_C == Kind.RTL) | (kind_C == Kind.RTL_ENDING)
         needs_shaping_B = np.logical_or.reduceat(self._is_shaped[kind_C], first_B)
 

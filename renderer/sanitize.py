@@ -92,20 +92,21 @@ def needs_sanitizing(code_point_C: np.ndarray, length_B: np.ndarray) -> np.ndarr
     for string in np.flatnonzero(length_B > MAX_SCRIPT_RUNS).tolist():
         first, end = int(end_B[string] - length_B[string]), int(end_B[string])
         suspicious_C[first] |= end_of_script_runs(code_point_C[first:end]) < end - first
-    is_first_C = np.zeros(len(class_C), bool)
-    is_first_C[(end_B - length_B)[length_B > 0]] = True
+    first_S = (end_B - length_B)[length_B > 0]  # of the strings that are not empty
     is_tone_C = class_C == TONE
     if is_tone_C.any():
         follows_symbol_C = np.zeros(len(class_C), bool)
         follows_symbol_C[1:] = class_C[:-1] == SYMBOL
-        suspicious_C |= is_tone_C & (is_first_C | ~follows_symbol_C)
+        follows_symbol_C[first_S] = False
+        suspicious_C |= is_tone_C & ~follows_symbol_C
     is_selector_C = class_C == SELECTOR
     is_mark_C = (class_C == MARK) | is_selector_C
     if is_mark_C.any():
         # A selector must follow its character, which is not a space or a line feed.
         has_own_C = np.zeros(len(class_C), bool)
         has_own_C[1:] = ~is_mark_C[:-1] & (code_point_C[:-1] != ord(" ")) & (code_point_C[:-1] != ord("\n"))
-        suspicious_C |= is_selector_C & (is_first_C | ~has_own_C)
+        has_own_C[first_S] = False
+        suspicious_C |= is_selector_C & ~has_own_C
         run_C = is_mark_C.copy()
         for distance in range(1, MAX_MARKS + 1):
             run_C[distance:] &= is_mark_C[:-distance]

@@ -3,8 +3,8 @@
     python -m clippo.bench.studies.aligned_text train word/0 cell/0    runs, by name and seed; all by default
     python -m clippo.bench.studies.aligned_text report                 the table, and a file in bench/results
 
-A run is on one thread and has a folder in --out; those that are finished are not run again. All layouts need
-as many patches for a text, within 4 %, so equal steps are equal seconds.
+A run is on one thread and has a folder in --out; those that are finished are not run again. At 64 px all
+layouts need about as many patches for a text, so equal steps take about equal seconds.
 """
 
 from __future__ import annotations
@@ -323,10 +323,10 @@ def main() -> int:
     if arguments.verb == "report":
         rows = [row(name, run, arguments.out) for name, run in RUNS.items()]
         rows = [row for row in rows if row["seeds"]]
-        for name in ("none", "cell", "word"):
-            for found in (row for row in rows if row["run"] == name):
-                found["asked"] = robustness(arguments.out / name / "0")
-                found["patches"] = distinct_patches()[name]
+        patches = distinct_patches()
+        for row_of_layout in (row for row in rows if row["run"] in patches):
+            name = row_of_layout["run"]
+            row_of_layout |= {"asked": robustness(arguments.out / name / "0"), "patches": patches[name]}
         print("\n\n".join([table(rows), table(rows, of_scripts=True), table_of_patches(rows)]))
         print(f"\nwritten to {write(RESULTS, provenance(threads=1), rows, '-aligned-text')}")
         return 0
@@ -391,9 +391,11 @@ def robustness(folder: Path) -> dict[str, float]:
 
 
 def distinct_patches() -> dict[str, dict[str, float]]:
-    """For each layout, how many different patches the English names of the emoji give at 224 px.
+    """Count the patches that the English names of the emoji give at 224 px, by layout.
 
-    And patches a name, and what 1,000 different words give in them.
+    Returns:
+        For each layout the number of different patches, the mean number of patches in a name, and the
+        different patches per 1,000 different words.
     """
     source = EmojiConfig().build("all", image_size=64)
     names = [source[index].texts[0].text for index in range(len(source))]

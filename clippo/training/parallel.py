@@ -34,8 +34,8 @@ class DistributedContext:
     def group(self) -> dist.ProcessGroup | None:
         """All processes; None if there is only one.
 
-        Not a field, because `destroy_process_group` ends the threads of gloo only if nobody else holds the
-        group; threads that outlive it abort one exit of the interpreter in twenty.
+        It is not a field, because `destroy_process_group` ends the threads of gloo only if nobody else holds
+        the group. Threads that outlive it sometimes abort the process while the interpreter exits.
         """
         return dist.group.WORLD if self.world_size > 1 else None
 

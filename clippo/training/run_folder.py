@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from clippo.errors import UserError
 from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
@@ -76,10 +76,11 @@ class RunFolder:
             raise
 
     def _create(self, config: TrainConfig, *, resume: bool) -> None:
-        for path in (self.checkpoints, self.metrics_file, self.evaluations_file):
-            if path.exists() and path.is_file() == (path == self.checkpoints):
-                kind = "folder" if path == self.checkpoints else "file"
-                raise UserError(f"{path} must be a {kind}; choose another --out")
+        if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
+            raise UserError(f"{self.checkpoints} must be a folder; choose another --out")
+        for file in (self.metrics_file, self.evaluations_file):
+            if file.exists() and not file.is_file():
+                raise UserError(f"{file} must be a file; choose another --out")
         if self.config_file.exists():
             if not resume:
                 raise UserError(
@@ -250,12 +251,14 @@ class RunFolder:
         assert checkpoint is not None
         key = f"{sha256(checkpoint / 'model.safetensors')} {key}"
         file = self.path / "embeddings.safetensors"
-        with suppress(OSError, ValueError, KeyError, SafetensorError):  # there is none yet, or it is damaged
+        with suppress(OSError, ValueError, SafetensorError):  # there is none yet, or it is damaged
             check_file(file)
-            found: torch.Tensor = load_file(file)["embeddings"]
             with safe_open(file, framework="pt") as kept:
-                if kept.metadata() == {"key": key, "sha256": sha256_of(found)}:
-                    return found
+                metadata = kept.metadata() or {}
+                if metadata.get("key") == key:
+                    found: torch.Tensor = kept.get_tensor("embeddings")
+                    if metadata.get("sha256") == sha256_of(found):
+                        return found
         embeddings = embed().contiguous()
         with suppress(OSError, SafetensorError), atomic_path(file) as unfinished:  # may be read-only
             metadata = {"key": key, "sha256": sha256_of(embeddings)}

@@ -96,6 +96,16 @@ def test_a_folder_of_other_things_under_the_names_of_a_run(folder, tiny_config, 
         assert folder.metrics_file.read_text() == '{"step": 1}\n'
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/no/such/folder")])
+def test_checkpoints_that_are_no_folder_stop_a_resume(folder, tiny_config, make):
+    folder.release()
+    folder.metrics_file.write_text('{"step": 1}\n')
+    make(folder.checkpoints)
+    with pytest.raises(UserError, match="checkpoints must be a folder"):
+        folder.create(tiny_config, resume=True)
+    assert folder.metrics_file.read_text() == '{"step": 1}\n'
+
+
 def test_a_full_disk_names_the_file(folder, monkeypatch):
     folder.metrics_file.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write into .*metrics\.jsonl: No space left on device"):
