@@ -107,8 +107,9 @@ def check_manifest(path: Path) -> None:
         ValueError: the file is missing or not the one that was written, or the manifest cannot be read.
     """
     manifest = path.with_name(MANIFEST_FILE)
-    if not manifest.is_file():
+    if not manifest.exists():
         return
+    check_file(manifest)
     try:
         expected = json.loads(manifest.read_text())["sha256"].get(path.name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -25,6 +25,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from clippo.errors import printable
+
 __all__ = ["choices", "flat", "from_dict", "kind_of", "to_dict"]
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ def from_dict(cls: type[T], content: Any, path: str = "") -> T:
     hints = get_type_hints(cls)
     own: dict[str, Field[Any]] = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     if unknown := [key for key in content if key not in own]:
-        raise ValueError(f"{at} has no field {unknown[0]}")
+        raise ValueError(f"{at} has no field {printable(str(unknown[0]))}")
     for name, field in own.items():
         if name not in content and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{path}{name} is missing")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clippo.errors import printable
 from clippo.model.configs import flat
 from clippo.model.layers import PatchEmbed
 from clippo.model.packing import KeptPatches, PackedPatches, VarlenInfo, keep_where
@@ -162,17 +163,19 @@ class RenderedText(TextInput):
         self._renderer = self._checked(renderer)
 
     def _checked(self, renderer: AnyRenderer) -> AnyRenderer:
-        size = getattr(renderer, "size", self.image_size)
-        if size not in (self.image_size, (self.image_size, self.image_size)):
+        self._check_sizes(getattr(renderer, "size", None), getattr(renderer, "patch_size", None))
+        return renderer
+
+    def _check_sizes(self, size: Any, patch_size: Any) -> None:
+        """Check the sizes of a renderer, px; None where they are not known."""
+        if size not in (None, self.image_size, (self.image_size, self.image_size)):
             raise ValueError(
                 f"the renderer must draw images of {self.image_size} px, as the model reads, not {size}"
             )
-        patch_size = getattr(renderer, "patch_size", self.patch_size)
-        if patch_size != self.patch_size:
+        if patch_size not in (None, self.patch_size):
             raise ValueError(
                 f"renderer must have the patch_size of the model, {self.patch_size}, not {patch_size}"
             )
-        return renderer
 
     @property
     def description(self) -> dict[str, Any] | None:
@@ -182,6 +185,9 @@ class RenderedText(TextInput):
     @description.setter
     def description(self, description: dict[str, Any]) -> None:
         """Say which renderer the model was trained with; warn if the present one draws other pixels."""
+        options = description.get("options", {})
+        size = options.get("size")
+        self._check_sizes(tuple(size) if isinstance(size, list) else size, options.get("patch_size"))
         if self._renderer is None:
             self._description = description
         else:
@@ -357,7 +363,7 @@ def warn_of_another_renderer(description: Mapping[str, Any], renderer: TextRende
     ]
     if differing:
         warnings.warn(
-            f"this model was trained with text that was drawn differently: {'; '.join(differing)}",
+            printable(f"this model was trained with text that was drawn differently: {'; '.join(differing)}"),
             stacklevel=4,
         )
 

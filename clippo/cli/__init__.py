@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from clippo import __version__
-from clippo.errors import UserError
+from clippo.errors import UserError, printable
 
 __all__ = ["main"]
 
@@ -39,17 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UserError, ImportError, OSError) as error:
         if isinstance(error, ImportError) and not is_for_users(error):
             raise
-        print(f"clippo: {error}", file=sys.stderr)
+        complain(str(error))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         reason = str(error).strip().partition("\n")[0]
-        print(f"clippo: out of memory{': ' * bool(reason)}{reason}", file=sys.stderr)
+        complain(f"out of memory{': ' * bool(reason)}{reason}")
         sys.exit(2)
     except KeyboardInterrupt as error:
-        print(f"clippo: {str(error) or 'interrupted'}", file=sys.stderr)
+        complain(str(error) or "interrupted")
         sys.exit(128 + getattr(error, "signal", 2))
+
+
+def complain(message: str) -> None:
+    print(f"clippo: {printable(message)}", file=sys.stderr)
 
 
 def show_warning(
@@ -61,7 +65,7 @@ def show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning in one line, without the line of code that it came from."""
-    print(f"clippo: warning: {message}", file=sys.stderr)
+    complain(f"warning: {message}")
 
 
 def is_for_users(error: ImportError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from clippo.training.optimizers import OptimizerConfig
 
 __all__ = ["TrainConfig"]
 
+MAX_COUNT = 2**31 - 1  # PyTorch's DataLoader and range() end in an OverflowError a little above
 MAX_WORKERS = 256  # more have to be a slip of the finger, and a machine does not survive it
 
 
@@ -79,14 +81,17 @@ class TrainConfig:
         for name in (
             "batch_size", "micro_batch_size", "steps", "eval_every", "checkpoint_every", "log_every",
         ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise UserError(f"{name} must be from 1 to {MAX_COUNT}, got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip_norm", "max_logit_scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("warmup_steps", "residual_scale", "workers", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "residual_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name} must be finite, got {getattr(self, name)}")
         if self.workers > MAX_WORKERS:
             raise UserError(f"workers must be at most {MAX_WORKERS}, got {self.workers}")
         if not 0 <= self.patch_dropout < 1:

@@ -7,6 +7,7 @@ are, without making the host wait.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,8 +55,10 @@ class AdamWConfig(OptimizerConfig):
     beta2: float = 0.98
 
     def __post_init__(self) -> None:
-        if not self.weight_decay >= 0:
-            raise UserError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(
+                f"optimizer.weight_decay must be finite and not negative, got {self.weight_decay}"
+            )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")

@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from clippo.errors import UserError
+from clippo.errors import UserError, printable
 from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
 from clippo.model.checkpoints.safetensors import is_finite
@@ -210,8 +210,8 @@ class RunFolder:
             check_file(file)
             state = torch.load(file, weights_only=True, map_location="cpu")
             if state["step"] != step_of(folder):
-                raise ValueError(f"it is of step {state['step']!r}")
-            optimizer_state = checked_optimizer_state(state["optimizer"], optimizer)
+                raise ValueError(f"it is of step {printable(repr(state['step']))}")
+            optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, step_of(folder))
             check_tensors("loss", state["loss"], loss.state_dict())
             then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
             differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
@@ -348,36 +348,45 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def checked_optimizer_state(found: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Check the state of an optimizer from a file against one that was just made.
+def checked_optimizer_state(found: Any, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+    """Check the state of an optimizer from a file against the one that it has after a step.
 
     PyTorch compares nothing but the numbers of parameters, and a fused step with moments of other shapes
     writes outside of its memory. Learning rates, decays and so on are those of the new optimizer.
 
     Raises:
-        ValueError: the tensors are not those of the parameters, or not finite.
+        ValueError: the tensors are not those of the parameters, not finite, or not those of this step.
     """
-    own = optimizer.state_dict()
+    own = state_after_a_step(optimizer)
     groups = [group["params"] for group in own["param_groups"]]
     if [group["params"] for group in found["param_groups"]] != groups:
         raise ValueError("the optimizer has other parameters")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    indices = [index for group in groups for index in group]
-    if set(found["state"]) != set(indices):
+    if found["state"].keys() != own["state"].keys():
         raise ValueError("the optimizer has no state for some parameters")
     state = {}
-    for index, parameter in zip(indices, parameters, strict=True):
-        values = found["state"][index]
-        for name, value in values.items():
-            if name != "step":
-                check_tensors(f"optimizer.{index}", {name: value}, {name: parameter})
-                continue
-            check_tensors(f"optimizer.{index}", {name: value}, {name: torch.zeros(())})
-            if not value >= 0:
-                raise ValueError(f"optimizer.{index}.{name} must be a positive number, got {value.item()}")
+    for index, expected in own["state"].items():
+        values, name = found["state"][index], f"optimizer.{index}"
+        check_tensors(name, values, expected)
+        if "step" in expected and values["step"] != step:
+            raise ValueError(f"{name}.step must be {step}, got {values['step'].item()}")
+        if "exp_avg_sq" in expected and (values["exp_avg_sq"] < 0).any():
+            raise ValueError(f"{name}.exp_avg_sq is a mean of squares and holds negative values")
         # With strides of its own: those of the file may repeat an element.
-        state[index] = {name: value.clone().contiguous() for name, value in values.items()}
+        state[index] = {key: value.clone().contiguous() for key, value in values.items()}
     return {"state": state, "param_groups": own["param_groups"]}
+
+
+def state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of a new optimizer after a step that changes no weight, for its names, shapes and dtypes."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.found_inf = torch.ones((), device=parameters[0].device)  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad()
+    state = optimizer.state_dict()
+    optimizer.state.clear()
+    return state
 
 
 def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
@@ -387,11 +396,16 @@ def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, to
         ValueError: something differs; the message names it.
     """
     if found.keys() != expected.keys():
-        raise ValueError(f"{name} must hold {', '.join(expected) or 'nothing'}, got {', '.join(found)}")
+        names = ", ".join(printable(str(key)) for key in found)
+        raise ValueError(f"{name} must hold {', '.join(expected) or 'nothing'}, got {names or 'nothing'}")
     for key, own in expected.items():
         value = found[key]
         if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (own.shape, own.dtype):
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            got = (
+                f"{value.dtype} {tuple(value.shape)}"
+                if isinstance(value, torch.Tensor)
+                else printable(repr(value))
+            )
             raise ValueError(f"{name}.{key} must be {own.dtype} {tuple(own.shape)}, got {got}")
         if not is_finite(value):
             raise ValueError(f"{name}.{key} holds values that are not finite")

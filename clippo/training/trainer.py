@@ -139,7 +139,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         stop = stack.enter_context(StopRequest())
         start, data_s = time.perf_counter(), 0.0
         num_cut = 0  # texts of this process that were too long
-        not_finite = torch.zeros((), device=device)  # 1 from the first step on that was not
+        bad_step = torch.zeros((), dtype=torch.int64, device=device)  # the first that was not finite, or 0
         for step in range(first_step, config.steps):
             asked = time.perf_counter()
             batch = next(batches)
@@ -161,9 +161,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             context.average_gradients(parameters)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip_norm)
             # Looked at on the device: a step that is not finite changes nothing, and no host waits for it.
-            step_is_bad = (~(value.isfinite() & grad_norm.isfinite())).float().to(device)
-            not_finite = torch.maximum(not_finite, context.maximum(step_is_bad))
-            optimizer.found_inf = not_finite  # type: ignore[attr-defined]
+            is_bad = ~(value.isfinite() & grad_norm.isfinite()).to(device)
+            bad_step = torch.where(bad_step > 0, bad_step, context.maximum(is_bad * (step + 1)))
+            optimizer.found_inf = (bad_step > 0).float()  # type: ignore[attr-defined]
             learning_rate = warmup_cosine(
                 step, steps=config.steps, warmup_steps=config.warmup_steps, peak=config.learning_rate
             )
@@ -184,11 +184,10 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             is_eval_step = done % config.eval_every == 0 and not is_last and bool(config.evaluators)
 
             # The host learns here whether the steps so far were finite, before anything is kept.
-            if (is_log_step or is_checkpoint_step or is_eval_step) and not_finite.item():
+            if (is_log_step or is_checkpoint_step or is_eval_step) and bad_step.item():
                 raise UserError(
-                    f"the loss or its gradient is not finite at step {done} or a little before (loss "
-                    f"{value.item()}, norm of the gradient {grad_norm.item()}); the weights were not updated "
-                    "since. Try a lower --learning-rate"
+                    f"the loss or its gradient is not finite at step {bad_step.item()}; the weights were not "
+                    "updated since. Try a lower --learning-rate"
                 )
             if is_log_step and context.is_main_process:
                 elapsed_s, steps = time.perf_counter() - start, done - first_step

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clippo.errors import printable
 from clippo.files import (
     MANIFEST_FILE,
     atomic_path,
@@ -193,11 +194,6 @@ def check_shapes(
         raise ValueError(
             f"{weights_path} does not fit {config_path}: {len(differing)} tensors differ. {listed}"
         )
-
-
-def printable(name: str) -> str:
-    """A name from a file, without what would steer a terminal."""
-    return name if name.isprintable() else repr(name)
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

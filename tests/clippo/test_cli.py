@@ -277,7 +277,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             "cannot write into model.py/run",
             marks=pytest.mark.slow,
         ),
-        (["train", "emoji", "--out", "new", "--steps", 0], "steps must be at least 1, got 0"),
+        (["train", "emoji", "--out", "new", "--steps", 0], "steps must be from 1 to 2147483647, got 0"),
         (["train", "emoji", "--out", "new", "--workers", 100_000], "workers must be at most 256"),
         (["train", "emoji", "--out", "new", "--data.languages", "en", "xx"], "languages must be among"),
         slow(["train", "emoji", "--out", "new", "--batch-size", 100_000], "batch_size must be at most"),
@@ -318,6 +318,7 @@ def test_the_grid_of_patches_is_drawn(cwd):
     [
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: CUDA out of"),
+        (MemoryError("\x1b[2J"), r"out of memory: \x1b[2J"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9\nmore"), "can't allocate"),
     ],
 )

@@ -26,7 +26,8 @@ def trainee(tiny_config):
     model = Clippo(tiny_config.model)
     optimizer = tiny_config.optimizer.build(model.named_parameters())
     sum(parameter.sum() for parameter in model.parameters()).backward()
-    optimizer.step()
+    for _ in range(10):
+        optimizer.step()
     return model, optimizer
 
 
@@ -151,6 +152,8 @@ def test_what_is_no_run_is_said(tmp_path, folder):
 def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_config, trainee):
     model, optimizer = trainee
     folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    for _ in range(10):
+        optimizer.step()
     folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
@@ -291,7 +294,27 @@ FORGED = {
         "optimizer.0.step must be torch.float32",
     ),
     "no state": (lambda s: s["optimizer"].update(state={}), "has no state for some parameters"),
-    "a negative count": (lambda s: moments(s)["step"].fill_(-5), "optimizer.0.step must be a positive"),
+    "a negative count": (lambda s: moments(s)["step"].fill_(-5), "optimizer.0.step must be 10, got -5"),
+    "a count of its own": (
+        lambda s: s["optimizer"]["state"][1]["step"].add_(1),
+        "optimizer.1.step must be 10, got 11",
+    ),
+    "an empty state": (
+        lambda s: moments(s).clear(),
+        "optimizer.0 must hold step, exp_avg, exp_avg_sq, got nothing",
+    ),
+    "a state without its moments": (
+        lambda s: [moments(s).pop("exp_avg"), moments(s).pop("exp_avg_sq")],
+        "optimizer.0 must hold step, exp_avg, exp_avg_sq, got step",
+    ),
+    "a state of other names": (
+        lambda s: moments(s).update({7: torch.zeros(1), "\x1b[2J": torch.zeros(1)}),
+        r"optimizer.0 must hold step, exp_avg, exp_avg_sq, got step, .*, 7, \\x1b\[2J",
+    ),
+    "a negative square": (
+        lambda s: moments(s)["exp_avg_sq"].view(-1)[:1].fill_(-1),
+        "optimizer.0.exp_avg_sq is a mean of squares and holds negative values",
+    ),
     "no tensor": (lambda s: moments(s).update(exp_avg="x"), "optimizer.0.exp_avg must be .*, got 'x'"),
     "no state of some": (lambda s: s["optimizer"]["state"].pop(1), "has no state for some parameters"),
     "other parameters": (

@@ -230,7 +230,12 @@ def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path)
         ({"patch_dropout": 1.0}, "patch_dropout must be from 0 to below 1"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"workers": -1}, "workers must not be negative, got -1"),
-        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"log_every": 0}, "log_every must be from 1 to 2147483647, got 0"),
+        ({"steps": 2**63}, "steps must be from 1 to 2147483647, got 9223372036854775808"),
+        ({"micro_batch_size": 10**30}, "micro_batch_size must be from 1 to 2147483647"),
+        ({"learning_rate": math.inf}, "learning_rate must be finite, got inf"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
+        ({"residual_scale": math.inf}, "residual_scale must be finite, got inf"),
     ],
 )
 def test_impossible_settings(tiny_config, change, message):
@@ -300,7 +305,9 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_config
     schedule = trainer.warmup_cosine
     diverging = lambda step, **kwargs: 1e30 if step == 4 else schedule(step, **kwargs)  # noqa: E731
     monkeypatch.setattr(trainer, "warmup_cosine", diverging)
-    with pytest.raises(UserError, match="the loss or its gradient is not finite at step 6.*--learning-rate"):
+    with pytest.raises(
+        UserError, match="the loss or its gradient is not finite at step 6; .*--learning-rate"
+    ):
         train(config, tmp_path / "run")
     checkpoint = RunFolder(tmp_path / "run").newest_checkpoint()
     assert checkpoint.name == "step-000004"
@@ -323,7 +330,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
         return value
 
     monkeypatch.setattr(trainer, "cached_contrastive_step", spoiled)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="not finite at step 3;"):
         train(config, tmp_path / "run")
     model, before = models[2]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))

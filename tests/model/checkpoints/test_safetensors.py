@@ -87,11 +87,11 @@ def test_what_is_missing_is_named(clippo, tmp_path):
         Clippo.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "renderer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "renderer.json", "manifest.json"])
 def test_what_is_no_file_is_not_waited_for(tmp_path, name):
     Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
     (tmp_path / "manifest.json").unlink()
-    (tmp_path / name).unlink()
+    (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} is not a file"):
         Clippo.from_pretrained(tmp_path)
@@ -110,8 +110,22 @@ def test_names_from_a_file_do_not_steer_the_terminal(clippo, tmp_path):
     clippo.save_pretrained(tmp_path)
     (tmp_path / "manifest.json").unlink()
     save_file({**clippo.state_dict(), "\x1b[2J": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"differ\. '\\x1b\[2J': expected nothing"):
+    with pytest.raises(ValueError, match=r"differ\. \\x1b\[2J: expected nothing"):
         Clippo.from_pretrained(tmp_path)
+    rewritten(tmp_path / "config.json", lambda config: config | {"\x1b[2J": 1})
+    with pytest.raises(ValueError, match=r"has no field \\x1b\[2J"):
+        Clippo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["\x1b[2J", "7" * 10**6])
+def test_values_of_a_description_do_not_fill_the_terminal(tmp_path, value):
+    Clippo(LARGER, UnifontRenderer(48)).save_pretrained(tmp_path)
+    rewritten(tmp_path / "renderer.json", lambda it: it | {"fonts": [{"file": value, "sha256": value}]})
+    with pytest.warns(UserWarning, match="drawn differently") as warned:
+        Clippo.from_pretrained(tmp_path).encode_text(["a"])
+    message = str(warned[0].message)
+    assert message.isprintable()
+    assert len(message) < 2100
 
 
 def rewritten(file, change):
@@ -275,7 +289,9 @@ def test_a_described_renderer_with_other_fonts_is_warned_of(clippo, tmp_path):
     [
         ({"renderer": "os.system"}, "not the description of a renderer: 'os.system'"),
         ({"options": {"size": 48, "colour": 1}}, "not the options of a UnifontRenderer.*colour"),
-        ({"options": {"size": 10**9}}, "size must be from 1 to 32767"),
+        ({"options": {"size": 10**9}}, "must draw images of 48 px, as the model reads, not 1000000000"),
+        ({"options": {"size": "48"}}, "must draw images of 48 px, as the model reads, not 48"),
+        ({"options": {"size": 48, "patch_size": 8}}, "must have the patch_size of the model, 16, not 8"),
         ({"options": {"size": 48, "spacing": 10**30}}, "spacing must be from 0 to 32767"),
         ({"options": []}, "does not describe a renderer"),
     ],
@@ -295,7 +311,7 @@ def test_a_described_renderer_of_another_size_is_refused(tmp_path):
     )
     message = "the renderer must draw images of 48 px, as the model reads, not 64"
     with pytest.raises(ValueError, match=message):
-        Clippo.from_pretrained(tmp_path).encode_text(["a"])
+        Clippo.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         Clippo(LARGER, UnifontRenderer(64))
 
