@@ -8,7 +8,6 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from clippo.errors import printable
 from clippo.renderer.base import Renderer, RendererConfig
 
 __all__ = ["from_description", "renderer_configs"]
@@ -46,8 +45,8 @@ def from_description(description: Mapping[str, Any]) -> Renderer:
     kind = str(description.get("renderer"))
     renderers = all_renderers()
     if kind not in renderers:
-        raise ValueError(f"not the description of a renderer: {printable(repr(kind))}")
+        raise ValueError(f"not the description of a renderer: {kind!r}")
     try:
         return renderers[kind].from_description(description)
     except TypeError as error:
-        raise ValueError(printable(f"not the options of a {kind}: {error}")) from error
+        raise ValueError(f"not the options of a {kind}: {error}") from error
