@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clippo.model.checkpoints import safetensors
 from clippo.model.configs import from_dict, to_dict
 from clippo.model.packing import KeptPatches, PackedPatches, VarlenInfo, equal_lengths, join
-from clippo.model.preprocess import check_range, preprocess_image, rgb_pixels
+from clippo.model.preprocess import Resize, check_range, preprocess_image, rgb_pixels
 from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
 from clippo.model.tower import Encoder, Tower, TowerConfig
 
@@ -34,13 +34,16 @@ class ClippoConfig(TowerConfig):
         text: how text becomes tokens: drawn and read as pixels (CLIPPO), or read as bytes.
         num_towers: 1, or 2 for a second encoder of the same sizes that reads the text, which must then be
             bytes.
+        resize: how images of other sizes are resized: "bilinear" without antialiasing, as for the published
+            models, or "bicubic" with it.
 
     Raises:
-        ValueError: as of `TowerConfig`, or another number of towers.
+        ValueError: as of `TowerConfig`, another number of towers, or another way to resize.
     """
 
     text: TextInputConfig = field(default_factory=RenderedTextConfig)
     num_towers: Literal[1, 2] = 1
+    resize: Resize = "bilinear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +53,8 @@ class ClippoConfig(TowerConfig):
             raise ValueError(f"num_towers must be 1 or 2, got {self.num_towers!r}")
         if self.num_towers == 2 and isinstance(self.text, RenderedTextConfig):
             raise ValueError("num_towers must be 1 for rendered text, which the tower of the images reads")
+        if self.resize not in ("bilinear", "bicubic"):
+            raise ValueError(f"resize must be bilinear or bicubic, got {self.resize!r}")
 
 
 class Clippo(nn.Module):
@@ -249,8 +254,8 @@ class Clippo(nn.Module):
         return self.encode_image(images) @ self.encode_text(texts).T
 
     def preprocess_image(self, image: Any) -> np.ndarray:
-        """Resize an image to (S, S, 3) uint8, as for the published models; see `model.preprocess`."""
-        return preprocess_image(image, self.config.image_size)
+        """Resize an image to (S, S, 3) uint8, as the model was trained; see `model.preprocess`."""
+        return preprocess_image(image, self.config.image_size, self.config.resize)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes.

@@ -55,7 +55,13 @@ def choices(kind: Any) -> dict[str, Any]:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg:
             importlib.import_module(f"{package.__name__}.{module.name}")
-    return {choice.name: choice for choice in sorted(kind.__subclasses__(), key=lambda choice: choice.name)}
+    return {choice.name: choice for choice in sorted(named(kind), key=lambda choice: choice.name)}
+
+
+def named(cls: Any) -> list[Any]:
+    """The classes below one that have a name; others have what several choices share."""
+    below = [descendant for child in cls.__subclasses__() for descendant in (child, *named(child))]
+    return [choice for choice in below if "name" in vars(choice)]
 
 
 def to_dict(config: Any) -> Any:

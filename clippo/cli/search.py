@@ -27,6 +27,7 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
         top: How many images to list.
         out: Draw the query, as the model reads it, and what was found, into this picture file.
     """
+    from clippo.data.decode import read_all
     from clippo.evaluation.retrieval import embed_images, find_images
     from clippo.evaluation.sheet import Finding, draw_sheet
     from clippo.training.run_folder import RunFolder, with_renderer
@@ -42,7 +43,7 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
     model = with_renderer(folder.load_model())
     image_size = model.config.image_size
     source, transform = config.data.build("all", image_size=image_size), config.transform.build(image_size)
-    examples = [source[index] for index in range(len(source))]
+    examples = read_all(source)
     images = folder.cached_embeddings(
         f"{source.fingerprint} {config.transform}", lambda: embed_images(model, examples, transform)
     )

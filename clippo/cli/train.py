@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from clippo.arguments import call
+from clippo.data.base import SourceConfig
+from clippo.data.spec import source_config
 from clippo.errors import UserError
 from clippo.model.configs import choices, kind_of
 from clippo.recipes import find_recipe, recipe_names
@@ -22,6 +24,7 @@ USAGE = """usage: clippo train RECIPE [--out FOLDER] [--resume] [--field value .
 
 Train a model by a recipe, then measure it. Under torchrun every process takes its share of each batch.
 
+    clippo train own --data folder:photos --out runs/photos       pictures with texts of one's own
     clippo train emoji --out runs/mine --seed 1
     clippo train emoji --model.width 192 --model.mlp-dim 768 --out runs/wide
     clippo train emoji --renderer paragraph --renderer.font-size 14 --out runs/shaped
@@ -41,10 +44,11 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         if arguments[:1] not in (["-h"], ["--help"]):
             raise UserError(f"clippo train needs a recipe: {', '.join(recipe_names())}")
-        print(USAGE + "\n" + described_choices(find_recipe(recipe_names()[0])()) + described_recipes())
+        print(USAGE + "\n" + described_choices(find_recipe("emoji")()) + described_recipes())
         return
     name, *rest = arguments
-    recipe, rest = choose(begun(rest, Path("runs") / name) or find_recipe(name)(), rest)
+    begun_config = begun(rest, Path("runs") / name)
+    recipe, rest = choose(begun_config, rest) if begun_config else choose(*new(name, rest))
 
     def train(
         *,
@@ -67,6 +71,30 @@ def main(arguments: list[str]) -> None:
     call(train, rest, prog=f"clippo train {name}", description=inspect.getdoc(find_recipe(name)))
 
 
+def new(name: str, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
+    """The configuration of a recipe, and the arguments that it has not taken.
+
+    A recipe that depends on the data, such as `own`, takes --data and --init-from itself.
+    """
+    function: Callable[..., TrainConfig] = find_recipe(name)
+    parameters = inspect.signature(function).parameters
+    taken: dict[str, Any] = {}
+    rest = [part for argument in arguments for part in halves(argument)]
+    for parameter in parameters:
+        flag = f"--{parameter.replace('_', '-')}"
+        if flag in rest[:-1]:
+            at = rest.index(flag)
+            taken[parameter] = rest[at + 1]
+            del rest[at : at + 2]
+    if "data" in parameters:
+        if "data" not in taken and not {"-h", "--help"} & {*rest}:
+            raise UserError(
+                f"clippo train {name} needs --data, such as folder:photos; see clippo data --help"
+            )
+        taken["data"] = source_config(taken.get("data", "emoji"))
+    return function(**taken), rest
+
+
 def begun(arguments: list[str], out: Path) -> TrainConfig | None:
     """The configuration of the run to resume, None where a new one begins."""
     from clippo.training.run_folder import RunFolder
@@ -79,7 +107,7 @@ def begun(arguments: list[str], out: Path) -> TrainConfig | None:
 
 
 def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
-    """Apply the arguments that choose a part by its name, such as `--loss sigmoid`.
+    """Apply the arguments that choose a part by its name, such as `--loss sigmoid`, or a source of data.
 
     Returns:
         The configuration with these parts, each with its default fields, and the other arguments.
@@ -97,8 +125,11 @@ def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list
         if kind is None:
             rest.append(argument)
             continue
-        known = choices(kind)
         name = given.pop(0) if given else ""
+        if kind is SourceConfig:
+            config = replaced(config, path, source_config(name))
+            continue
+        known = choices(kind)
         if name not in known:
             raise UserError(f"{argument} must be one of {', '.join(known)}; got {name!r}")
         config = replaced(config, path, known[name]())

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-__all__ = ["Example", "Source", "SourceConfig", "Split", "Text"]
+__all__ = ["BrokenExampleError", "Example", "Source", "SourceConfig", "Split", "Text"]
 
 Split = Literal["train", "held_out", "all"]
 
@@ -35,13 +35,28 @@ class Example:
 
     Attributes:
         key: names the example in messages, and is unique within its source.
-        image: (H, W, 3) uint8, or (H, W, 4) with an alpha channel that is premultiplied.
+        image: (H, W, 3) uint8, or (H, W, 4) with an alpha channel that is premultiplied; or the bytes of a
+            file that `clippo.data.decode` reads.
         texts: at least one. The first of a language is the one that evaluation uses.
+        label: the class that the image belongs to, if the source knows classes.
     """
 
     key: str
-    image: np.ndarray
+    image: np.ndarray | bytes
     texts: tuple[Text, ...]
+    label: str | None = None
+
+
+class BrokenExampleError(ValueError):
+    """An example that cannot be read. Training takes another one in its place, and writes down the reason."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BrokenExampleError], tuple[str, str]]:
+        return type(self), (self.key, self.reason)
 
 
 class Source(ABC):
@@ -54,7 +69,12 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example:
+        """Read an example.
+
+        Raises:
+            BrokenExampleError: it cannot be read.
+        """
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -70,7 +90,7 @@ class Source(ABC):
         checksum = hashlib.sha256(str(len(self)).encode())
         for index in sorted({i * len(self) // 64 for i in range(64)} if len(self) else ()):
             example = self[index]
-            checksum.update(repr((example.key, example.image.shape, example.texts)).encode())
+            checksum.update(repr((example.key, np.shape(example.image), example.texts)).encode())
             checksum.update(np.ascontiguousarray(example.image).tobytes())
         return checksum.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from typing import NamedTuple
 
@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clippo.data.base import Source, Text
+from clippo.data.base import BrokenExampleError, Example, Source, Text
+from clippo.data.decode import pixels_of
 from clippo.data.order import Order
 from clippo.data.transform import Transform
 from clippo.errors import UserError
 from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
-from clippo.seeds import generators
+from clippo.seeds import generator, generators
 
 __all__ = ["Batches", "load"]
+
+MAX_ATTEMPTS = 100  # to find an example that can be read
 
 
 class Batch(NamedTuple):
@@ -32,12 +35,14 @@ class Batch(NamedTuple):
         texts: what the text input of the model gave, such as (B, S, S) uint8 rendered text, or its patches.
         text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
         num_cut: texts that were too long and were cut.
+        rejected: keys of examples that could not be read, and why. Others have taken their places.
     """
 
     images: Tensor
     texts: Tensor | PackedPatches
     text_mask: Tensor | None
     num_cut: int
+    rejected: Sequence[tuple[str, str]]
 
 
 class Batches(Dataset[Batch | Exception]):
@@ -82,17 +87,45 @@ class Batches(Dataset[Batch | Exception]):
             return error
 
     def read(self, step: int) -> Batch:
-        indices = self.order(step)
+        indices = self.order(step).tolist()
         rngs = generators(self.seed, "examples", step, count=len(indices))
         images, texts = [], []
-        for index, rng in islice(zip(indices.tolist(), rngs, strict=True), self.rows.start, self.rows.stop):
-            example = self.source[index]
+        rejected: list[tuple[str, str]] = []
+        for row, rng in islice(enumerate(rngs), self.rows.start, self.rows.stop):
+            example, pixels = self.readable(step, row, indices, rejected)
             texts.append(choose(example.texts, rng))
-            images.append(self.transform(example.image, rng))
+            images.append(self.transform(pixels, rng))
         cut = self.text_input.num_cut
         tokens = self.text_input.tokenize(texts)
-        pixels, mask = torch.from_numpy(np.stack(images)), self.text_input.mask(tokens)
-        return Batch(pixels, tokens, mask, self.text_input.num_cut - cut)
+        num_cut, mask = self.text_input.num_cut - cut, self.text_input.mask(tokens)
+        return Batch(torch.from_numpy(np.stack(images)), tokens, mask, num_cut, rejected)
+
+    def readable(
+        self, step: int, row: int, indices: Sequence[int], rejected: list[tuple[str, str]]
+    ) -> tuple[Example, np.ndarray]:
+        """The example in a row of a batch and its pixels, or another one in the place of a broken one.
+
+        Args:
+            step, row: of the batch, and in it. They and the seed decide which example takes the place.
+            indices: the examples of the batch.
+            rejected: gets the key of each broken example and what is wrong with it.
+
+        Raises:
+            UserError: one after the other is broken.
+        """
+        index = indices[row]
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                example = self.source[index]
+                return example, pixels_of(example)
+            except BrokenExampleError as error:
+                rejected.append((error.key, error.reason))
+            rng = generator(self.seed, "instead", step, row, attempt)
+            # A batch should not hold an example twice, but a small source may have no other.
+            others = (i for i in rng.integers(len(self.source), size=20).tolist() if i not in indices)
+            index = next(others, indices[row - 1])
+        key, reason = rejected[-1]
+        raise UserError(f"{MAX_ATTEMPTS} examples in a row are broken; the last is {key}: {reason}")
 
 
 def choose(texts: tuple[Text, ...], rng: np.random.Generator) -> str:

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from clippo.errors import UserError
+from clippo.model.preprocess import Resize, resized
 from clippo.renderer import import_skia
 from clippo.seeds import generator
 
-__all__ = ["PlaceConfig", "Transform", "TransformConfig"]
+__all__ = ["CropConfig", "PlaceConfig", "SquashConfig", "Transform", "TransformConfig"]
 
 GRADIENT_BYTES = 16 * 2**20  # of the backgrounds of `Place`
 
@@ -39,6 +40,96 @@ class TransformConfig(ABC):
     @abstractmethod
     def build(self, image_size: int) -> Transform:
         """Make the transform to images of a size in px."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquashConfig(TransformConfig):
+    """Resize a photograph to a square, without keeping its aspect ratio, as for the published models.
+
+    Attributes:
+        min_area: in training, a random part is taken of at least this share of the picture's area, and with
+            at most a third more or less of its aspect ratio; 1 takes the whole picture.
+        flip: in training, mirror every other picture. Letters in them are mirrored too.
+        resize: as of `ClippoConfig`.
+        background: grey level beneath transparent pixels, 0 to 255.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name: ClassVar[str] = "squash"
+    min_area: float = 1.0
+    flip: bool = False
+    resize: Resize = "bicubic"
+    background: int = 255
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_area <= 1:
+            raise UserError(f"transform.min_area must be above 0 and at most 1, got {self.min_area}")
+        if self.resize not in ("bicubic", "bilinear"):
+            raise UserError(f"transform.resize must be bicubic or bilinear, got {self.resize!r}")
+        if not 0 <= self.background <= 255:
+            raise UserError(f"transform.background must be between 0 and 255, got {self.background}")
+
+    def build(self, image_size: int) -> Photograph:
+        return Photograph(self, image_size, is_square=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig(SquashConfig):
+    """Cut a square out of a photograph and resize it: its middle, and in training a random part.
+
+    Attributes:
+        min_area, flip, resize, background: as of `SquashConfig`; the area is that of a square or of a
+            rectangle with at most a third more or less of its height.
+    """
+
+    name: ClassVar[str] = "crop"
+    min_area: float = 0.5
+
+    def build(self, image_size: int) -> Photograph:
+        return Photograph(self, image_size, is_square=True)
+
+
+class Photograph(Transform):
+    """See `SquashConfig`, and `CropConfig` for a transform that is square."""
+
+    def __init__(self, config: SquashConfig, image_size: int, *, is_square: bool) -> None:
+        self.config = config
+        self.image_size = image_size
+        self.is_square = is_square
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        height, width = image.shape[:2]
+        top, left, rows, columns = 0, 0, height, width
+        if self.is_square:
+            rows = columns = min(height, width)
+            top, left = (height - rows) // 2, (width - columns) // 2
+        if rng is not None and self.config.min_area < 1:
+            top, left, rows, columns = self.random_part(height, width, rng)
+        part = image[top : top + rows, left : left + columns]
+        out = resized(part, self.image_size, self.config.resize)
+        if out.shape[2] == 4:
+            ground = self.config.background * (255 - out[..., 3:].astype(np.int32))
+            out = np.minimum(out[..., :3] + (ground + 127) // 255, 255).astype(np.uint8)
+        if rng is not None and self.config.flip and rng.random() < 0.5:
+            out = np.ascontiguousarray(out[:, ::-1])
+        return out
+
+    def random_part(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a part of a picture, px: "random resized crop" (Szegedy et al.,
+        arXiv 1409.4842). Of ten tries the first that fits is taken, or else the largest part in the middle.
+        """
+        ratio = 1.0 if self.is_square else width / height
+        for area, stretch, y, x in rng.random((10, 4)).tolist():
+            pixels = height * width * (self.config.min_area + (1 - self.config.min_area) * area)
+            part_ratio = ratio * (4 / 3) ** (2 * stretch - 1)
+            rows, columns = round((pixels / part_ratio) ** 0.5), round((pixels * part_ratio) ** 0.5)
+            if 0 < rows <= height and 0 < columns <= width:
+                return int(y * (height - rows + 1)), int(x * (width - columns + 1)), rows, columns
+        rows = min(height, max(1, round(width / ratio)))
+        columns = min(width, max(1, round(height * ratio)))
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)

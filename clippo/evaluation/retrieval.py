@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from clippo.data.base import Example, Source, SourceConfig, Split
+from clippo.data.decode import pixels_of, read_all
 from clippo.data.transform import Transform, TransformConfig
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.sheet import Finding, draw_sheet
@@ -51,7 +52,7 @@ class Retrieval(Evaluator):
     the first in each language is used. "chance/R@10" is what random embeddings reach on average.
 
     Args:
-        queries: examples to look for.
+        queries: examples to look for; those that cannot be read are left out.
         candidates: examples to look among. The queries are recognised by their keys.
         transform: turns images into pixels.
 
@@ -61,9 +62,10 @@ class Retrieval(Evaluator):
 
     def __init__(self, queries: Source, candidates: Source, transform: Transform) -> None:
         self.transform = transform
-        self.examples = [candidates[index] for index in range(len(candidates))]
+        self.examples = read_all(candidates)
         position = {example.key: index for index, example in enumerate(self.examples)}
-        keys = [queries[index].key for index in range(len(queries))]
+        asked = self.examples if queries is candidates else read_all(queries)
+        keys = [example.key for example in asked]
         if missing := [key for key in keys if key not in position]:
             raise ValueError(f"queries must be among the candidates, but {missing[0]!r} is not")
         self.queries = np.array([position[key] for key in keys], np.int64)
@@ -131,7 +133,7 @@ def embed_images(
     """Embed the images of examples, without random changes: (N, E), on the CPU."""
     parts = []
     for start in range(0, len(examples), batch_size):
-        pixels = [transform(example.image) for example in examples[start : start + batch_size]]
+        pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]
         parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
     return torch.cat(parts)
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clippo.data.base import Example
+from clippo.data.decode import pixels_of
 from clippo.data.transform import Transform
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import UnifontRenderer
@@ -51,7 +52,7 @@ def draw_sheet(
         sheet.paste(cell(queries[row]), (GAP_PX, y))
         for column, index in enumerate(finding.found, start=1):
             x = 2 * GAP_PX + column * pitch
-            sheet.paste(cell(transform(examples[index].image)), (x, y))
+            sheet.paste(cell(transform(pixels_of(examples[index]))), (x, y))
             color = RIGHT if index == finding.wanted else WRONG
             draw.rectangle((x - 3, y - 3, x + CELL_PX + 2, y + CELL_PX + 2), outline=color, width=3)
     return sheet

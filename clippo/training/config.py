@@ -43,7 +43,9 @@ class TrainConfig:
         max_logit_scale: bound on the factor on the cosine similarities.
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
         grad_checkpointing: save memory by computing the inner activations of each block twice.
+        init_from: a model whose weights the run begins with, as of `load_model`; none by default.
         residual_scale: factor on the initial weights that end each residual branch.
+        max_broken_share: the run ends when more than this share of at least 1,000 examples cannot be read.
         workers: processes that read and render batches ahead, for each process that trains; 0 for none.
         eval_every: steps between two evaluations; the last step is always evaluated.
         checkpoint_every: steps between two checkpoints.
@@ -70,7 +72,9 @@ class TrainConfig:
     max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
     grad_checkpointing: bool = False
+    init_from: str | None = None
     residual_scale: float = 1.0
+    max_broken_share: float = 0.01
     workers: int = 1
     eval_every: int = 1000
     checkpoint_every: int = 500
@@ -94,5 +98,10 @@ class TrainConfig:
                 raise UserError(f"{name} must be finite, got {getattr(self, name)}")
         if self.workers > MAX_WORKERS:
             raise UserError(f"workers must be at most {MAX_WORKERS}, got {self.workers}")
+        resize = getattr(self.transform, "resize", self.model.resize)
+        if resize != self.model.resize:
+            raise UserError(f"transform.resize must be {self.model.resize}, as model.resize, got {resize}")
+        if not 0 <= self.max_broken_share <= 1:
+            raise UserError(f"max_broken_share must be from 0 to 1, got {self.max_broken_share}")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout must be from 0 to below 1, got {self.patch_dropout}")

@@ -3,6 +3,7 @@
     config.json                  the configuration
     metrics.jsonl                a line every few steps
     evaluations.jsonl            a line an evaluation
+    rejected.jsonl               a line for each example that could not be read, with the reason
     checkpoints/step-001500/     config.json, model.safetensors, renderer.json and manifest.json (a folder of
                                  `Clippo.save_pretrained`), and state.pt (the step, the state of the
                                  optimizer and of the loss, and checksums of the data and the renderer)
@@ -52,6 +53,7 @@ class RunFolder:
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.evaluations_file = self.path / "evaluations.jsonl"
+        self.rejected_file = self.path / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self._lock: int | None = None
 
@@ -78,7 +80,7 @@ class RunFolder:
     def _create(self, config: TrainConfig, *, resume: bool) -> None:
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
             raise UserError(f"{self.checkpoints} must be a folder; choose another --out")
-        for file in (self.metrics_file, self.evaluations_file):
+        for file in (self.metrics_file, self.evaluations_file, self.rejected_file):
             if file.exists() and not file.is_file():
                 raise UserError(f"{file} must be a file; choose another --out")
         if self.config_file.exists():
@@ -273,9 +275,14 @@ class RunFolder:
         own = {f"{row['evaluator']}/{row['metric']}": row["value"] for row in rows}
         append_line(self.evaluations_file, {"step": step, **own})
 
+    def append_rejected(self, step: int, rejected: Sequence[tuple[str, str]]) -> None:
+        """Keep the keys of examples that a step could not read, and the reasons. All ranks may call this."""
+        for key, reason in rejected:
+            append_line(self.rejected_file, {"step": step, "key": key, "reason": reason})
+
     def drop_metrics_after(self, step: int) -> None:
         """Remove the lines that a run wrote between its last checkpoint and its end."""
-        for file in (self.metrics_file, self.evaluations_file):
+        for file in (self.metrics_file, self.evaluations_file, self.rejected_file):
             if file.exists():
                 lines = file.read_text(errors="replace").splitlines()
                 write_text(file, "".join(f"{line}\n" for line in lines if step_of_line(line) <= step))

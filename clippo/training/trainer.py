@@ -21,12 +21,12 @@ from clippo.data.order import Order
 from clippo.errors import UserError
 from clippo.evaluation import suite
 from clippo.model import Clippo, RenderedTextConfig
-from clippo.model.configs import to_dict
+from clippo.model.configs import flat, to_dict
 from clippo.model.packing import patch_dropout
 from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
 from clippo.training.parallel import join_processes
-from clippo.training.run_folder import RunFolder
+from clippo.training.run_folder import RunFolder, load_model
 from clippo.training.schedules import warmup_cosine
 from clippo.training.signals import Stopped, StopRequest
 from clippo_kernels import cached_contrastive_step
@@ -51,8 +51,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
     Raises:
         UserError: see `RunFolder.create` and `RunFolder.load_checkpoint`; images too small for text; a batch
             that does not divide among the processes, or is larger than an epoch; processes that differ in
-            configuration, data, renderer or checkpoint; a loss or a gradient that is not finite; a checkpoint
-            that cannot be written.
+            configuration, data, renderer or checkpoint; too many examples that cannot be read; a loss or a
+            gradient that is not finite; a checkpoint that cannot be written.
         Stopped: a signal asked the run to end; its checkpoint is saved.
     """
     if config.warmup_steps >= config.steps:
@@ -84,6 +84,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         except ValueError as error:
             raise UserError(f"model and renderer do not fit together: {error}") from error
         model.init_weights(residual_scale=config.residual_scale)
+        if config.init_from is not None:
+            copy_weights(config.init_from, model)
         model.tower.encoder.grad_checkpointing = config.grad_checkpointing
         text_input = copy.deepcopy(model.text_input)  # the workers' own, which stays on the CPU
         loss_module = config.loss.build()
@@ -138,7 +140,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         stack.enter_context(bar)
         stop = stack.enter_context(StopRequest())
         start, data_s = time.perf_counter(), 0.0
-        num_cut = 0  # texts of this process that were too long
+        num_cut = num_rejected = 0  # texts of this process that were too long, and examples that were broken
         bad_step = torch.zeros((), dtype=torch.int64, device=device)  # the first that was not finite, or 0
         for step in range(first_step, config.steps):
             asked = time.perf_counter()
@@ -151,6 +153,14 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     stacklevel=2,
                 )
             num_cut += batch.num_cut
+            num_rejected += len(batch.rejected)
+            folder.append_rejected(step + 1, batch.rejected)
+            num_read = (step + 1 - first_step) * len(batch.images)
+            if num_read >= 1000 and num_rejected > config.max_broken_share * num_read:
+                raise UserError(
+                    f"{num_rejected} of the first {num_read:,} examples could not be read, more than "
+                    f"{config.max_broken_share:.1%} (--max-broken-share): see {folder.rejected_file}"
+                )
 
             torch.manual_seed(torch_seed(config.seed, "step", step, context.rank))
             optimizer.zero_grad()
@@ -201,6 +211,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     "step_time": elapsed_s / steps,
                     "data_time": data_s / steps,
                     "cut_texts": num_cut,
+                    "rejected": num_rejected,
                     "elapsed_s": elapsed_s,
                 }
                 folder.append_metrics(metrics)
@@ -222,6 +233,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         # Results
         stop.close()
         bar.close()
+        if num_rejected:
+            print(f"{num_rejected} examples could not be read: see {folder.rejected_file}")
         if context.is_main_process and evaluators:
             results = suite.evaluate(model, evaluators)
             folder.append_evaluation(config.steps, results)
@@ -230,6 +243,23 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             )
             print(f"\n{suite.table(results)}\n\nwritten to {', '.join(map(str, files))}")
     return model.eval()
+
+
+def copy_weights(source: str, model: Clippo) -> None:
+    """Begin with the weights of another model.
+
+    Raises:
+        UserError: it cannot be read, or has another architecture.
+    """
+    other = load_model(source)
+    if other.config != model.config:
+        theirs, ours = flat(to_dict(other.config)), flat(to_dict(model.config))
+        name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+        raise UserError(
+            f"the model of init_from, {source}, must have the configuration of the run: model.{name} is "
+            f"{theirs.get(name)} there and {ours.get(name)} here"
+        )
+    model.load_state_dict(other.state_dict())
 
 
 def keep_freed_memory() -> None:

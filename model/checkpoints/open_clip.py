@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clippo.model.clippo import Clippo, normalized
-from clippo.model.preprocess import preprocess_image
+from clippo.model.preprocess import Resize, preprocess_image
 from clippo.model.text_input import Tokenizer
 
 __all__ = ["open_clip_trio"]
@@ -89,7 +89,7 @@ def open_clip_trio(
 
     return (
         OpenClipModel(clippo),
-        Preprocess(clippo.config.image_size),
+        Preprocess(clippo.config.image_size, clippo.config.resize),
         OpenClipTokenizer(clippo.text_input.tokenizer),
     )
 
@@ -99,9 +99,11 @@ class Preprocess:
     """Transform of an image to a (3, S, S) float32 tensor in [-1, 1]; can be pickled for loader workers."""
 
     image_size: int
+    resize: Resize = "bilinear"
 
     def __call__(self, image: Any) -> Tensor:
-        return torch.from_numpy(preprocess_image(image, self.image_size)).permute(2, 0, 1) / 127.5 - 1
+        pixels = preprocess_image(image, self.image_size, self.resize)
+        return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
 
 
 @dataclass(frozen=True)

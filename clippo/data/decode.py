@@ -1,0 +1,104 @@
+"""Decoding of pictures as people have them: JPEG, PNG, WebP, GIF, BMP and TIFF."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clippo.data.base import BrokenExampleError, Example, Source
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "decode", "pixels_of", "read_all"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow reads many more, with many more faults
+MAX_BYTES = 2**27  # of an encoded picture; a photograph of 100 megapixels has about 40 MB
+MAX_PIXELS = 2**27  # 400 MB once it is decoded
+
+
+def pixels_of(example: Example) -> np.ndarray:
+    """The pixels of an example, (H, W, 3) uint8 or (H, W, 4) uint8 with premultiplied alpha.
+
+    Raises:
+        BrokenExampleError: its picture cannot be decoded.
+    """
+    if isinstance(example.image, np.ndarray):
+        return example.image
+    try:
+        return decode(example.image)
+    except ValueError as error:
+        raise BrokenExampleError(example.key, str(error)) from error
+
+
+def read_all(source: Source) -> list[Example]:
+    """All examples of a source that can be read, with one warning if some are broken."""
+    found, broken = [], []
+    for index in range(len(source)):
+        try:
+            example = source[index]
+            pixels_of(example)
+            found.append(example)
+        except BrokenExampleError as error:
+            broken.append(error)
+    if broken:
+        warnings.warn(
+            f"{len(broken)} of {len(source):,} examples cannot be read and are left out, such as {broken[0]}",
+            stacklevel=2,
+        )
+    return found
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """Decode a picture; of several frames the first.
+
+    The EXIF orientation is applied, colour profiles are not. CMYK, palettes and 16 bits a channel become RGB
+    of 8 bits. A picture that is cut off is refused; one that is too large, before memory is taken.
+
+    Args:
+        encoded: the content of a file.
+
+    Returns:
+        (H, W, 3) uint8; (H, W, 4) with premultiplied alpha where the picture has transparent pixels.
+
+    Raises:
+        ValueError: it is not a whole picture of such a format, or one that is too large; says why.
+    """
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"a file of {len(encoded):,} bytes, more than {MAX_BYTES:,}")
+    if not encoded:
+        raise ValueError("an empty file")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:  # reads the header alone
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"a picture of {width} x {height} px, more than {MAX_PIXELS:,} pixels")
+            if image.mode.startswith("I;16"):
+                return from_16_bits(image)
+            if image.mode in ("I", "F"):
+                raise ValueError(f"a picture in Pillow's mode {image.mode}, whose white level is unknown")
+            has_alpha = image.has_transparency_data
+            oriented = ImageOps.exif_transpose(image)
+            pixels = np.asarray(oriented.convert("RGBA" if has_alpha else "RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"not a picture in {', '.join(FORMATS)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise errors of many kinds
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    return premultiplied(pixels) if has_alpha else pixels
+
+
+def from_16_bits(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a grey picture of 16 bits."""
+    grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
+    return np.repeat((grey * 255 + 32767) // 65535, 3).reshape(*grey.shape, 3).astype(np.uint8)
+
+
+def premultiplied(pixels: np.ndarray) -> np.ndarray:
+    """RGBA with the colours multiplied by alpha; RGB where no pixel is transparent."""
+    alpha = pixels[..., 3:]
+    if (alpha == 255).all():
+        return np.ascontiguousarray(pixels[..., :3])
+    colors = (pixels[..., :3].astype(np.uint16) * alpha + 127) // 255
+    return np.concatenate([colors.astype(np.uint8), alpha], axis=2)

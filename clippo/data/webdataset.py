@@ -1,0 +1,221 @@
+"""WebDataset tars: the files of an example follow one another and share their name up to the first dot.
+
+A tar is read through once, for the places of its pictures and for its texts; these are kept in the user's
+cache folder until the tar changes. Training then reads single pictures from where they are.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from clippo.data.base import BrokenExampleError
+from clippo.data.captions import Captions, in_json, in_lines, of_name
+from clippo.data.decode import MAX_BYTES
+from clippo.data.folder import PICTURE_SUFFIXES
+from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
+from clippo.errors import UserError
+from clippo.files import write_text
+
+__all__ = ["TarsConfig", "expanded"]
+
+TEXT_MEMBERS = {"txt": in_lines, "caption": in_lines, "json": in_json}
+MAX_TEXT_BYTES = 2**24  # of one text member
+MAX_FILES = 2**20  # that one pattern may name
+OPEN_TARS = 64  # a process keeps open
+BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarsConfig(FilesConfig):
+    """Tars in the layout of webdataset, which must not be compressed.
+
+    `path` may hold ranges and wildcards: `shards/{00000..01023}.tar`, `shards/{train,val}-*.tar`. A picture,
+    `NAME.jpg` or another format, has its texts in `NAME.txt`, one a line, or in `NAME.json`, as beside the
+    pictures of a folder, and its class in `NAME.cls`. Several pictures of a name, such as `NAME.left.jpg`,
+    are examples with the same texts.
+    """
+
+    name: ClassVar[str] = "tars"
+
+    def open(self) -> tuple[Records, Images]:
+        tars = expanded(self.path, ".tar")
+        builder = RecordsBuilder(self.min_chars)
+        places: list[tuple[int, int, int]] = []
+        for number, tar in enumerate(tars):
+            for picture in pictures_of(Path(tar)):
+                names = (picture.name, f"{Path(tar).stem}/{picture.name}", f"{tar}/{picture.name}")
+                if builder.add(names, picture.texts, label=picture.label):
+                    places.append((number, picture.offset, picture.size))
+        return builder.build(), FilesOfTars(tars, np.array(places, np.int64).reshape(-1, 3))
+
+
+def expanded(pattern: str, suffix: str) -> list[str]:
+    """The files of a pattern with {0..9}, {a,b} and *, or of a folder, in order.
+
+    Raises:
+        UserError: there are none, or one of them is not there.
+    """
+    if os.path.isdir(pattern):
+        pattern = os.path.join(glob.escape(pattern), f"*{suffix}")
+    files: list[str] = []
+    for one in braces_expanded(pattern):
+        found = sorted(glob.glob(one)) if glob.has_magic(one) else [one]
+        if not found:
+            raise UserError(f"no file matches {one}")
+        files += found
+        if len(files) > MAX_FILES:
+            raise UserError(f"{pattern} names more than {MAX_FILES:,} files")
+    for file in files:
+        if not os.path.isfile(file):
+            raise UserError(f"there is no file {file}, which {pattern} names")
+    return list(dict.fromkeys(files))
+
+
+def braces_expanded(pattern: str) -> Iterator[str]:
+    found = BRACES.search(pattern)
+    if not found:
+        yield pattern
+        return
+    first, dots, last = found[1].partition("..")
+    if dots and first.isdecimal() and last.isdecimal():
+        if int(last) - int(first) >= MAX_FILES:
+            raise UserError(f"{pattern} names more than {MAX_FILES:,} files")
+        parts: Sequence[str] = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    else:
+        parts = found[1].split(",")
+    for part in parts:
+        yield from braces_expanded(pattern[: found.start()] + part + pattern[found.end() :])
+
+
+class Picture(NamedTuple):
+    """A picture in a tar: its name, texts and class, and where its bytes are."""
+
+    name: str
+    texts: Captions
+    label: str
+    offset: int
+    size: int
+
+
+def pictures_of(tar: Path) -> list[Picture]:
+    """The pictures of a tar, from the cache where it holds this tar as it is now."""
+    state = tar.stat()
+    path = str(tar.resolve())
+    key = [path, state.st_size, state.st_mtime_ns]
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clippo" / "tars" / f"{name}.json"
+    )
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        kept = json.loads(cache.read_text())
+        if kept["key"] == key:
+            return [Picture(*picture) for picture in kept["pictures"]]
+    pictures = list(read_pictures(tar))
+    with suppress(OSError):  # it may be read-only
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_text(cache, json.dumps({"key": key, "pictures": pictures}))
+    return pictures
+
+
+def read_pictures(tar: Path) -> Iterator[Picture]:
+    if tar.name.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
+        raise UserError(f"{tar} is compressed, so that it cannot be read at random: decompress it first")
+    places: dict[str, list[tuple[str, int, int]]] = {}
+    texts: dict[str, Captions] = {}
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            size_of_tar = tar.stat().st_size
+            if size_of_tar % 512:  # tarfile takes a header that is cut off for the end
+                raise UserError(f"{tar} is cut off: its size is not a multiple of 512 bytes")
+            for member in opened:
+                folder, base = os.path.split(member.name)
+                name, _, ending = base.partition(".")
+                name, kind = os.path.join(folder, name), ending.lower().rpartition(".")[2]
+                if not member.isreg() or not name or base.startswith("."):
+                    continue
+                if member.offset_data + member.size > size_of_tar:
+                    raise UserError(f"{tar} is cut off: {member.name} reaches beyond its end")
+                if f".{kind}" in PICTURE_SUFFIXES:
+                    places.setdefault(name, []).append((ending, member.offset_data, member.size))
+                elif kind in (*TEXT_MEMBERS, "cls"):
+                    content = text_of(opened, member, tar)
+                    try:
+                        if kind == "cls":
+                            labels[name] = in_lines(content)[0][0]
+                        else:
+                            texts.setdefault(name, []).extend(TEXT_MEMBERS[kind](content))
+                    except (ValueError, IndexError) as error:
+                        raise UserError(f"{tar}, {member.name}: {error}") from error
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{tar} is not a whole tar: {error}") from error
+    for name, found in places.items():
+        label = labels.get(name, "")
+        for ending, offset, size in found:
+            inner = ending.rpartition(".")[0]
+            own = f"{name}.{inner}" if inner else name
+            yield Picture(own, texts.get(name) or [(of_name(label), "")] * bool(label), label, offset, size)
+
+
+def text_of(opened: tarfile.TarFile, member: tarfile.TarInfo, tar: Path) -> bytes:
+    if member.size > MAX_TEXT_BYTES:
+        raise UserError(
+            f"{tar}, {member.name}: a text of {member.size:,} bytes, more than {MAX_TEXT_BYTES:,}"
+        )
+    file = opened.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+class FilesOfTars(Images):
+    """Members of tars by the number of their record.
+
+    Args:
+        tars: paths.
+        places: (N, 3) the tar of each record, and the offset and size of its picture in it, bytes.
+    """
+
+    def __init__(self, tars: Sequence[str], places: np.ndarray) -> None:
+        self.tars = tars
+        self.places = places
+        self._opened: OrderedDict[int, int] = OrderedDict()  # descriptors, the latest last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_opened": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self._opened.values():
+            os.close(descriptor)
+
+    def read(self, row: int) -> bytes:
+        tar, offset, size = self.places[row].tolist()
+        if size > MAX_BYTES:
+            raise BrokenExampleError(self.tars[tar], f"a picture of {size:,} bytes, more than {MAX_BYTES:,}")
+        try:
+            content = os.pread(self.descriptor(tar), size, offset)
+        except OSError as error:
+            raise BrokenExampleError(self.tars[tar], error.strerror or str(error)) from error
+        if len(content) < size:
+            raise BrokenExampleError(self.tars[tar], "the tar has become shorter")
+        return content
+
+    def descriptor(self, tar: int) -> int:
+        if tar not in self._opened:
+            if len(self._opened) >= OPEN_TARS:
+                os.close(self._opened.popitem(last=False)[1])
+            self._opened[tar] = os.open(self.tars[tar], os.O_RDONLY)
+        self._opened.move_to_end(tar)
+        return self._opened[tar]
