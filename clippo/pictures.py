@@ -12,7 +12,7 @@ from PIL import Image
 
 from clippo.errors import UserError
 
-__all__ = ["check_picture_path", "draw_text_sheet", "save_each", "save_picture"]
+__all__ = ["check_picture_path", "draw_pairs", "draw_text_sheet", "save_each", "save_picture"]
 
 GAP_PX = 8
 SHEET_ASPECT = 4 / 3
@@ -56,6 +56,21 @@ def with_grid(images_NYX: np.ndarray, grid: int) -> np.ndarray:
     for lines in (out[:, :: ZOOM * grid], out[:, :, :: ZOOM * grid]):
         lines[:] = 255 - (255 - lines) // 2
     return out
+
+
+def draw_pairs(images: Sequence[np.ndarray], texts: Sequence[np.ndarray], columns: int = 4) -> Image.Image:
+    """Draw pictures, (S, S, 3) uint8, each beside its text as it is rendered, (S, S) uint8."""
+    S = len(images[0])
+    wide, high = 2 * S + 3 * GAP_PX, S + GAP_PX
+    sheet = Image.new(
+        "RGB", (min(columns, len(images)) * wide, -(-len(images) // columns) * high + GAP_PX), "white"
+    )
+    for number, pair in enumerate(zip(images, texts, strict=True)):
+        row, column = divmod(number, columns)
+        for side, pixels in enumerate(pair):
+            at = (GAP_PX + column * wide + side * (S + GAP_PX // 2), GAP_PX + row * high)
+            sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), at)
+    return sheet
 
 
 def save_each(images: np.ndarray, folder: Path) -> None:

@@ -54,7 +54,8 @@ def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
         return resize(pixels, size, size)
     if pixels.shape[:2] == (size, size):
         return pixels
-    source = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # in channels_last
+    pixels = np.require(pixels, requirements=["C", "W"])  # copies what PyTorch would warn of
+    source = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # in channels_last
     out = F.interpolate(source, (size, size), mode="bicubic", antialias=True)
     return out[0].permute(1, 2, 0).contiguous().numpy()
 

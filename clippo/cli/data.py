@@ -1,0 +1,96 @@
+"""Check image-text data, or convert it to WebDataset tars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clippo.arguments import call
+from clippo.errors import UserError
+from clippo.pictures import check_picture_path, save_picture
+
+__all__ = ["main"]
+
+USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
+       clippo data convert SPEC --to FOLDER [--per-tar N]
+
+    clippo data check folder:photos --sheet pairs.png       read everything once, and say what is in it
+    clippo data convert table:pairs.csv --to shards         write WebDataset tars
+
+A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed:
+
+    folder:photos                   pictures with a .txt, .caption or .json beside each, or a folder a class
+    table:pairs.csv                 .csv, .tsv or .jsonl with paths of pictures and texts
+    table:pairs.csv?image=path&text=en:caption,de:titel
+    tars:shards/{0000..0127}.tar    WebDataset; also a folder, or shards/*.tar
+    parquet:data/*.parquet          as on the Hugging Face Hub; also .arrow
+    emoji:?languages=en,zh          emoji and their names
+
+`clippo train own --data SPEC` trains on it."""
+
+
+def check(spec: str, /, *, size: int = 224, sheet: Path | None = None) -> None:
+    """Read every example of a source once, and say what is in it and what is wrong with it.
+
+    Args:
+        spec: The source, such as folder:photos; see `clippo data --help`.
+        size: Side in px of the images of the model, into which texts must fit.
+        sheet: Draw random pairs, as a model sees them, into this picture file.
+    """
+    import numpy as np
+
+    from clippo.data.check import check as find
+    from clippo.data.decode import pixels_of
+    from clippo.data.spec import source_config
+    from clippo.data.transform import SquashConfig
+    from clippo.pictures import draw_pairs
+    from clippo.renderer import AlignedRenderer
+
+    if sheet is not None:
+        check_picture_path(sheet)
+    try:
+        renderer = AlignedRenderer(size)
+    except ValueError as error:
+        raise UserError(f"--size: {error}") from error
+    source = source_config(spec).build("all", image_size=size)
+    findings = find(source, renderer)
+    print(findings)
+    if sheet is not None:
+        broken = {key for key, _ in findings.broken}
+        order = np.random.default_rng(0).permutation(len(source)).tolist()
+        chosen = (example for example in map(source.__getitem__, order) if example.key not in broken)
+        examples = [example for example, _ in zip(chosen, range(24), strict=False)]
+        transform = SquashConfig().build(size)
+        images = [transform(pixels_of(example)) for example in examples]
+        texts = renderer([example.texts[0].text for example in examples])
+        save_picture(draw_pairs(images, list(texts)), sheet)
+
+
+def convert(spec: str, /, *, to: Path, per_tar: int = 1000) -> None:
+    """Write a source as WebDataset tars.
+
+    Args:
+        spec: The source, such as folder:photos; see `clippo data --help`.
+        to: Folder for 00000.tar and so on.
+        per_tar: Examples in a tar.
+    """
+    from clippo.data.convert import convert as write
+    from clippo.data.spec import source_config
+
+    tars, broken = write(source_config(spec).build("all", image_size=64), to, per_tar=per_tar)
+    for key, reason in broken:
+        print(f"left out: {key}: {reason}")
+    print(f"{to}: {len(tars)} tars, {len(broken)} examples left out")
+
+
+VERBS: dict[str, Callable[..., None]] = {"check": check, "convert": convert}
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        print(USAGE)
+        return
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UserError(f"clippo data must be followed by {' or '.join(VERBS)}; got {verb!r}")
+    call(VERBS[verb], rest, prog=f"clippo data {verb}")
