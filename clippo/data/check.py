@@ -37,7 +37,8 @@ class Findings:
         left_out: how many texts the source left out for each reason.
         bare: examples that it left out because they have no text.
         same_bytes: pictures whose file came before.
-        same_look: other pictures with the same outlines as one that came before.
+        same_look: other pictures that have the same outlines as one that came before, as most do that were
+            only resized or compressed.
         same_text: examples whose first text came before.
     """
 

@@ -96,7 +96,7 @@ def rows_of_csv(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, Map
                 raise BrokenRowError(f"line {reader.line_num}: a row must have {expected}")
             yield reader.line_num, row
     except csv.Error as error:
-        raise BrokenRowError(f"line {reader.line_num}: {error}") from error
+        raise BrokenRowError(f"line {reader.reader.line_num}: {error}") from error
 
 
 def rows_of_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from clippo.data.base import Example, Source, Text
+from clippo.data.base import BrokenExampleError, Example, Source, Text
 from clippo.data.loader import Batches, choose, load
 from clippo.data.order import Order
 from clippo.data.transform import PlaceConfig
@@ -26,7 +26,7 @@ class Squares(Source):
 
     def __getitem__(self, index: int) -> Example:
         if index == 13:
-            raise OSError("the file of 13 is broken")
+            raise OSError("the disk of 13 is gone")
         return Example(f"square {index}", np.full((32, 32, 3), index, np.uint8), TEXTS)
 
 
@@ -104,7 +104,7 @@ def test_workers_give_the_same_batches(workers):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_comes_in_its_turn_with_its_own_message(workers):
     batches = load(batches_of(weights=None, steps=range(5)), workers=workers)
-    with pytest.raises(OSError, match="^the file of 13 is broken$"):
+    with pytest.raises(OSError, match="^the disk of 13 is gone$"):
         list(batches)
 
 
@@ -122,6 +122,53 @@ def test_a_worker_that_is_killed_is_one_line():
     batches = load(batches_of(source=Fatal), workers=1)
     with pytest.raises(UserError, match="a worker that reads data ended, .*DataLoader"):
         list(batches)
+
+
+class Broken(Squares):
+    """A source in which some examples are broken: the numbers below `below`."""
+
+    below = 3
+
+    def __getitem__(self, index):
+        if index < self.below:
+            raise BrokenExampleError(f"square {index}", "no file")
+        if index == 20:
+            return Example("square 20", b"no picture", TEXTS)
+        return Example(f"square {index}", np.full((32, 32, 3), index, np.uint8), TEXTS)
+
+
+def test_another_example_takes_the_place_of_a_broken_one():
+    whole = list(load(batches_of(source=Broken, weights=None, steps=range(5)), workers=0))
+    rejected = dict(pair for batch in whole for pair in batch.rejected)
+    assert rejected.keys() == {"square 0", "square 1", "square 2", "square 20"}
+    assert rejected["square 0"] == "no file"
+    assert rejected["square 20"].startswith("not a picture in JPEG")
+    order = Order(40, 8, seed=0)
+    for step, batch in enumerate(whole):
+        grey = batch.images[:, 16, 16, 0].tolist()  # PlaceConfig moves the square, but not off its middle
+        for row, index in enumerate(order(step).tolist()):
+            is_broken = index in (0, 1, 2, 20)
+            assert (grey[row] == index) != is_broken
+        assert len(set(grey)) == 8
+
+
+def test_the_replacement_follows_from_the_seed_the_step_and_the_row():
+    whole = next(iter(load(batches_of(source=Broken, weights=None), workers=0)))
+    parts = [
+        next(iter(load(batches_of(source=Broken, weights=None, rows=slice(i, i + 2)), workers=0)))
+        for i in range(0, 8, 2)
+    ]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert [pair for part in parts for pair in part.rejected] == list(whole.rejected)
+
+
+class AllBroken(Broken):
+    below = 40
+
+
+def test_a_source_without_anything_that_can_be_read_is_said():
+    with pytest.raises(UserError, match="100 examples in a row are broken; the last is square .*: no file"):
+        next(iter(load(batches_of(source=AllBroken, weights=None), workers=0)))
 
 
 def test_texts_are_drawn_by_their_weights():

@@ -3,9 +3,13 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from clippo.data.transform import PlaceConfig
+from clippo.data.transform import CropConfig, PlaceConfig, SquashConfig
 from clippo.errors import UserError
+from clippo.model.preprocess import preprocess_image
+
+BICUBIC = Image.Resampling.BICUBIC
 
 RED = np.zeros((64, 64, 4), np.uint8)
 RED[16:48, 16:48] = 255, 0, 0, 255
@@ -52,3 +56,91 @@ def test_copies_in_other_processes_draw_the_same():
 def test_wrong_settings_are_named(field):
     with pytest.raises(UserError, match=rf"transform\.{field} must be between 0 and \d+, got 256"):
         dataclasses.replace(PlaceConfig(), **{field: 256})
+
+
+# -- photographs
+
+PHOTOGRAPH = np.asarray(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)).resize(
+        (300, 200), BICUBIC
+    )
+)
+
+
+def test_a_photograph_is_squashed_as_pillow_does_it():
+    out = SquashConfig().build(64)(PHOTOGRAPH)
+    expected = np.asarray(Image.fromarray(PHOTOGRAPH).resize((64, 64), BICUBIC))
+    assert np.abs(out.astype(int) - expected).max() <= 1
+    published = SquashConfig(resize="bilinear").build(64)(PHOTOGRAPH)
+    assert np.array_equal(published, preprocess_image(PHOTOGRAPH, 64))
+
+
+def test_the_middle_of_a_photograph():
+    out = CropConfig().build(64)(PHOTOGRAPH)
+    middle = Image.fromarray(PHOTOGRAPH).crop((50, 0, 250, 200)).resize((64, 64), BICUBIC)
+    assert np.abs(out.astype(int) - np.asarray(middle)).max() <= 1
+    tall = CropConfig().build(64)(np.ascontiguousarray(PHOTOGRAPH.swapaxes(0, 1)))
+    assert np.abs(tall.astype(int) - np.asarray(middle).swapaxes(0, 1)).max() <= 1
+
+
+def test_transparent_pixels_show_the_background():
+    for config, grey in ((SquashConfig(), 255), (SquashConfig(background=10), 10)):
+        out = config.build(32)(RED)
+        assert (out[0, 0] == grey).all()
+        assert np.abs(out[16, 16].astype(int) - (255, 0, 0)).max() <= 1
+        half = np.full((8, 8, 4), 128, np.uint8)  # white, half transparent
+        assert np.abs(config.build(8)(half).astype(int) - (128 + grey * 127 / 255)).max() <= 1
+
+
+@pytest.mark.parametrize("config", [SquashConfig(min_area=0.3), CropConfig(min_area=0.3)])
+def test_random_parts(config):
+    """Of a picture whose colours are its coordinates, so that a part says where it is from."""
+    rows, columns = np.mgrid[0:240, 0:120]
+    place = np.stack([rows, columns * 2, np.zeros_like(rows)], 2).astype(np.uint8)
+    transform = config.build(16)
+    areas, tops = [], []
+    for seed in range(200):
+        out = transform(place, np.random.default_rng(seed)).astype(float)
+        assert np.array_equal(out, transform(place, np.random.default_rng(seed)))
+        height = (out[-1, 8, 0] - out[0, 8, 0]) * 16 / 15
+        width = (out[8, -1, 1] - out[8, 0, 1]) * 16 / 15 / 2
+        areas.append(height * width / (240 * 120))
+        tops.append(out[0, 8, 0])
+        ratio = width / height * (2 if type(config) is SquashConfig else 1)
+        assert 0.65 < ratio < 1.55
+    assert 0.25 < min(areas) < 0.4
+    assert max(areas) > (0.85 if type(config) is SquashConfig else 0.45)
+    assert min(tops) < 10 < 60 < max(tops)
+
+
+def test_pictures_are_mirrored_on_request():
+    transform = SquashConfig(flip=True).build(32)
+    plain = transform(PHOTOGRAPH)
+    seen = {
+        "plain" if np.array_equal(out, plain) else "mirrored"
+        for seed in range(20)
+        for out in [transform(PHOTOGRAPH, np.random.default_rng(seed))]
+        if np.array_equal(out, plain) or np.array_equal(out, plain[:, ::-1])
+    }
+    assert seen == {"plain", "mirrored"}
+
+
+def test_narrow_pictures():
+    for shape in ((1, 1, 3), (1, 500, 3), (500, 1, 4)):
+        for config in (SquashConfig(min_area=0.1), CropConfig(min_area=0.1)):
+            transform = config.build(16)
+            for seed in range(20):
+                assert transform(np.ones(shape, np.uint8), np.random.default_rng(seed)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"min_area": 0.0}, "min_area must be above 0 and at most 1, got 0.0"),
+        ({"resize": "nearest"}, "resize must be bicubic or bilinear, got 'nearest'"),
+        ({"background": 256}, "background must be between 0 and 255"),
+    ],
+)
+def test_photographs_of_no_kind(change, message):
+    with pytest.raises(UserError, match=message):
+        CropConfig(**change)
