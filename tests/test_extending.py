@@ -34,10 +34,13 @@ def test_the_examples_train_from_the_command_line(tmp_path):
 
     source, place = EmojiConfig(languages=("en",)).build("all", image_size=64), PlaceConfig().build(64)
     (tmp_path / "photos").mkdir()
+    coco = {"images": [], "annotations": []}
     for index in range(100):
         example = source[30 * index]
         Image.fromarray(np.ascontiguousarray(place(example.image))).save(tmp_path / f"photos/{index:03}.png")
-        (tmp_path / f"photos/{index:03}.txt").write_text(example.texts[0].text)
+        coco["images"].append({"id": index, "file_name": f"{index:03}.png"})
+        coco["annotations"].append({"image_id": index, "caption": example.texts[0].text})
+    (tmp_path / "captions.json").write_text(json.dumps(coco))
 
     def clippo(*arguments):
         run = subprocess.run(
@@ -49,16 +52,25 @@ def test_the_examples_train_from_the_command_line(tmp_path):
         return run.stdout
 
     described = clippo("train", "--help")
-    assert "emoji, sidecar" in described
+    assert "coco, emoji, folder" in described
     assert "sigmoid, smoothed, softmax" in described
     assert "pictures" in described
     small = "--model.width 32 --model.depth 1 --model.num-heads 2".split()
-    out = clippo("train", "pictures", "--data.folder", "photos", *small, "--loss.smoothing", "0.2")
+    out = clippo(
+        "train",
+        "pictures",
+        "--data",
+        "coco:captions.json?images=photos&held_out=0.2",
+        *small,
+        "--loss.smoothing",
+        "0.2",
+    )
     assert "en/text_to_image" in out
     results = json.loads((tmp_path / "runs/pictures/results.json").read_text())["rows"]
     [gap] = [row["value"] for row in results if row["evaluator"] == "gap"]
     assert 0 < gap < 2
     config = json.loads((tmp_path / "runs/pictures/config.json").read_text())
-    assert config["data"] == {"type": "sidecar", "folder": "photos"}
+    assert config["data"]["type"] == "coco"
+    assert config["data"]["images"] == "photos"
     assert config["loss"] == {"type": "smoothed", "smoothing": 0.2}
     assert "gap" in clippo("evaluate", "runs/pictures", "--out", "again")

@@ -18,7 +18,7 @@ from clippo.data.decode import pixels_of
 from clippo.errors import UserError
 from clippo.files import atomic_path
 
-__all__ = ["convert"]
+__all__ = ["convert", "png"]
 
 
 def convert(source: Source, folder: Path, *, per_tar: int = 1000) -> tuple[list[Path], list[tuple[str, str]]]:

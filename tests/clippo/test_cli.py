@@ -20,6 +20,8 @@ import clippo_kernels
 from clippo import __version__
 from clippo.arguments import colours_as_asked, one_line
 from clippo.cli import main
+from clippo.data.convert import png
+from clippo.data.emoji import EmojiConfig
 from clippo.recipes import find_recipe
 from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
@@ -61,6 +63,9 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
         ((str(SCRIPT),), (), "search"),
         ((str(SCRIPT),), ("train",), "clippo train emoji --out runs/mine --seed 1"),
         ((str(SCRIPT),), ("train", "emoji"), "--model.num-heads"),
+        ((str(SCRIPT),), ("train", "own"), "--model.num-heads"),
+        ((str(SCRIPT),), ("data",), "clippo data check folder:photos --sheet pairs.png"),
+        ((str(SCRIPT),), ("data", "check"), "--sheet"),
         (MODULE, ("evaluate",), "clippo evaluate runs/emoji"),
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
@@ -159,6 +164,35 @@ def test_train_then_evaluate_and_search(cwd):
         assert picture.width == 4 * 104 + 16
 
 
+@pytest.mark.slow
+def test_own_data_from_the_first_look_to_the_measure(cwd):
+    """Of a folder: check, convert, train, evaluate on other files, search."""
+    source = EmojiConfig(languages=("en",)).build("all", image_size=48)
+    (cwd / "photos").mkdir()
+    for number in range(40):
+        example = source[30 * number]
+        (cwd / f"photos/{number}.png").write_bytes(png(example.image))
+        (cwd / f"photos/{number}.txt").write_text(example.texts[0].text)
+    run = clippo("data", "check", "photos", "--sheet", "pairs.png", "--size", 96, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("40 examples, 40 texts\nbroken: 0\n")
+    with Image.open(cwd / "pairs.png") as picture:
+        assert picture.size == (4 * (2 * 96 + 24), 6 * 104 + 8)
+    run = clippo("data", "convert", "photos", "--to", "shards", cwd=cwd)
+    assert run.stdout == "shards: 1 tars, 0 examples left out\n", run.stderr
+    small = "--steps 4 --warmup-steps 1 --model.width 48 --model.depth 1 --workers 0".split()
+    run = clippo("train", "own", "--data", "folder:photos?held_out=0.2", *small, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert "any/text_to_image" in run.stdout
+    assert RunFolder(cwd / "runs/own").config().data.held_out == 0.2
+    run = clippo("evaluate", "runs/own", "--data", "shards?held_out=0.5", "--out", "again", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert {row["evaluator"] for row in read_results(cwd / "again/results.json").rows} == {"held_out"}
+    run = clippo("search", "runs/own", "dog", "--top", 3, cwd=cwd)
+    assert len(run.stdout.splitlines()) == 3, run.stderr
+
+
+@pytest.mark.slow
 def test_resume_takes_the_configuration_of_the_run(finished, tmp_path, monkeypatch, capsys):
     """Only the length and the intervals of a run may be given anew."""
     shutil.copytree(finished, tmp_path / "run")
@@ -245,7 +279,20 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         ),
         (["render", "dog", "--out", "x.png", "--renderer", "paragraph", "--fonts", "no.otf"], "no.otf"),
         (["train"], "clippo train needs a recipe: emoji"),
-        (["train", "cats"], "recipe must be one of emoji; got 'cats'"),
+        (["train", "cats"], "recipe must be one of emoji, own; got 'cats'"),
+        (["train", "own"], "clippo train own needs --data, such as folder:photos"),
+        (["train", "own", "--data", "photos"], "photos is not a folder, and has none of the endings"),
+        (["train", "emoji", "--data", "folder:none", "--out", "new"], "none is not a folder"),
+        (["train", "emoji", "--data", "photo:x"], "the kind of a source must be one of emoji, folder,"),
+        (["train", "own", "--data", ".", "--out", "new"], ". holds no example with a text"),
+        (["data", "paint"], "clippo data must be followed by check or convert; got 'paint'"),
+        (["data", "check", "tars:none.tar"], "there is no file none.tar"),
+        (["data", "check", "emoji", "--sheet", "no/a.png"], "cannot write the picture no/a.png"),
+        (["data", "check", "emoji", "--size", 20], "--size: size must be a multiple of patch_size"),
+        (["data", "convert", "emoji", "--to", "model.py"], "cannot write into model.py"),
+        (["data", "convert", "emoji", "--to", "new", "--per-tar", 0], "per_tar must be at least 1, got 0"),
+        (["evaluate", "RUN", "--data", "nowhere"], "nowhere is not a folder"),
+        (["evaluate", "RUN", "--recipe", "own"], "the recipe own needs --data, such as folder:photos"),
         (
             ["train", "emoji", "--out", "new", "--loss", "hinge"],
             "--loss must be one of sigmoid, softmax; got 'hinge'",
@@ -256,7 +303,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["export", "RUN", "--out", "no/a.pt2"], "cannot write no/a.pt2: there is no folder no"),
         (["train", "emoji", "--out", "new", "--model.width", 97], "num_heads must divide width: 3 does not"),
         (["train", "emoji", "--out", "new", "--optimizer.beta2", 1], "optimizer.beta2 must be from 0 to"),
-        (["paint"], "the verb must be one of evaluate, export, fonts"),
+        (["paint"], "the verb must be one of data, evaluate, export, fonts"),
         (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
         (
             ["evaluate", "nowhere", "--recipe", "emoji"],
