@@ -32,7 +32,7 @@ PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
-ALIGNED = "amd-epyc/2026-11-26-1fa7c6f-aligned-text.json"
+ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
