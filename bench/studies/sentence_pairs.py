@@ -218,9 +218,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """In Markdown: recall of each run at the end of its steps, and of the methods without training."""
     lines = ["| | learning rate | steps | s | loss | R@1 | R@10 |", "|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
-        about = f"{row['learning_rate']:g} | {row['steps']} | {row['seconds']:.0f} | {row['loss']:.2f}"
-        if not row["steps"]:
-            about = " | | | "
+        about = " | " * 3
+        if row["steps"]:
+            about = f"{row['learning_rate']:g} | {row['steps']} | {row['seconds']:.0f} | {row['loss']:.2f}"
         lines.append(f"| {row['title']} | {about} | {row['R@1']:.1f} | {row['R@10']:.1f} |")
     return "\n".join(lines)
 

@@ -1,0 +1,112 @@
+"""The study of sentence pairs: its reading of descriptions, its baselines and its table."""
+
+import gzip
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clippo.bench.studies import sentence_pairs
+from clippo.bench.studies.sentence_pairs import (
+    RUNS,
+    Document,
+    documents,
+    letters,
+    recalls,
+    sentences,
+    split,
+    table,
+    tfidf,
+    words,
+)
+
+DESCRIPTION = """ Cats are small. They have "fur", e.g. on their
+ backs, and purr!
+ .
+  * a list of toys
+ .
+ Short.
+"""
+
+
+def test_sentences():
+    assert sentences(DESCRIPTION) == (
+        'They have "fur", e.g.',
+        "on their backs, and purr!",
+        "* a list of toys",
+    )
+
+
+def test_descriptions_come_from_apts_lists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="apt-get"):
+        documents(tmp_path)
+    packages = "Package: cat\nSource: felines (1.2)\nDescription-md5: 1\n\nPackage: dog\nDescription-md5: 2\n"
+    texts = (
+        "Package: cat\nDescription-md5: 1\nDescription-en: small animal\n A cat is a small animal.\n"
+        " It purrs all day long.\n\n"
+        "Package: dog\nDescription-md5: 2\nDescription-en: loud animal\n\n"
+        "Package: cow\nDescription-md5: 3\nDescription-en: large animal\n A cow is a large animal.\n"
+    )
+    (tmp_path / "x_main_binary-amd64_Packages.gz").write_bytes(gzip.compress(packages.encode()))
+    (tmp_path / "x_main_i18n_Translation-en").write_text(texts)
+    [document] = documents(tmp_path)
+    assert document == Document(
+        "felines", "small animal", ("A cat is a small animal.", "It purrs all day long.")
+    )
+
+
+FOUND = [Document(f"source {i // 2}", f"synopsis {i}", (f"first {i}", f"second {i}")) for i in range(100)]
+
+
+def test_source_packages_are_held_out_whole():
+    pairs, asked = split(FOUND)
+    assert len(asked) == 10
+    held_out = {int(synopsis.split()[1]) // 2 for synopsis, _ in asked}
+    trained = {int(text.split()[1]) // 2 for pair in pairs for text in pair}
+    assert not held_out & trained
+    assert len(held_out | trained) == 50
+    assert ("synopsis 0", "first 0") in pairs or 0 in held_out
+    assert len(pairs) == 2 * 2 * 40
+
+
+def test_recalls_count_ties_as_misses():
+    assert recalls(np.eye(20)) == {"R@1": 100.0, "R@10": 100.0}
+    assert recalls(np.ones((20, 20))) == {"R@1": 0.0, "R@10": 0.0}
+
+
+def test_tfidf_finds_what_shares_rare_words():
+    asked = [("a red cat", "the cat that is red"), ("a blue dog", "the dog that is blue")]
+    trained = ["a the that is", "a the that is", "red", "blue", "cat", "dog"]
+    assert tfidf(trained, asked, words)["R@1"] == 100.0
+    assert tfidf(trained, asked, letters)["R@1"] == 100.0
+    assert tfidf(["nothing"], asked, words)["R@1"] == 0.0
+    assert letters("ab") == [" ", "a", "b", " ", " a", "ab", "b ", " ab", "ab "]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_few_steps(monkeypatch):
+    monkeypatch.setattr(sentence_pairs, "EVERY", 2)
+    pairs, asked = split(FOUND)
+    found = sentence_pairs.train(replace(RUNS["word-2e-3"], steps=4), pairs * 2, asked)
+    assert found["measured"].keys() == {2, 4}
+    assert found["measured"][4].keys() == {"R@1", "R@10", "loss"}
+    assert found["seconds"] > 0
+
+
+def test_table():
+    rows = [
+        {
+            "title": "words",
+            "learning_rate": 2e-3,
+            "steps": 1500,
+            "seconds": 700.4,
+            "loss": 2.9,
+            "R@1": 33.5,
+            "R@10": 60.6,
+        },
+        {"title": "chance", "steps": 0, "R@1": 0.1, "R@10": 1.0},
+    ]
+    assert table(rows).splitlines()[2:] == [
+        "| words | 0.002 | 1500 | 700 | 2.90 | 33.5 | 60.6 |",
+        "| chance |  |  |  |  | 0.1 | 1.0 |",
+    ]
