@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clippo.data.loader import Batches
-from clippo.data.order import Order
+from clippo.data.order import order_of
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
 from clippo.model.packing import patch_dropout
 from clippo.recipes.emoji import recipe
@@ -32,7 +32,7 @@ def batches_of(config: TrainConfig) -> tuple[Batches, Clippo]:
     source = config.data.build("train", image_size=size)
     is_rendered = isinstance(config.model.text, RenderedTextConfig)
     model = Clippo(config.model, config.renderer.build(size) if is_rendered else None)
-    order = Order(len(source), config.batch_size, weights=source.weights)
+    order = order_of(source, config.batch_size, seed=0)
     batches = Batches(
         source, order, config.transform.build(size), model.text_input,
         rows=slice(0, config.batch_size), steps=range(1000), seed=0,

@@ -12,7 +12,7 @@ import tyro
 
 from clippo.arguments import call
 from clippo.data.base import SourceConfig
-from clippo.data.spec import source_config
+from clippo.data.spec import data_config
 from clippo.errors import UserError
 from clippo.model.configs import choices, kind_of
 from clippo.recipes import find_recipe, recipe_names
@@ -25,6 +25,7 @@ USAGE = """usage: clippo train RECIPE [--out FOLDER] [--resume] [--field value .
 Train a model by a recipe, then measure it. Under torchrun every process takes its share of each batch.
 
     clippo train own --data folder:photos --out runs/photos       pictures with texts of one's own
+    clippo train own --data folder:photos=3 --data shards=1       two sources, three parts of one and one
     clippo train emoji --out runs/mine --seed 1
     clippo train emoji --model.width 192 --model.mlp-dim 768 --out runs/wide
     clippo train emoji --renderer paragraph --renderer.font-size 14 --out runs/shaped
@@ -82,17 +83,17 @@ def new(name: str, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
     rest = [part for argument in arguments for part in halves(argument)]
     for parameter in parameters:
         flag = f"--{parameter.replace('_', '-')}"
-        if flag in rest[:-1]:
+        while flag in rest[:-1]:
             at = rest.index(flag)
-            taken[parameter] = rest[at + 1]
+            taken.setdefault(parameter, []).append(rest[at + 1])
             del rest[at : at + 2]
     if "data" in parameters:
         if "data" not in taken and not {"-h", "--help"} & {*rest}:
             raise UserError(
                 f"clippo train {name} needs --data, such as folder:photos; see clippo data --help"
             )
-        taken["data"] = source_config(taken.get("data", "emoji"))
-    return function(**taken), rest
+        taken["data"] = [data_config(taken.get("data", ["emoji"]))]
+    return function(**{parameter: values[-1] for parameter, values in taken.items()}), rest
 
 
 def begun(arguments: list[str], out: Path) -> TrainConfig | None:
@@ -116,6 +117,7 @@ def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list
         UserError: there is no such part.
     """
     rest: list[str] = []
+    specs: list[str] = []  # of the sources of data, each after its own --data
     given = [part for argument in arguments for part in halves(argument)]
     while given:
         argument = given.pop(0)
@@ -127,7 +129,8 @@ def choose(config: TrainConfig, arguments: list[str]) -> tuple[TrainConfig, list
             continue
         name = given.pop(0) if given else ""
         if kind is SourceConfig:
-            config = replaced(config, path, source_config(name))
+            specs.append(name)
+            config = replaced(config, path, data_config(specs))
             continue
         known = choices(kind)
         if name not in known:

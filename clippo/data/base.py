@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-__all__ = ["BrokenExampleError", "Example", "Source", "SourceConfig", "Split", "Text"]
+__all__ = ["BrokenExampleError", "Example", "Runs", "Source", "SourceConfig", "Split", "Text"]
 
 Split = Literal["train", "held_out", "all"]
 
@@ -59,6 +60,19 @@ class BrokenExampleError(ValueError):
         return type(self), (self.key, self.reason)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Neighbouring examples that are cheap to read together, such as the row groups of a file.
+
+    Attributes:
+        first: (R,) index of the first example of each run, ascending from 0.
+        window: how many runs a process can keep in memory.
+    """
+
+    first: np.ndarray
+    window: int
+
+
 class Source(ABC):
     """A collection of examples, read by index. It knows nothing of batches, renderers or ranks.
 
@@ -80,6 +94,16 @@ class Source(ABC):
     def weights(self) -> np.ndarray | None:
         """(N,) how often each example comes in an epoch of training, from 0 to 1; None if always once."""
         return None
+
+    @property
+    def runs(self) -> Runs | None:
+        """Neighbours to read together; None if any example can be read by itself as cheaply."""
+        return None
+
+    @property
+    def parts(self) -> Sequence[tuple[Source, float]]:
+        """The sources that this one is made of, one after the other, and their shares of training."""
+        return [(self, 1.0)]
 
     @property
     def fingerprint(self) -> str:

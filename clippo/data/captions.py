@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["in_json", "in_lines", "of_name", "reason_against", "texts_of"]
+__all__ = ["Captions", "in_json", "in_lines", "of_name", "reason_against", "texts_of"]
 
 Captions = list[tuple[str, str]]  # texts and their languages, "" where it is not known
 

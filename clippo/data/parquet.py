@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clippo.data.base import BrokenExampleError
+from clippo.data.base import BrokenExampleError, Runs
 from clippo.data.captions import texts_of
 from clippo.data.folder import read_file
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
@@ -170,6 +170,16 @@ class PicturesOfRows(Images):
             return read_file(root / path_in(root, value or path, where))
         except UserError as error:
             raise BrokenExampleError(where, str(error)) from error
+
+    def runs(self, rows: np.ndarray) -> Runs | None:
+        """The rows of each row group, and as many row groups as are kept; None if all of them are."""
+        if sum(file.stat().st_size for file in self.files) <= KEPT_BYTES:
+            return None
+        group_R = self.places[rows, :2]
+        first = np.flatnonzero(np.append(True, (group_R[1:] != group_R[:-1]).any(1))[: len(rows)])
+        num_groups = len(np.unique(self.places[:, :2], axis=0))
+        bytes_of_group = sum(file.stat().st_size for file in self.files) / max(1, num_groups)
+        return Runs(first, max(1, int(KEPT_BYTES / bytes_of_group)))
 
     def column(self, file: int, group: int) -> Any:
         if (file, group) not in self._read:

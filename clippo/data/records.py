@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clippo.data.base import Example, Source, SourceConfig, Split, Text
+from clippo.data.base import Example, Runs, Source, SourceConfig, Split, Text
 from clippo.data.captions import reason_against
 from clippo.errors import UserError
 
@@ -137,8 +137,12 @@ class Images(Protocol):
         """Read a file.
 
         Raises:
-            BrokenExampleError, OSError: it cannot be read.
+            BrokenExampleError: it cannot be read.
         """
+
+    def runs(self, rows: np.ndarray) -> Runs | None:
+        """Which of the records of ascending numbers `rows` are cheap to read together."""
+        return None
 
 
 class FilesSource(Source):
@@ -162,6 +166,10 @@ class FilesSource(Source):
         row = int(self.rows[index])
         key, texts = self.records.keys[row], self.records.texts_of(row)
         return Example(key, self.images.read(row), texts, self.records.labels[row] or None)
+
+    @property
+    def runs(self) -> Runs | None:
+        return self.images.runs(self.rows)
 
     @property
     def fingerprint(self) -> str:

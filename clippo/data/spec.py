@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from clippo.data.base import SourceConfig
 from clippo.data.folder import PICTURE_SUFFIXES
+from clippo.data.mixture import MixtureConfig
 from clippo.errors import UserError
 from clippo.model.configs import choices, from_dict
 
-__all__ = ["source_config"]
+__all__ = ["data_config", "source_config"]
 
 KINDS = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".tar": "tars"} | dict.fromkeys(
     (".parquet", ".arrow", ".feather"), "parquet"
 )
+
+
+def data_config(specs: Sequence[str]) -> SourceConfig:
+    """The configuration of one specification, or the mixture of several.
+
+    Either none of them has a share, or each: `folder:photos=3`, `parquet:p/*.parquet?text=caption=1`.
+
+    Raises:
+        UserError: as of `source_config`, or some have shares and some have none.
+    """
+    parted = [parted_share(spec) for spec in specs]
+    shares = [share for _, share in parted if share is not None]
+    if shares and len(shares) < len(specs):
+        raise UserError(f"either all or none of the sources may have shares, got {' '.join(specs)}")
+    sources = tuple(source_config(spec) for spec, _ in parted)
+    if len(sources) == 1:
+        return sources[0]
+    return MixtureConfig(sources=sources, shares=tuple(shares))
+
+
+def parted_share(spec: str) -> tuple[str, float | None]:
+    """A specification and the share behind it, "=3", if there is one."""
+    start, equals, end = spec.rpartition("=")
+    last_part = spec.rpartition("?")[2].rpartition("&")[2] if "?" in spec else ""
+    is_field = last_part.count("=") == 1
+    try:
+        share = float(end)
+    except ValueError:
+        return spec, None
+    if not equals or is_field or os.path.exists(spec.partition(":")[2] or spec):
+        return spec, None
+    return start, share
 
 
 def source_config(spec: str) -> SourceConfig:

@@ -15,7 +15,7 @@ from clippo.data.folder import FilesOfFolder
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder, Strings
 from clippo.errors import UserError
 
-__all__ = ["TableConfig", "column_of", "text_columns"]
+__all__ = ["TableConfig", "column_of", "path_in", "text_columns"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 IMAGE_COLUMNS = ("filepath", "file_name", "filename", "image", "path")  # open_clip's and the Hub's first

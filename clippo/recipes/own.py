@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clippo.data.base import SourceConfig
-from clippo.data.records import FilesConfig
 from clippo.data.transform import SquashConfig, TransformConfig
 from clippo.evaluation.retrieval import RetrievalConfig
 from clippo.model import ClippoConfig, RenderedTextConfig
@@ -49,7 +48,7 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         transform = SquashConfig(min_area=0.5, resize=model.resize)
     batch_size = min(batch_size, max(MANY, 2 ** (count // 4).bit_length() // 2))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * count // batch_size))
-    has_held_out = isinstance(data, FilesConfig) and len(data.build("held_out", image_size=64)) > 0
+    has_held_out = len(data.build("held_out", image_size=64)) > 0
     return TrainConfig(
         model=model,
         renderer=renderer,

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clippo.data.loader import Batches, load
-from clippo.data.order import Order
+from clippo.data.order import order_of
 from clippo.errors import UserError
 from clippo.evaluation import suite
 from clippo.model import Clippo, RenderedTextConfig
@@ -70,7 +70,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         rows = context.shard(config.batch_size)
         image_size = config.model.image_size
         source = config.data.build("train", image_size=image_size)
-        order = Order(len(source), config.batch_size, seed=config.seed, weights=source.weights)
+        order = order_of(source, config.batch_size, seed=config.seed)
         evaluators = {}
         if context.is_main_process:
             evaluators = suite.build(config.evaluators, config.data, config.transform, image_size)

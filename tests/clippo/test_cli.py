@@ -185,6 +185,12 @@ def test_own_data_from_the_first_look_to_the_measure(cwd):
     assert run.returncode == 0, run.stderr
     assert "any/text_to_image" in run.stdout
     assert RunFolder(cwd / "runs/own").config().data.held_out == 0.2
+    two = ["--data", "photos?held_out=0.2=1", "--data", "shards=2"]
+    run = clippo("train", "own", *two, *small, "--out", "runs/two", cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert RunFolder(cwd / "runs/two").config().data.shares == (1.0, 2.0)
+    run = clippo("train", "own", "--resume", "--out", "runs/two", cwd=cwd)
+    assert run.returncode == 0, run.stderr
     run = clippo("evaluate", "runs/own", "--data", "shards?held_out=0.5", "--out", "again", cwd=cwd)
     assert run.returncode == 0, run.stderr
     assert {row["evaluator"] for row in read_results(cwd / "again/results.json").rows} == {"held_out"}

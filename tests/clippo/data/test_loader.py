@@ -9,7 +9,7 @@ import torch
 
 from clippo.data.base import BrokenExampleError, Example, Source, Text
 from clippo.data.loader import Batches, choose, load
-from clippo.data.order import Order
+from clippo.data.order import ShuffledOrder, WeightedOrder
 from clippo.data.transform import PlaceConfig
 from clippo.errors import UserError
 from clippo.model import ByteTextConfig, Clippo, ClippoConfig, RenderedTextConfig
@@ -46,7 +46,7 @@ def batches_of(
 ):
     config = replace(SIZES, text=text or RenderedTextConfig(tokens="inked"))
     text_input = Clippo(config, None if isinstance(text, ByteTextConfig) else renderer(32)).text_input
-    order = Order(40, 8, seed=seed, weights=weights)
+    order = ShuffledOrder(40, 8, seed=seed) if weights is None else WeightedOrder(weights, 8, seed=seed)
     transform = PlaceConfig(strength=0.5).build(32)
     return Batches(source(), order, transform, text_input, rows=rows, steps=steps, seed=seed)
 
@@ -143,7 +143,7 @@ def test_another_example_takes_the_place_of_a_broken_one():
     assert rejected.keys() == {"square 0", "square 1", "square 2", "square 20"}
     assert rejected["square 0"] == "no file"
     assert rejected["square 20"].startswith("not a picture in JPEG")
-    order = Order(40, 8, seed=0)
+    order = ShuffledOrder(40, 8)
     for step, batch in enumerate(whole):
         grey = batch.images[:, 16, 16, 0].tolist()  # PlaceConfig moves the square, but not off its middle
         for row, index in enumerate(order(step).tolist()):
