@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from clippo.data.base import BrokenExampleError, Example, Source
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "decode", "pixels_of", "read_all"]
 
+# The extra `fast`: the same pixels sooner.
+simplejpeg: Any = import_module("simplejpeg") if find_spec("simplejpeg") else None
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow reads many more, with many more faults
 MAX_BYTES = 2**27  # of an encoded picture; a photograph of 100 megapixels has about 40 MB
 MAX_PIXELS = 2**27  # 400 MB once it is decoded
+ORIENTATION = 0x0112  # tag of EXIF
 
 
 def pixels_of(example: Example) -> np.ndarray:
@@ -77,26 +85,40 @@ def decode(encoded: bytes) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"a picture of {width} x {height} px, more than {MAX_PIXELS:,} pixels")
-            if image.mode.startswith("I;16"):
-                return from_16_bits(image)
-            if image.mode in ("I", "F"):
-                raise ValueError(f"a picture in Pillow's mode {image.mode}, whose white level is unknown")
-            has_alpha = image.has_transparency_data
-            oriented = ImageOps.exif_transpose(image)
-            pixels = np.asarray(oriented.convert("RGBA" if has_alpha else "RGB"))
+            pixels = oriented(pixels_in(image, encoded), image.getexif().get(ORIENTATION, 1))
     except UnidentifiedImageError as error:
         raise ValueError(f"not a picture in {', '.join(FORMATS)}") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise errors of many kinds
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-    return premultiplied(pixels) if has_alpha else pixels
+    return premultiplied(pixels) if pixels.shape[2] == 4 else pixels
 
 
-def from_16_bits(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a grey picture of 16 bits."""
-    grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
-    return np.repeat((grey * 255 + 32767) // 65535, 3).reshape(*grey.shape, 3).astype(np.uint8)
+def pixels_in(image: Image.Image, encoded: bytes) -> np.ndarray:
+    """The pixels of a picture whose header was read, (H, W, 3) or (H, W, 4) uint8."""
+    if image.format == "JPEG" and image.mode == "RGB" and simplejpeg is not None:
+        with suppress(ValueError):  # Pillow decides about what is damaged
+            pixels: np.ndarray = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+            return pixels
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return np.repeat((grey * 255 + 32767) // 65535, 3).reshape(*grey.shape, 3).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"a picture in Pillow's mode {image.mode}, whose white level is unknown")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as they are to be looked at: EXIF's orientation is from 1, as they are, to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def premultiplied(pixels: np.ndarray) -> np.ndarray:
