@@ -58,6 +58,7 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
         evaluators={"held_out": RetrievalConfig()} if has_held_out else {},
         batch_size=batch_size,
+        merge_equal_texts=True,
         steps=steps,
         learning_rate=1e-3 if init_from is None else 1e-5,
         warmup_steps=steps // 5,

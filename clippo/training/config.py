@@ -34,6 +34,7 @@ class TrainConfig:
         optimizer: updates the weights.
         evaluators: measures of the model, by name.
         batch_size: pairs in a step, over all processes.
+        merge_equal_texts: pairs of a batch with equal texts are positives of one another, and not negatives.
         micro_batch_size: pairs that a process embeds at a time. A larger share of the batch is embedded
             twice, in micro-batches whose activations need not fit into memory together.
         steps: optimizer steps of the whole run.
@@ -64,6 +65,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     evaluators: Mapping[str, EvaluatorConfig] = field(default_factory=dict)
     batch_size: int
+    merge_equal_texts: bool = False
     micro_batch_size: int = 4096
     steps: int
     learning_rate: float

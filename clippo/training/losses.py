@@ -20,7 +20,12 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, z_images: Tensor, z_texts: Tensor, scale: Tensor, group: dist.ProcessGroup | None
+        self,
+        z_images: Tensor,
+        z_texts: Tensor,
+        scale: Tensor,
+        group: dist.ProcessGroup | None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of the global batch, a scalar.
 
@@ -29,6 +34,7 @@ class Loss(nn.Module, ABC):
                 pair.
             scale: (1,) factor on cosine similarities, `logit_scale.exp()`.
             group: the processes that share the batch.
+            labels: (B,) int64, the pairs of equal label are positives of one another; by default all differ.
         """
 
 
@@ -57,9 +63,14 @@ class SoftmaxLoss(Loss):
     """See `clippo_kernels.contrastive_loss`."""
 
     def forward(
-        self, z_images: Tensor, z_texts: Tensor, scale: Tensor, group: dist.ProcessGroup | None
+        self,
+        z_images: Tensor,
+        z_texts: Tensor,
+        scale: Tensor,
+        group: dist.ProcessGroup | None,
+        labels: Tensor | None = None,
     ) -> Tensor:
-        return contrastive_loss(z_images, z_texts, scale, group=group)
+        return contrastive_loss(z_images, z_texts, scale, labels=both(labels), group=group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,16 @@ class SigmoidLoss(Loss):
         self.logit_bias = nn.Parameter(torch.tensor([initial_bias]))
 
     def forward(
-        self, z_images: Tensor, z_texts: Tensor, scale: Tensor, group: dist.ProcessGroup | None
+        self,
+        z_images: Tensor,
+        z_texts: Tensor,
+        scale: Tensor,
+        group: dist.ProcessGroup | None,
+        labels: Tensor | None = None,
     ) -> Tensor:
-        return sigmoid_loss(z_images, z_texts, scale, self.logit_bias, group=group)
+        return sigmoid_loss(z_images, z_texts, scale, self.logit_bias, labels=both(labels), group=group)
+
+
+def both(labels: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The labels of the images and of the texts, of which row i of each belongs together."""
+    return None if labels is None else (labels, labels)

@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,10 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 out: tuple[Tensor, Tensor] = model(images, texts, kept, mask)
                 return out
 
-        def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
+        def loss(z_images: Tensor, z_texts: Tensor, labels: Tensor | None) -> Tensor:
             with autocast:
-                out: Tensor = loss_module(z_images, z_texts, model.logit_scale.exp(), context.group)
+                scale = model.logit_scale.exp()
+                out: Tensor = loss_module(z_images, z_texts, scale, context.group, labels)
                 return out
 
         # Steps
@@ -165,8 +167,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             torch.manual_seed(torch_seed(config.seed, "step", step, context.rank))
             optimizer.zero_grad()
             texts = batch.texts if batch.text_mask is None else (batch.texts, batch.text_mask)
+            labels = batch.labels.to(device) if config.merge_equal_texts else None
             value = cached_contrastive_step(
-                embed, batch.images, texts, loss, chunk_size=config.micro_batch_size
+                embed, batch.images, texts, partial(loss, labels=labels), chunk_size=config.micro_batch_size
             )
             context.average_gradients(parameters)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip_norm)

@@ -166,6 +166,15 @@ class AllBroken(Broken):
     below = 40
 
 
+def test_labels_are_equal_for_equal_texts():
+    [batch] = load(batches_of(steps=range(1)), workers=0)
+    texts = batch.texts.reshape(8, -1)
+    same_text = (texts[:, None] == texts).all(2)
+    assert torch.equal(batch.labels[:, None] == batch.labels, same_text)
+    assert same_text.sum() - 8 > 1
+    assert torch.equal(next(iter(load(batches_of(steps=range(1), seed=0), workers=0))).labels, batch.labels)
+
+
 def test_a_source_without_anything_that_can_be_read_is_said():
     with pytest.raises(UserError, match="100 examples in a row are broken; the last is square .*: no file"):
         next(iter(load(batches_of(source=AllBroken, weights=None), workers=0)))

@@ -35,6 +35,20 @@ def test_sigmoid_is_a_sum_over_all_pairs_and_trains_its_bias(embeddings):
     )
 
 
+@pytest.mark.parametrize("config", [SoftmaxLossConfig(), SigmoidLossConfig()])
+def test_pairs_of_equal_label_are_positives_of_one_another(embeddings, config):
+    z_images, z_texts = embeddings
+    scale, labels = torch.tensor([7.0]), torch.tensor([5, 3, 5, 9, 3, 5])
+    logits = scale * z_images @ z_texts.T
+    positive = (labels[:, None] == labels).float()
+    if isinstance(config, SoftmaxLossConfig):
+        targets = positive / positive.sum(1)
+        expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    else:
+        expected = -F.logsigmoid((2 * positive - 1) * (logits - 10)).sum() / 6
+    torch.testing.assert_close(config.build()(z_images, z_texts, scale, None, labels), expected)
+
+
 def test_parameters_have_a_dimension():
     """FSDP cannot shard a tensor without any."""
     for config in choices(LossConfig).values():

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from clippo.data.emoji import EmojiSource
-from clippo.data.order import Order
+from clippo.data.order import WeightedOrder
 from clippo.errors import UserError
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
 from clippo.model.configs import to_dict
 from clippo.renderer import ParagraphRenderer, ParagraphRendererConfig
 from clippo.results import read_results
 from clippo.training import trainer
-from clippo.training.losses import SigmoidLossConfig
+from clippo.training.losses import SigmoidLossConfig, SoftmaxLoss
 from clippo.training.optimizers import AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
@@ -50,8 +50,8 @@ def test_the_loss_falls(finished, tiny_config):
 @pytest.mark.long
 def test_one_batch_over_and_over_is_learned(tiny_config, tmp_path, monkeypatch):
     """Well below the loss of a tower that says the same of everything."""
-    batch = Order.__call__
-    monkeypatch.setattr(Order, "__call__", lambda self, step: batch(self, 0))
+    batch = WeightedOrder.__call__
+    monkeypatch.setattr(WeightedOrder, "__call__", lambda self, step: batch(self, 0))
     config = dataclasses.replace(tiny_config, steps=120, learning_rate=2e-3)
     train(config, tmp_path / "run")
     assert losses(tmp_path / "run")[120] < 0.5 * math.log(config.batch_size)
@@ -86,7 +86,7 @@ class PulledPlugError(Exception):
 
 def train_until(step: int, config, folder) -> None:
     """Cut a run off."""
-    batch = Order.__call__
+    batch = WeightedOrder.__call__
 
     def cut(self, number):
         if number == step:
@@ -94,7 +94,7 @@ def train_until(step: int, config, folder) -> None:
         return batch(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Order, "__call__", cut)
+        patch.setattr(WeightedOrder, "__call__", cut)
         with pytest.raises(PulledPlugError):
             train(config, folder)
 
@@ -124,14 +124,14 @@ def default_signals():
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
-    batch, before = Order.__call__, signal.getsignal(number)
+    batch, before = WeightedOrder.__call__, signal.getsignal(number)
 
     def interrupted(self, step):
         if step == 6:
             os.kill(os.getpid(), number)
         return batch(self, step)
 
-    monkeypatch.setattr(Order, "__call__", interrupted)
+    monkeypatch.setattr(WeightedOrder, "__call__", interrupted)
     message = f"stopped by {name} after step 7, whose checkpoint is saved"
     with pytest.raises(Stopped, match=message) as stopped:
         train(tiny_config, tmp_path / "run")
@@ -335,6 +335,19 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
     model, before = models[2]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert RunFolder(tmp_path / "run").newest_checkpoint() is None
+
+
+def test_equal_texts_are_merged_on_request(tiny_config, tmp_path, monkeypatch):
+    given = []
+    forward = SoftmaxLoss.forward
+    monkeypatch.setattr(
+        SoftmaxLoss, "forward", lambda self, *args: given.append(args[4]) or forward(self, *args)
+    )
+    config = dataclasses.replace(tiny_config, steps=2, evaluators={}, micro_batch_size=5)
+    train(config, tmp_path / "run")
+    assert given == [None, None]
+    train(dataclasses.replace(config, merge_equal_texts=True), tmp_path / "merged")
+    assert [labels.shape for labels in given[2:]] == [(16,), (16,)]
 
 
 @pytest.mark.slow
