@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clippo.data.order import Order
+from clippo.data.order import WeightedOrder
 from clippo.recipes.emoji import recipe
 from clippo.training.trainer import train
 
@@ -40,7 +40,7 @@ class EnoughError(Exception):
 
 def first_losses(folder: Path) -> list[float]:
     """Losses of the recipe's first steps, on one thread."""
-    batch = Order.__call__
+    batch = WeightedOrder.__call__
 
     def cut(self, step):
         if step == STEPS:
@@ -52,7 +52,7 @@ def first_losses(folder: Path) -> list[float]:
     torch.set_num_threads(1)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Order, "__call__", cut)
+            patch.setattr(WeightedOrder, "__call__", cut)
             with pytest.raises(EnoughError):
                 train(config, folder)
     finally:
