@@ -1,4 +1,4 @@
-"""Check image-text data, or convert it to WebDataset tars."""
+"""Check image-text data, measure how fast it comes, or convert it to WebDataset tars."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from clippo.pictures import check_picture_path, save_picture
 
 __all__ = ["main"]
 
+MAX_WORKERS = 256
+
 USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
+       clippo data bench SPEC [--size PX] [--batch-size N] [--workers N ...]
        clippo data convert SPEC --to FOLDER [--per-tar N]
 
     clippo data check folder:photos --sheet pairs.png       read everything once, and say what is in it
+    clippo data bench folder:photos --workers 0 1 2         examples a second, and which stage takes the time
     clippo data convert table:pairs.csv --to shards         write WebDataset tars
 
 A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed:
@@ -66,6 +70,41 @@ def check(spec: str, /, *, size: int = 224, sheet: Path | None = None) -> None:
         save_picture(draw_pairs(images, list(texts)), sheet)
 
 
+def bench(
+    spec: str, /, *, size: int = 224, batch_size: int = 64, workers: tuple[int, ...] = (0, 1, 2)
+) -> None:
+    """Measure how many examples a second training would get, and which stage takes the time.
+
+    Args:
+        spec: The source, such as folder:photos; see `clippo data --help`.
+        size: Side in px of the images of the model.
+        batch_size: Examples in a batch.
+        workers: Numbers of processes that prepare batches; 0 is the process that trains.
+    """
+    import torch
+
+    from clippo.data.spec import source_config
+    from clippo.data.speed import rates_of_workers, seconds_of_stages
+    from clippo.data.transform import SquashConfig
+
+    if size < 16 or size % 16:
+        raise UserError(f"--size must be a multiple of 16, got {size}")
+    if not all(0 <= number <= MAX_WORKERS for number in workers):
+        raise UserError(f"--workers must be from 0 to {MAX_WORKERS}, got {' '.join(map(str, workers))}")
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    torch.set_num_threads(1)
+    source, transform = source_config(spec).build("train", image_size=size), SquashConfig(min_area=0.5)
+    seconds = seconds_of_stages(source, transform, size)
+    whole = sum(seconds.values())
+    print(f"one core, {1 / whole:,.0f} examples a second:")
+    for stage, own in seconds.items():
+        print(f"  {stage:<10}{1e3 * own:8.3f} ms  {own / whole:4.0%}")
+    rates = rates_of_workers(source, transform, size, batch_size=batch_size, workers=workers)
+    for number, rate in rates.items():
+        print(f"{number} workers: {rate:,.0f} examples a second")
+
+
 def convert(spec: str, /, *, to: Path, per_tar: int = 1000) -> None:
     """Write a source as WebDataset tars.
 
@@ -83,7 +122,7 @@ def convert(spec: str, /, *, to: Path, per_tar: int = 1000) -> None:
     print(f"{to}: {len(tars)} tars, {len(broken)} examples left out")
 
 
-VERBS: dict[str, Callable[..., None]] = {"check": check, "convert": convert}
+VERBS: dict[str, Callable[..., None]] = {"check": check, "bench": bench, "convert": convert}
 
 
 def main(arguments: list[str]) -> None:
@@ -92,5 +131,5 @@ def main(arguments: list[str]) -> None:
         return
     verb, *rest = arguments
     if verb not in VERBS:
-        raise UserError(f"clippo data must be followed by {' or '.join(VERBS)}; got {verb!r}")
+        raise UserError(f"clippo data must be followed by one of {', '.join(VERBS)}; got {verb!r}")
     call(VERBS[verb], rest, prog=f"clippo data {verb}")
