@@ -16,6 +16,7 @@ from clippo.data.base import BrokenExampleError, Runs
 from clippo.data.captions import texts_of
 from clippo.data.folder import read_file
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
+from clippo.data.remote import is_remote, local_copy, opened, state_of
 from clippo.data.table import column_of, path_in, text_columns
 from clippo.data.webdataset import expanded
 from clippo.errors import UserError
@@ -44,14 +45,14 @@ class ParquetConfig(FilesConfig):
     text: str = ""
 
     def open(self) -> tuple[Records, Images]:
-        files = [Path(file) for file in files_of(self.path)]
+        files = files_of(self.path)
         builder = RecordsBuilder(self.min_chars)
         places: list[tuple[int, int, int]] = []
         columns = []
         for number, file in enumerate(files):
-            groups = RowGroups(file)
-            columns.append(column_of(groups.schema.names, self.image, IMAGE_COLUMNS, "image", str(file)))
-            texts = text_columns(groups.schema.names, self.text, str(file))
+            groups, stem = RowGroups(file), Path(file).stem
+            columns.append(column_of(groups.schema.names, self.image, IMAGE_COLUMNS, "image", file))
+            texts = text_columns(groups.schema.names, self.text, file)
             for group in range(len(groups)):
                 values = groups.read(group, [name for name, _ in texts])
                 paths = groups.paths(group, columns[-1], values.num_rows)
@@ -65,7 +66,7 @@ class ParquetConfig(FilesConfig):
                     except ValueError as error:
                         raise UserError(f"{file}, row {row} of row group {group}: {error}") from error
                     names = [os.path.splitext(paths[row])[0], paths[row]] if paths[row] else []
-                    if builder.add((*names, f"{file.stem}/{group}/{row}", f"{file}/{group}/{row}"), own):
+                    if builder.add((*names, f"{stem}/{group}/{row}", f"{file}/{group}/{row}"), own):
                         places.append((number, group, row))
         return builder.build(), PicturesOfRows(files, columns, np.array(places, np.int64).reshape(-1, 3))
 
@@ -84,7 +85,7 @@ class RowGroups:
         UserError: pyarrow is not installed, or the file cannot be read.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: str) -> None:
         try:
             arrow = importlib.import_module("pyarrow")
             parquet, ipc = (importlib.import_module(f"pyarrow.{name}") for name in ("parquet", "ipc"))
@@ -94,16 +95,17 @@ class RowGroups:
         self.arrow = arrow
         self.parquet: Any = None
         try:
-            if file.suffix == ".parquet":
-                self.parquet = parquet.ParquetFile(file, memory_map=True)
+            if file.endswith(".parquet"):
+                content = opened(file) if is_remote(file) else file
+                self.parquet = parquet.ParquetFile(content, memory_map=not is_remote(file))
                 self.schema = self.parquet.schema_arrow
                 return
-            mapped = arrow.memory_map(str(file))
+            copy = str(local_copy(file))
             try:
-                reader = ipc.open_file(mapped)
+                reader = ipc.open_file(arrow.memory_map(copy))
                 self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             except arrow.ArrowInvalid:  # datasets writes streams
-                reader = ipc.open_stream(arrow.memory_map(str(file)))
+                reader = ipc.open_stream(arrow.memory_map(copy))
                 self.batches = list(reader)
             self.schema = reader.schema
         except (arrow.ArrowException, OSError) as error:
@@ -142,7 +144,7 @@ class PicturesOfRows(Images):
         places: (N, 3) the file of each record, and its row group and row in that.
     """
 
-    def __init__(self, files: Sequence[Path], columns: Sequence[str], places: np.ndarray) -> None:
+    def __init__(self, files: Sequence[str], columns: Sequence[str], places: np.ndarray) -> None:
         self.files = files
         self.columns = columns
         self.places = places
@@ -166,20 +168,20 @@ class PicturesOfRows(Images):
         if isinstance(value, bytes):
             return value
         try:
-            root = self.files[file].parent
-            return read_file(root / path_in(root, value or path, where))
+            root = os.path.dirname(self.files[file]) or "."
+            return read_file(f"{root}/{path_in(root, value or path, where)}")
         except UserError as error:
             raise BrokenExampleError(where, str(error)) from error
 
     def runs(self, rows: np.ndarray) -> Runs | None:
         """The rows of each row group, and as many row groups as are kept; None if all of them are."""
-        if sum(file.stat().st_size for file in self.files) <= KEPT_BYTES:
+        num_bytes = sum(state_of(file)[1] for file in self.files)
+        if num_bytes <= KEPT_BYTES:
             return None
         group_R = self.places[rows, :2]
         first = np.flatnonzero(np.append(True, (group_R[1:] != group_R[:-1]).any(1))[: len(rows)])
         num_groups = len(np.unique(self.places[:, :2], axis=0))
-        bytes_of_group = sum(file.stat().st_size for file in self.files) / max(1, num_groups)
-        return Runs(first, max(1, int(KEPT_BYTES / bytes_of_group)))
+        return Runs(first, max(1, int(KEPT_BYTES * num_groups / num_bytes)))
 
     def column(self, file: int, group: int) -> Any:
         if (file, group) not in self._read:

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from clippo.data.base import SourceConfig
 from clippo.data.folder import PICTURE_SUFFIXES
 from clippo.data.mixture import MixtureConfig
+from clippo.data.remote import is_remote
 from clippo.errors import UserError
 from clippo.model.configs import choices, from_dict
 
@@ -69,7 +70,8 @@ def source_config(spec: str) -> SourceConfig:
     if not colon and kind in known:
         rest = ""
     elif not colon or kind not in known:
-        if colon and not os.path.exists(spec.partition("?")[0]) and kind.isidentifier():
+        is_path = rest.startswith("//") or os.path.exists(spec.partition("?")[0])
+        if colon and not is_path and kind.isidentifier():
             raise UserError(f"the kind of a source must be one of {', '.join(known)}; got {kind!r}")
         kind, rest = guessed(spec.partition("?")[0]), spec
     path, _, query = rest.partition("?")
@@ -99,6 +101,10 @@ def guessed(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix in KINDS:
         return KINDS[suffix]
+    if is_remote(path):
+        raise UserError(
+            f"{path}: name the kind, folder:{path} or tars:{path}, which is not guessed of a store"
+        )
     if not os.path.isdir(path):
         raise UserError(f"{path} is not a folder, and has none of the endings {', '.join(KINDS)}")
     inside = {Path(name).suffix.lower() for name in os.listdir(path)}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from clippo.data.captions import texts_of
 from clippo.data.folder import FilesOfFolder
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder, Strings
+from clippo.data.remote import opened
 from clippo.errors import UserError
 
 __all__ = ["TableConfig", "column_of", "path_in", "text_columns"]
@@ -40,12 +41,12 @@ class TableConfig(FilesConfig):
     text: str = ""
 
     def open(self) -> tuple[Records, Images]:
-        file = Path(self.path)
-        root = file.parent
+        file = self.path
+        root = os.path.dirname(file) or "."
         texts_by_image: dict[str, list[tuple[str, str]]] = {}
         for number, row in rows_of(file):
-            image_column = column_of(row, self.image, IMAGE_COLUMNS, "image", str(file))
-            columns = text_columns(row, self.text, str(file))
+            image_column = column_of(row, self.image, IMAGE_COLUMNS, "image", file)
+            columns = text_columns(row, self.text, file)
             where = f"{file}, line {number}"
             image = path_in(root, row[image_column], where)
             try:
@@ -60,23 +61,23 @@ class TableConfig(FilesConfig):
         return builder.build(), FilesOfFolder(root, Strings(kept))
 
 
-def rows_of(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def rows_of(file: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The rows of a table with the numbers of their lines.
 
     Raises:
         UserError: it cannot be read; the message names the line.
     """
-    suffix = file.suffix.lower()
+    suffix = os.path.splitext(file)[1].lower()
     if suffix not in (*DELIMITERS, ".jsonl"):
         raise UserError(f"{file} must be a .csv, .tsv or .jsonl file")
     number = 0
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
+        with opened(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as lines:
             rows = rows_of_csv(lines, DELIMITERS[suffix]) if suffix in DELIMITERS else rows_of_jsonl(lines)
             for number, row in rows:
                 yield number, row
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}, after line {number}: text that is not UTF-8") from error
     except BrokenRowError as error:
@@ -133,7 +134,7 @@ def text_columns(columns: Collection[str], given: str, where: str) -> list[tuple
     return found
 
 
-def path_in(root: Path, value: Any, where: str) -> str:
+def path_in(root: str, value: Any, where: str) -> str:
     """A path of a table as one in a folder.
 
     Raises:
@@ -141,7 +142,9 @@ def path_in(root: Path, value: Any, where: str) -> str:
     """
     if not isinstance(value, str) or not value or "\0" in value:
         raise UserError(f"{where}: the path of a picture must be a string, got {value!r}")
-    path = os.path.relpath(os.path.join(root, value), root)
+    if "://" in value:
+        raise UserError(f"{where}: the picture {value} is on the web: fetch the pictures first")
+    path = os.path.relpath(value, root) if os.path.isabs(value) else os.path.normpath(value)
     if path == ".." or path.startswith("../"):
         raise UserError(f"{where}: the picture {value} is not in {root}, the folder of the table")
     return path

@@ -21,11 +21,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from clippo.data.base import BrokenExampleError
+from clippo.data.base import BrokenExampleError, Runs
 from clippo.data.captions import Captions, in_json, in_lines, of_name
 from clippo.data.decode import MAX_BYTES
 from clippo.data.folder import PICTURE_SUFFIXES
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
+from clippo.data.remote import cache_folder, cached_bytes, is_remote, local_copy, matching, state_of
 from clippo.errors import UserError
 from clippo.files import write_text
 
@@ -35,6 +36,7 @@ TEXT_MEMBERS = {"txt": in_lines, "caption": in_lines, "json": in_json}
 MAX_TEXT_BYTES = 2**24  # of one text member
 MAX_FILES = 2**20  # that one pattern may name
 OPEN_TARS = 64  # a process keeps open
+MOST_TARS = 16  # remote ones that are read at a time, so that a run does not wait for all of them
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -55,7 +57,7 @@ class TarsConfig(FilesConfig):
         builder = RecordsBuilder(self.min_chars)
         places: list[tuple[int, int, int]] = []
         for number, tar in enumerate(tars):
-            for picture in pictures_of(Path(tar)):
+            for picture in pictures_of(tar):
                 names = (picture.name, f"{Path(tar).stem}/{picture.name}", f"{tar}/{picture.name}")
                 if builder.add(names, picture.texts, label=picture.label):
                     places.append((number, picture.offset, picture.size))
@@ -70,16 +72,20 @@ def expanded(pattern: str, suffix: str) -> list[str]:
     """
     if os.path.isdir(pattern):
         pattern = os.path.join(glob.escape(pattern), f"*{suffix}")
+    elif is_remote(pattern) and pattern.endswith("/"):
+        pattern += f"*{suffix}"
     files: list[str] = []
     for one in braces_expanded(pattern):
-        found = sorted(glob.glob(one)) if glob.has_magic(one) else [one]
+        found = [one]
+        if glob.has_magic(one):
+            found = matching(one) if is_remote(one) else sorted(glob.glob(one))
         if not found:
             raise UserError(f"no file matches {one}")
         files += found
         if len(files) > MAX_FILES:
             raise UserError(f"{pattern} names more than {MAX_FILES:,} files")
     for file in files:
-        if not os.path.isfile(file):
+        if not is_remote(file) and not os.path.isfile(file):
             raise UserError(f"there is no file {file}, which {pattern} names")
     return list(dict.fromkeys(files))
 
@@ -110,15 +116,11 @@ class Picture(NamedTuple):
     size: int
 
 
-def pictures_of(tar: Path) -> list[Picture]:
+def pictures_of(tar: str) -> list[Picture]:
     """The pictures of a tar, from the cache where it holds this tar as it is now."""
-    state = tar.stat()
-    path = str(tar.resolve())
-    key = [path, state.st_size, state.st_mtime_ns]
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()
-    cache = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clippo" / "tars" / f"{name}.json"
-    )
+    key = state_of(tar)
+    name = hashlib.sha256(os.fsencode(key[0])).hexdigest()
+    cache = cache_folder("tars") / f"{name}.json"
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         kept = json.loads(cache.read_text())
         if kept["key"] == key:
@@ -130,15 +132,16 @@ def pictures_of(tar: Path) -> list[Picture]:
     return pictures
 
 
-def read_pictures(tar: Path) -> Iterator[Picture]:
-    if tar.name.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
+def read_pictures(tar: str) -> Iterator[Picture]:
+    if tar.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
         raise UserError(f"{tar} is compressed, so that it cannot be read at random: decompress it first")
     places: dict[str, list[tuple[str, int, int]]] = {}
     texts: dict[str, Captions] = {}
     labels: dict[str, str] = {}
     try:
-        with tarfile.open(tar, "r:") as opened:
-            size_of_tar = tar.stat().st_size
+        file = local_copy(tar)
+        with tarfile.open(file, "r:") as opened:
+            size_of_tar = file.stat().st_size
             if size_of_tar % 512:  # tarfile takes a header that is cut off for the end
                 raise UserError(f"{tar} is cut off: its size is not a multiple of 512 bytes")
             for member in opened:
@@ -170,7 +173,7 @@ def read_pictures(tar: Path) -> Iterator[Picture]:
             yield Picture(own, texts.get(name) or [(of_name(label), "")] * bool(label), label, offset, size)
 
 
-def text_of(opened: tarfile.TarFile, member: tarfile.TarInfo, tar: Path) -> bytes:
+def text_of(opened: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> bytes:
     if member.size > MAX_TEXT_BYTES:
         raise UserError(
             f"{tar}, {member.name}: a text of {member.size:,} bytes, more than {MAX_TEXT_BYTES:,}"
@@ -206,6 +209,8 @@ class FilesOfTars(Images):
             raise BrokenExampleError(self.tars[tar], f"a picture of {size:,} bytes, more than {MAX_BYTES:,}")
         try:
             content = os.pread(self.descriptor(tar), size, offset)
+        except UserError as error:
+            raise BrokenExampleError(self.tars[tar], str(error)) from error
         except OSError as error:
             raise BrokenExampleError(self.tars[tar], error.strerror or str(error)) from error
         if len(content) < size:
@@ -216,6 +221,15 @@ class FilesOfTars(Images):
         if tar not in self._opened:
             if len(self._opened) >= OPEN_TARS:
                 os.close(self._opened.popitem(last=False)[1])
-            self._opened[tar] = os.open(self.tars[tar], os.O_RDONLY)
+            self._opened[tar] = os.open(local_copy(self.tars[tar]), os.O_RDONLY)
         self._opened.move_to_end(tar)
         return self._opened[tar]
+
+    def runs(self, rows: np.ndarray) -> Runs | None:
+        """The members of each remote tar, and as many tars as half of the copies; None if all are local."""
+        if not any(map(is_remote, self.tars)):
+            return None
+        tar_R = self.places[rows, 0]
+        first = np.flatnonzero(np.diff(tar_R, prepend=-1))
+        bytes_of_tar = sum(state_of(tar)[1] for tar in self.tars) / len(self.tars)
+        return Runs(first, min(MOST_TARS, max(1, int(cached_bytes() / 2 / max(1, bytes_of_tar)))))

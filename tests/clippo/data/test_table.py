@@ -45,6 +45,11 @@ def test_columns_and_languages(tmp_path):
         ("filepath,title\na.jpg,b,c\n", "", r"line 2: a row must have 2 fields"),
         ("filepath,title\n../a.jpg,a cat\n", "", r"line 2: the picture \.\./a\.jpg is not in "),
         ("filepath,title\n/etc/passwd,a cat\n", "", r"line 2: the picture /etc/passwd is not in "),
+        (
+            "filepath,title\nhttps://x.y/a.jpg,a cat\n",
+            "",
+            r"line 2: the picture https://x\.y/a\.jpg is on the web",
+        ),
         ("filepath,title\n,a cat\n", "", r"line 2: the path of a picture must be a string, got ''"),
         ("", "", "holds no example with a text"),
     ],
