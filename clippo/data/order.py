@@ -16,7 +16,7 @@ from clippo.data.base import Runs, Source
 from clippo.errors import UserError
 from clippo.seeds import generator
 
-__all__ = ["MixedOrder", "Order", "Shuffle", "ShuffledOrder", "WeightedOrder", "order_of"]
+__all__ = ["MixedOrder", "Order", "Shuffle", "ShuffledOrder", "WeightedOrder", "order_of", "permuted"]
 
 BLOCK = 1000  # positions in which the parts of a mixture have their shares
 TABLE = 2**16  # sizes up to which a permutation is kept as a table
