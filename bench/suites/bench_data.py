@@ -55,9 +55,8 @@ def crops() -> list[bytes]:
     return found
 
 
-def record(benchmark: Any, group: str, name: str, count: int) -> None:
+def record(benchmark: Any, name: str, count: int) -> None:
     seconds = benchmark.stats["median"]
-    benchmark.group = group
     benchmark.extra_info.update(name=name, median_us=seconds * 1e6, per_s=round(count / seconds))
 
 
@@ -98,8 +97,9 @@ def test_read(benchmark: Any, tars: str, name: str, monkeypatch: pytest.MonkeyPa
             return sum(len(image) for image, _ in dataset)
 
     assert read() == 2 * PAIRS_PER_TAR // CROPS * sum(map(len, crops()))
+    benchmark.group = "read"
     benchmark.pedantic(read, rounds=7, warmup_rounds=1)
-    record(benchmark, "read", name, 2 * PAIRS_PER_TAR)
+    record(benchmark, name, 2 * PAIRS_PER_TAR)
 
 
 def pillow(encoded: bytes) -> np.ndarray:
@@ -128,12 +128,14 @@ def test_decode(benchmark: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> N
         pytest.importorskip("simplejpeg")
     else:
         monkeypatch.setattr(decoder, "simplejpeg", None)
+    benchmark.group = "decode"
     benchmark.pedantic(lambda: [function(encoded) for encoded in crops()], rounds=9, warmup_rounds=1)
-    record(benchmark, "decode", name, CROPS)
+    record(benchmark, name, CROPS)
 
 
 @pytest.mark.parametrize("size", [10**6, 4 * 10**8])
 def test_order(benchmark: Any, size: int) -> None:
     positions = np.arange(4096)
+    benchmark.group = "order"
     benchmark.pedantic(permuted, (positions, size, 0, "bench"), rounds=50, warmup_rounds=5)
-    record(benchmark, "order", f"clippo, of {size:,}", len(positions))
+    record(benchmark, f"clippo, of {size:,}", len(positions))
