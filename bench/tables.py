@@ -32,6 +32,7 @@ PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
+DATA = "amd-epyc/2026-11-26-cdd1e7c.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -104,6 +105,22 @@ def pages(rows: Sequence[Row]) -> str:
     words = round(rows[0]["words_per_s"] * rows[0]["ms_per_page"] / 1e3, -1)
     lines = [[row["name"], f"{row['ms_per_page']:.1f}", f"{row['words_per_s']:,}"] for row in rows]
     return markdown([f"pages of {words:.0f} words", "ms/page", "words/s"], lines)
+
+
+DATA_GROUPS = {
+    "read": "read pairs from tars in random order",
+    "decode": "decode a JPEG of 640 x 480 px and resize it to 224",
+}
+
+
+def data_rates(rows: Sequence[Row]) -> str:
+    """Examples a second of reading and decoding, and how that compares with the peer of each group."""
+    lines = []
+    for group, title in DATA_GROUPS.items():
+        rates = {row["name"]: row["per_s"] for row in rows if row["group"] == group}
+        peer = next(rate for name, rate in rates.items() if not name.startswith("clippo"))
+        lines += [[f"{title}: {name}", f"{rate:,}", f"{rate / peer:.1f}"] for name, rate in rates.items()]
+    return markdown(["one core", "examples/s", "times the peer"], lines)
 
 
 def kinds_of_text(rows: Sequence[Row], suffix: str) -> list[str]:
@@ -258,6 +275,7 @@ TABLES = {
     "aligned_patches": Table(ALIGNED, aligned_text.table_of_patches),
     "aligned_scripts": Table(ALIGNED, partial(aligned_text.table, of_scripts=True)),
     "pages": Table(RENDERERS, pages),
+    "data_rates": Table(DATA, data_rates),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},
 }
 

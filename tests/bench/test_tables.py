@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from clippo.bench import tables
-from clippo.bench.tables import TABLES, emoji_recalls, emoji_recalls_of_seeds, rewrite
+from clippo.bench.tables import TABLES, data_rates, emoji_recalls, emoji_recalls_of_seeds, rewrite
 from clippo.results import ROOT, write_results
 
 LANGUAGES = ("en", "de", "es", "fr", "zh")
@@ -144,3 +144,19 @@ def test_tables_of_the_emoji_recipe_can_be_placed(checkout):
     assert "**Trained concepts among the 3,158 trained ones**" in written
     assert "**Held-out compositions among all 3,476 concepts**" in written
     assert rewrite(written, checkout / "docs" / "training.md") == (written, [])
+
+
+def test_rates_of_data_are_compared_within_their_group():
+    rows = [
+        {"group": "read", "name": "clippo", "per_s": 80_000},
+        {"group": "read", "name": "webdataset", "per_s": 10_000},
+        {"group": "decode", "name": "clippo", "per_s": 500},
+        {"group": "decode", "name": "pillow", "per_s": 250},
+        {"group": "order", "name": "clippo, of 10", "per_s": 10},
+    ]
+    assert data_rates(rows).splitlines()[2:] == [
+        "| read pairs from tars in random order: clippo | 80,000 | 8.0 |",
+        "| read pairs from tars in random order: webdataset | 10,000 | 1.0 |",
+        "| decode a JPEG of 640 x 480 px and resize it to 224: clippo | 500 | 2.0 |",
+        "| decode a JPEG of 640 x 480 px and resize it to 224: pillow | 250 | 1.0 |",
+    ]

@@ -6,8 +6,9 @@ import pytest
 
 from clippo.data import records as module
 from clippo.data.folder import FolderConfig
-from clippo.data.records import RecordsBuilder, Strings, held_out
+from clippo.data.records import FilesSource, RecordsBuilder, Strings, held_out
 from clippo.errors import UserError
+from tests.clippo.data.conftest import write_folder
 
 TEXTS = ["", "a", "猫", "x\ud800y", "\n"]
 
@@ -61,6 +62,27 @@ def test_parts(layouts, files):
     prints = {part.fingerprint for part in parts.values()}
     assert len(prints) == 3
     assert dataclasses.replace(config, min_chars=3).build("all").fingerprint == parts["all"].fingerprint
+
+
+def test_the_fingerprint_follows_keys_texts_and_pictures(files, tmp_path):
+    write_folder(tmp_path, files)
+
+    def fingerprint():
+        records, images = FolderConfig(path=str(tmp_path)).open()
+        return FilesSource(records, images, np.arange(len(records))).fingerprint
+
+    seen = [fingerprint()]
+    name = next(iter(files))
+    (tmp_path / name).write_bytes(b"another picture")
+    seen.append(fingerprint())
+    (tmp_path / name).with_suffix(".txt").write_text("another text")
+    seen.append(fingerprint())
+    (tmp_path / name).rename(tmp_path / "a/99.png")
+    (tmp_path / name).with_suffix(".txt").rename(tmp_path / "a/99.txt")
+    seen.append(fingerprint())
+    assert len(set(seen)) == 4
+    (tmp_path / "a/99.png").chmod(0)
+    fingerprint()  # a picture that cannot be read does not stop it
 
 
 @pytest.mark.parametrize(
