@@ -165,8 +165,12 @@ class FilesSource(Source):
 
     def __getitem__(self, index: int) -> Example:
         row = int(self.rows[index])
-        key, texts = self.records.keys[row], self.records.texts_of(row)
-        return Example(key, self.images.read(row), texts, self.records.labels[row] or None)
+        key = self.records.keys[row]
+        try:
+            image = self.images.read(row)
+        except BrokenExampleError as error:
+            raise BrokenExampleError(key, str(error)) from error
+        return Example(key, image, self.records.texts_of(row), self.records.labels[row] or None)
 
     @property
     def runs(self) -> Runs | None:

@@ -148,7 +148,7 @@ def read_pictures(tar: str) -> Iterator[Picture]:
                 folder, base = os.path.split(member.name)
                 name, _, ending = base.partition(".")
                 name, kind = os.path.join(folder, name), ending.lower().rpartition(".")[2]
-                if not member.isreg() or not name or base.startswith("."):
+                if not member.isreg() or member.issparse() or not name or base.startswith("."):
                     continue
                 if member.offset_data + member.size > size_of_tar:
                     raise UserError(f"{tar} is cut off: {member.name} reaches beyond its end")
