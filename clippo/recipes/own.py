@@ -19,7 +19,7 @@ __all__ = ["recipe"]
 SIZES = ((20_000, 96, 3, 96, 128), (200_000, 192, 6, 128, 256), (2_000_000, 192, 12, 224, 1024))
 LARGEST = (768, 12, 224, 4096)
 EPOCHS, LEAST_STEPS, MOST_STEPS = 30, 1000, 200_000
-FEW, MANY = 100, 16  # no batch is larger than a part of the examples, nor smaller than this
+LEAST_BATCH = 16  # no batch is larger than a quarter of the examples, if that is at least so many
 
 
 def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
@@ -46,7 +46,7 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         is_rendered = isinstance(model.text, RenderedTextConfig)
         renderer = getattr(begun.renderer, "config", renderer) if is_rendered else renderer
         transform = SquashConfig(min_area=0.5, resize=model.resize)
-    batch_size = min(batch_size, max(MANY, 2 ** (count // 4).bit_length() // 2))
+    batch_size = min(count, batch_size, max(LEAST_BATCH, 2 ** (count // 4).bit_length() // 2))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * count // batch_size))
     has_held_out = len(data.build("held_out", image_size=64)) > 0
     return TrainConfig(

@@ -85,8 +85,6 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         except ValueError as error:
             raise UserError(f"model and renderer do not fit together: {error}") from error
         model.init_weights(residual_scale=config.residual_scale)
-        if config.init_from is not None:
-            copy_weights(config.init_from, model)
         model.tower.encoder.grad_checkpointing = config.grad_checkpointing
         text_input = copy.deepcopy(model.text_input)  # the workers' own, which stays on the CPU
         loss_module = config.loss.build()
@@ -100,6 +98,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             stack.callback(folder.release)
             folder.create(config, resume=resume)
         first_step = folder.load_checkpoint(model, loss_module, optimizer, fingerprints)
+        if config.init_from is not None and first_step == 0:
+            copy_weights(config.init_from, model)
         described = json.dumps(to_dict(config), sort_keys=True)
         context.check_alike(configuration=described, checkpoint=str(first_step), **fingerprints)
         if first_step > config.steps:

@@ -75,6 +75,9 @@ def test_the_recipe_goes_on_from_weights(layouts, tmp_path):
     )
     for name, value in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], value)
+    checkpoint.rename(tmp_path / "gone")
+    train(dataclasses.replace(later, steps=2), tmp_path / "second", resume=True)  # needs the weights no more
+    (tmp_path / "gone").rename(checkpoint)
     other = dataclasses.replace(later, model=dataclasses.replace(later.model, depth=2))
     with pytest.raises(
         UserError, match=r"must have the configuration of the run: model\.depth is 1 there and 2 here"
