@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -194,21 +195,17 @@ class FilesOfTars(Images):
     def __init__(self, tars: Sequence[str], places: np.ndarray) -> None:
         self.tars = tars
         self.places = places
-        self._opened: OrderedDict[int, int] = OrderedDict()  # descriptors, the latest last
+        self._opened: OrderedDict[int, FileIO] = OrderedDict()  # by the number of a tar, the latest last
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": OrderedDict()}
-
-    def __del__(self) -> None:
-        for descriptor in self._opened.values():
-            os.close(descriptor)
 
     def read(self, row: int) -> bytes:
         tar, offset, size = self.places[row].tolist()
         if size > MAX_BYTES:
             raise BrokenExampleError(self.tars[tar], f"a picture of {size:,} bytes, more than {MAX_BYTES:,}")
         try:
-            content = os.pread(self.descriptor(tar), size, offset)
+            content = os.pread(self.file(tar).fileno(), size, offset)
         except UserError as error:
             raise BrokenExampleError(self.tars[tar], str(error)) from error
         except OSError as error:
@@ -217,11 +214,11 @@ class FilesOfTars(Images):
             raise BrokenExampleError(self.tars[tar], "the tar has become shorter")
         return content
 
-    def descriptor(self, tar: int) -> int:
+    def file(self, tar: int) -> FileIO:
         if tar not in self._opened:
             if len(self._opened) >= OPEN_TARS:
-                os.close(self._opened.popitem(last=False)[1])
-            self._opened[tar] = os.open(local_copy(self.tars[tar]), os.O_RDONLY)
+                self._opened.popitem(last=False)[1].close()
+            self._opened[tar] = FileIO(local_copy(self.tars[tar]))
         self._opened.move_to_end(tar)
         return self._opened[tar]
 
