@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clippo.bench.studies import aligned_text, compare_training
+from clippo.bench.studies import aligned_text, compare_training, sentence_pairs
 from clippo.results import ROOT, Row, read_results
 
 __all__ = ["main"]
@@ -32,6 +32,7 @@ PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
+SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-cdd1e7c.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
 
@@ -274,6 +275,7 @@ TABLES = {
     "aligned_text": Table(ALIGNED, aligned_text.table),
     "aligned_patches": Table(ALIGNED, aligned_text.table_of_patches),
     "aligned_scripts": Table(ALIGNED, partial(aligned_text.table, of_scripts=True)),
+    "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
     "pages": Table(RENDERERS, pages),
     "data_rates": Table(DATA, data_rates),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},

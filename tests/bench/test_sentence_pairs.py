@@ -95,10 +95,12 @@ def test_a_run_of_a_few_steps(monkeypatch):
 
 def test_table():
     rows = [
+        {"title": "words", "steps": 500, "of": 1500},
         {
             "title": "words",
             "learning_rate": 2e-3,
             "steps": 1500,
+            "of": 1500,
             "seconds": 700.4,
             "loss": 2.9,
             "R@1": 33.5,
