@@ -12,6 +12,7 @@ from clippo.pictures import check_picture_path, save_picture
 __all__ = ["main"]
 
 MAX_WORKERS = 256
+MEASURED_S = 10  # of each number of workers
 
 USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
        clippo data bench SPEC [--size PX] [--batch-size N] [--workers N ...]
@@ -100,7 +101,8 @@ def bench(
     print(f"one core, {1 / whole:,.0f} examples a second:")
     for stage, own in seconds.items():
         print(f"  {stage:<10}{1e3 * own:8.3f} ms  {own / whole:4.0%}")
-    rates = rates_of_workers(source, transform, size, batch_size=batch_size, workers=workers)
+    count = max(4, round(MEASURED_S / whole / batch_size))
+    rates = rates_of_workers(source, transform, size, batch_size=batch_size, workers=workers, count=count)
     for number, rate in rates.items():
         print(f"{number} workers: {rate:,.0f} examples a second")
 

@@ -68,7 +68,7 @@ def rates_of_workers(
     *,
     batch_size: int,
     workers: Sequence[int],
-    seconds: float = 10.0,
+    count: int,
 ) -> dict[int, float]:
     """Examples a second that a loader gives, by its number of workers, after its first batches.
 
@@ -76,21 +76,20 @@ def rates_of_workers(
         source, transform, image_size: as of `seconds_of_stages`.
         batch_size: examples in a batch.
         workers: numbers of processes to try.
-        seconds: how long each is measured.
+        count: batches that each worker gives.
     """
     found = {}
     for number in workers:
+        first, steps = 2 * max(1, number), count * max(1, number)
         batches = Batches(
             source, order_of(source, batch_size, seed=0), transform.build(image_size),
-            text_input_of(image_size), rows=slice(0, batch_size), steps=range(10**6), seed=0,
+            text_input_of(image_size), rows=slice(0, batch_size), steps=range(first + steps), seed=0,
         )  # fmt: skip
         loaded = load(batches, workers=number)
-        for _ in range(2 * max(1, number)):  # what the workers prepare while they start
+        for _ in range(first):  # what the workers prepare while they start
             next(loaded)
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds:
-            next(loaded)
-            count += batch_size
-        found[number] = count / (time.perf_counter() - start)
-        loaded.close()  # type: ignore[attr-defined]
+        start = time.perf_counter()
+        for _ in loaded:
+            pass
+        found[number] = steps * batch_size / (time.perf_counter() - start)
     return found

@@ -34,6 +34,6 @@ def test_the_slow_stage_is_found(layouts):
 @pytest.mark.parametrize("workers", [(0,), pytest.param((1, 0), marks=pytest.mark.slow)])
 def test_rates(layouts, workers):
     source = Slow(source_config(layouts["folder"]).build("all", image_size=32))
-    rates = rates_of_workers(source, SquashConfig(), 32, batch_size=8, workers=workers, seconds=0.3)
+    rates = rates_of_workers(source, SquashConfig(), 32, batch_size=8, workers=workers, count=6)
     assert tuple(rates) == workers
     assert all(10 < rate < 400 for rate in rates.values())
