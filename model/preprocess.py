@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ def preprocess_image(image: Any, size: int, how: Resize = "bilinear") -> np.ndar
     Raises:
         TypeError, ValueError: see `rgb_pixels`.
     """
-    return resized(rgb_pixels(image), size, how)
+    return resized_untraced(rgb_pixels(image), size, how)
 
 
 def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
@@ -58,6 +59,10 @@ def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
     source = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # in channels_last
     out = F.interpolate(source, (size, size), mode="bicubic", antialias=True)
     return out[0].permute(1, 2, 0).contiguous().numpy()
+
+
+# torch.compile would trace NumPy, of which it knows a part.
+resized_untraced: Callable[[np.ndarray, int, Resize], np.ndarray] = torch.compiler.disable(resized)
 
 
 def rgb_pixels(image: Any) -> np.ndarray:
