@@ -31,7 +31,7 @@ __all__ = ["choices", "flat", "from_dict", "kind_of", "to_dict"]
 
 T = TypeVar("T")
 
-# What a field of each simple type takes from JSON, and how to say it.
+# The JSON types that a field of each simple type accepts, and their names in messages.
 JSON_TYPES = {
     int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "true or false"),
     str: (str, "a string"),

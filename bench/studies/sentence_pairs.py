@@ -1,4 +1,4 @@
-"""What patch-aligned text is worth where both sides of a pair are text: sentences that follow one another.
+"""Study of patch-aligned text on pairs of consecutive sentences.
 
     apt-get -o Acquire::Languages=en -o Dir::State::lists=lists update     Debian's package descriptions
     python -m clippo.bench.studies.sentence_pairs train word-2e-3          one run, or all by default

@@ -11,7 +11,6 @@ from clippo.pictures import check_picture_path, save_picture
 
 __all__ = ["main"]
 
-MAX_WORKERS = 256
 MEASURED_S = 10  # of each number of workers
 
 USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
@@ -42,10 +41,8 @@ def check(spec: str, /, *, size: int = 224, sheet: Path | None = None) -> None:
         size: Side in px of the images of the model, into which texts must fit.
         sheet: Draw random pairs, as a model sees them, into this picture file.
     """
-    import numpy as np
-
     from clippo.data.check import check as find
-    from clippo.data.decode import pixels_of
+    from clippo.data.check import random_pairs
     from clippo.data.spec import source_config
     from clippo.data.transform import SquashConfig
     from clippo.pictures import draw_pairs
@@ -60,15 +57,9 @@ def check(spec: str, /, *, size: int = 224, sheet: Path | None = None) -> None:
     source = source_config(spec).build("all", image_size=size)
     findings = find(source, renderer)
     print(findings)
-    if sheet is not None:
-        broken = {key for key, _ in findings.broken}
-        order = np.random.default_rng(0).permutation(len(source)).tolist()
-        chosen = (example for example in map(source.__getitem__, order) if example.key not in broken)
-        examples = [example for example, _ in zip(chosen, range(24), strict=False)]
-        transform = SquashConfig().build(size)
-        images = [transform(pixels_of(example)) for example in examples]
-        texts = renderer([example.texts[0].text for example in examples])
-        save_picture(draw_pairs(images, list(texts)), sheet)
+    if sheet is not None and len(findings.sides):
+        images, texts = random_pairs(source, SquashConfig().build(size), count=24)
+        save_picture(draw_pairs(images, list(renderer(texts))), sheet)
 
 
 def bench(
@@ -87,6 +78,7 @@ def bench(
     from clippo.data.spec import source_config
     from clippo.data.speed import rates_of_workers, seconds_of_stages
     from clippo.data.transform import SquashConfig
+    from clippo.training.config import MAX_WORKERS
 
     if size < 16 or size % 16:
         raise UserError(f"--size must be a multiple of 16, got {size}")

@@ -1,4 +1,4 @@
-"""Look at every example of a source once, and say what is wrong with it and what is in it."""
+"""Validation of a source: count its examples, texts, broken files and duplicates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,17 +15,18 @@ from tqdm import tqdm
 from clippo.data.base import BrokenExampleError, Example, Source
 from clippo.data.decode import pixels_of
 from clippo.data.records import FilesSource
+from clippo.data.transform import Transform
 from clippo.model.preprocess import resized
 from clippo.renderer import Renderer
 
-__all__ = ["Findings", "check"]
+__all__ = ["Findings", "check", "random_pairs"]
 
 STRINGS = 256  # that are drawn at a time
 
 
 @dataclass
 class Findings:
-    """What `check` has found.
+    """Result of `check`.
 
     Attributes:
         examples: their number.
@@ -122,6 +124,20 @@ def check(source: Source, renderer: Renderer) -> Findings:
             texts = []
     count_texts(texts, renderer, found)
     return found
+
+
+def random_pairs(source: Source, transform: Transform, *, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Draw readable examples without repetition: their pictures as of `transform`, and their first texts."""
+    images: list[np.ndarray] = []
+    texts: list[str] = []
+    for index in np.random.default_rng(0).permutation(len(source)).tolist():
+        if len(images) == count:
+            break
+        with suppress(BrokenExampleError):
+            example = source[index]
+            images.append(transform(pixels_of(example)))
+            texts.append(example.texts[0].text)
+    return images, texts
 
 
 def count_texts(texts: Sequence[str], renderer: Renderer, found: Findings) -> None:

@@ -178,10 +178,9 @@ class PicturesOfRows(Images):
         num_bytes = sum(state_of(file)[1] for file in self.files)
         if num_bytes <= KEPT_BYTES:
             return None
-        group_R = self.places[rows, :2]
-        first = np.flatnonzero(np.append(True, (group_R[1:] != group_R[:-1]).any(1))[: len(rows)])
-        num_groups = len(np.unique(self.places[:, :2], axis=0))
-        return Runs(first, max(1, int(KEPT_BYTES * num_groups / num_bytes)))
+        groups, group_N = np.unique(self.places[:, :2], axis=0, return_inverse=True)
+        first = np.flatnonzero(np.diff(group_N.reshape(-1)[rows], prepend=-1))
+        return Runs(first, max(1, int(KEPT_BYTES * len(groups) / num_bytes)))
 
     def column(self, file: int, group: int) -> Any:
         if (file, group) not in self._read:

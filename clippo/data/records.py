@@ -1,4 +1,4 @@
-"""What a source of files knows of its examples before it reads a picture: keys, texts and labels."""
+"""Sources of files: keys, texts and labels are kept in memory, and pictures are read when they are needed."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Images(Protocol):
         """
 
     def runs(self, rows: np.ndarray) -> Runs | None:
-        """Which of the records of ascending numbers `rows` are cheap to read together."""
+        """Group the records of ascending numbers `rows` into runs; None if each is as cheap to read alone."""
         return None
 
 
@@ -223,15 +223,15 @@ class FilesConfig(SourceConfig, ABC):
         """
 
     def build(self, split: Split, *, image_size: int = 0) -> FilesSource:
-        records, images = opened(self)
+        records, images = open_once(self)
         is_held_out = held_out(records.keys, self.held_out)
         kept = {"train": ~is_held_out, "held_out": is_held_out, "all": np.ones(len(records), bool)}[split]
         return FilesSource(records, images, np.flatnonzero(kept))
 
 
 @cache
-def opened(config: FilesConfig) -> tuple[Records, Images]:
-    """Open files once for the parts that training and evaluation take."""
+def open_once(config: FilesConfig) -> tuple[Records, Images]:
+    """Open the files of a configuration, or return what an earlier call has opened."""
     records, images = config.open()
     if not len(records):
         reasons = "; ".join(f"{count:,} texts: {reason}" for reason, count in records.left_out.items())

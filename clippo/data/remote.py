@@ -88,7 +88,7 @@ def reading(path: str) -> Iterator[None]:
 
 
 def state_of(path: str) -> list[Any]:
-    """What changes when a file does: its address, size, and time or tag of the last change.
+    """Identify the version of a file by its address, its size, and its modification time or tag.
 
     Raises:
         UserError: it is not there.

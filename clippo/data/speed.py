@@ -1,11 +1,12 @@
-"""How fast examples come, and which stage takes the time."""
+"""Throughput of loading a source, and the time that each stage takes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
-from clippo.data.base import Source
+from clippo.data.base import BrokenExampleError, Source
 from clippo.data.decode import pixels_of
 from clippo.data.loader import Batches, load
 from clippo.data.order import order_of
@@ -37,8 +38,8 @@ def seconds_of_stages(
         transform: turns them into pixels, with random changes.
         image_size: side of the images of the model, px.
     """
-    count = min(count, len(source))
-    indices = order_of(source, count, seed=0)(0).tolist()
+    order = order_of(source, 1, seed=0)
+    indices = [int(order(step)[0]) for step in range(min(count, len(source)))]
     built, text_input = transform.build(image_size), text_input_of(image_size)
     text_input.tokenize(["a cat"])
     seconds = {}
@@ -46,12 +47,17 @@ def seconds_of_stages(
 
     def lap(stage: str) -> None:
         nonlocal start
-        seconds[stage] = (time.perf_counter() - start) / count
+        seconds[stage] = (time.perf_counter() - start) / len(indices)
         start = time.perf_counter()
 
-    examples = [source[index] for index in indices]
+    examples, pixels = [], []
+    for index in indices:
+        with suppress(BrokenExampleError):
+            examples.append(source[index])
     lap("read")
-    pixels = [pixels_of(example) for example in examples]
+    for example in examples:
+        with suppress(BrokenExampleError):
+            pixels.append(pixels_of(example))
     lap("decode")
     for number, image in enumerate(pixels):
         built(image, generator(0, "speed", number))

@@ -228,5 +228,5 @@ class FilesOfTars(Images):
             return None
         tar_R = self.places[rows, 0]
         first = np.flatnonzero(np.diff(tar_R, prepend=-1))
-        bytes_of_tar = sum(state_of(tar)[1] for tar in self.tars) / len(self.tars)
+        bytes_of_tar = self.places[:, 2].sum() / len(self.tars)
         return Runs(first, min(MOST_TARS, max(1, int(cached_bytes() / 2 / max(1, bytes_of_tar)))))

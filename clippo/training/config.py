@@ -15,7 +15,7 @@ from clippo.renderer import RendererConfig
 from clippo.training.losses import LossConfig
 from clippo.training.optimizers import OptimizerConfig
 
-__all__ = ["TrainConfig"]
+__all__ = ["MAX_WORKERS", "TrainConfig"]
 
 MAX_COUNT = 2**31 - 1  # PyTorch's DataLoader and range() end in an OverflowError a little above
 MAX_WORKERS = 256  # more have to be a slip of the finger, and a machine does not survive it

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from clippo.data.check import check
+from clippo.data.check import check, random_pairs
 from clippo.data.convert import convert
 from clippo.data.decode import pixels_of
 from clippo.data.emoji import EmojiConfig
@@ -157,6 +157,17 @@ def test_check(files, tmp_path):
     ]
     assert "pictures: width 40 to 40 px, median 40; height 40 to 40 px, median 40" in lines
     assert "duplicates: 2 files, 0 pictures that look alike, 1 first texts" in lines
+
+
+def test_pairs_are_those_that_can_be_read(files, tmp_path):
+    for number, (content, text) in enumerate([*files.values()][:6]):
+        (tmp_path / f"{number}.jpg").write_bytes(content if number else b"x")
+        (tmp_path / f"{number}.txt").write_text(text)
+    source = source_config(f"folder:{tmp_path}").build("all", image_size=32)
+    (tmp_path / "3.jpg").unlink()
+    images, texts = random_pairs(source, SquashConfig().build(32), count=24)
+    assert len(images) == len(texts) == 4
+    assert len(random_pairs(source, SquashConfig().build(32), count=2)[1]) == 2
 
 
 def test_pictures_that_look_alike(tmp_path, files):

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from clippo.data.base import Example, Source, Text
-from clippo.data.spec import source_config
+from clippo.data.spec import data_config, source_config
 from clippo.data.speed import rates_of_workers, seconds_of_stages
 from clippo.data.transform import SquashConfig
 
@@ -37,3 +37,13 @@ def test_rates(layouts, workers):
     rates = rates_of_workers(source, SquashConfig(), 32, batch_size=8, workers=workers, count=6)
     assert tuple(rates) == workers
     assert all(10 < rate < 400 for rate in rates.values())
+
+
+def test_broken_examples_and_mixtures(layouts, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "a.txt").write_text("a broken one")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.txt").write_text("a missing one")
+    data = data_config([layouts["folder"] + "=1", f"folder:{tmp_path}=9"])
+    seconds = seconds_of_stages(data.build("all", image_size=32), SquashConfig(), 32)
+    assert all(own > 0 for own in seconds.values())
