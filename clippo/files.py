@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from clippo.errors import UserError
 
@@ -80,11 +81,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the checksums of all files of a folder into its `manifest.json`."""
+def write_manifest(folder: Path, **about: Any) -> None:
+    """Write the checksums of all files of a folder, and what is `about` them, into its `manifest.json`."""
     names = sorted(x.name for x in folder.iterdir() if x.is_file() and x.name != MANIFEST_FILE)
     checksums = {name: sha256(folder / name) for name in names}
-    write_text(folder / MANIFEST_FILE, json.dumps({"sha256": checksums}, indent=2) + "\n")
+    write_text(folder / MANIFEST_FILE, json.dumps({**about, "sha256": checksums}, indent=2) + "\n")
 
 
 def check_file(path: Path) -> None:

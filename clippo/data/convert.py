@@ -18,7 +18,7 @@ from clippo.data.decode import pixels_of
 from clippo.errors import UserError
 from clippo.files import atomic_path
 
-__all__ = ["convert", "png"]
+__all__ = ["add_member", "convert", "png"]
 
 
 def convert(source: Source, folder: Path, *, per_tar: int = 1000) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -58,12 +58,17 @@ def convert(source: Source, folder: Path, *, per_tar: int = 1000) -> tuple[list[
                         broken.append((error.key, error.reason))
                         continue
                     for name, content in members:
-                        info = tarfile.TarInfo(name)
-                        info.size = len(content)
-                        tar.addfile(info, io.BytesIO(content))
+                        add_member(tar, name, content)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
     return tars, broken
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to a tar, without a time or an owner, so that equal contents make equal tars."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 def members_of(example: Example, names: set[str]) -> Iterator[tuple[str, bytes]]:

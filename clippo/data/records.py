@@ -18,7 +18,16 @@ from clippo.data.base import BrokenExampleError, Example, Runs, Source, SourceCo
 from clippo.data.captions import reason_against
 from clippo.errors import UserError
 
-__all__ = ["FilesConfig", "FilesSource", "Images", "Records", "RecordsBuilder", "Strings"]
+__all__ = [
+    "FilesConfig",
+    "FilesSource",
+    "Images",
+    "Records",
+    "RecordsBuilder",
+    "Strings",
+    "held_out",
+    "open_once",
+]
 
 MAX_HELD_OUT = 5000  # examples; their pictures are kept in memory for evaluation
 

@@ -18,6 +18,7 @@ from clippo.results import Row, provenance, write_results
 __all__ = ["build", "evaluate", "report", "table"]
 
 RESULTS_FILE = "results.json"
+MAX_LINES = 24  # of an evaluator in `table`; one of a hundred languages has hundreds
 
 
 def build(
@@ -67,7 +68,8 @@ def report(
 def table(rows: Sequence[Row]) -> str:
     """Format rows as text: a block for each evaluator.
 
-    A line has all metrics whose names differ only in their last part, which is the column.
+    A line has all metrics whose names differ only in their last part, which is the column. Of an evaluator
+    with many lines the first are shown.
     """
     lines: list[str] = []
     for evaluator in dict.fromkeys(row["evaluator"] for row in rows):
@@ -77,8 +79,10 @@ def table(rows: Sequence[Row]) -> str:
         firsts = list(dict.fromkeys(first for first, _, _ in split.values()))
         width = max(map(len, [evaluator, *firsts]))
         lines += ["", f"{evaluator:<{width}}" + "".join(f"{column:>10}" for column in columns)]
-        for first in firsts:
+        for first in firsts[:MAX_LINES]:
             values = (own.get(f"{first}/{column}" if first else column) for column in columns)
             cells = "".join(f"{'':>10}" if value is None else f"{value:>10.2f}" for value in values)
             lines.append(f"{first:<{width}}{cells}")
+        if len(firsts) > MAX_LINES:
+            lines.append(f"... and {len(firsts) - MAX_LINES} more, in {RESULTS_FILE}")
     return "\n".join(lines[1:])

@@ -56,7 +56,7 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         transform=transform,
         loss=SoftmaxLossConfig(),
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
-        evaluators={"held_out": RetrievalConfig()} if has_held_out else {},
+        evaluators={"held_out": RetrievalConfig(merge_equal_texts=True)} if has_held_out else {},
         batch_size=batch_size,
         merge_equal_texts=True,
         steps=steps,

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from clippo.data.base import Example, Source, Text
 from clippo.data.emoji import EmojiConfig
-from clippo.data.transform import PlaceConfig
+from clippo.data.transform import PlaceConfig, SquashConfig
 from clippo.evaluation.retrieval import (
     Retrieval,
     RetrievalConfig,
+    chance_at_k,
     embed_images,
     find_images,
     recall_at_k,
@@ -61,6 +63,56 @@ def test_recall_of_many_queries_is_that_of_the_whole_matrix():
     assert recall_at_k(queries, candidates, partners) == pytest.approx(expected)
 
 
+def test_equal_texts_are_right_as_well():
+    """Candidates 0 and 1 have the same text, and the query of each is nearest to the other."""
+    queries = torch.eye(4)[[1, 0, 2, 3]]
+    own, groups = torch.arange(4), torch.tensor([0, 0, 2, 3])
+    assert recall_at_k(queries, torch.eye(4), own)[1] == 50
+    assert recall_at_k(queries, torch.eye(4), own, groups)[1] == 100
+    assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50), torch.arange(50) // 2)[10] == 0
+
+
+def test_chance_is_what_random_embeddings_reach():
+    torch.manual_seed(0)
+    groups = torch.tensor([0, 0, 0, 3, 4, 4, *range(6, 30)])
+    found = []
+    for _ in range(300):
+        queries, candidates = torch.randn(2, 30, 16)
+        found.append(recall_at_k(queries, candidates, torch.arange(30), groups))
+    chance = chance_at_k(torch.arange(30), groups)
+    for k in (1, 5, 10):
+        assert np.mean([recall[k] for recall in found]) == pytest.approx(chance[k], rel=0.1)
+    assert chance_at_k(torch.arange(30), torch.arange(30))[5] == pytest.approx(500 / 30)
+    assert chance_at_k(torch.arange(4), torch.arange(4))[10] == 100
+
+
+class Named(Source):
+    """30 pictures, all with an English name, 25 with a German one, and 5 with a Danish one."""
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        names = {"en": 30, "de": 25, "da": 5}
+        texts = tuple(Text(f"{code} {index}", code) for code, count in names.items() if index < count)
+        return Example(str(index), np.full((8, 8, 3), index, np.uint8), texts)
+
+
+def test_a_language_is_measured_among_the_examples_that_have_it(untrained):
+    evaluator = Retrieval(source := Named(), source, SquashConfig().build(64))
+    metrics = evaluator(untrained)
+    languages = {name.partition("/")[0] for name in metrics}
+    assert languages == {"chance", "mean", "en", "de"}
+    assert metrics["en/chance/R@1"] == pytest.approx(100 / 30)
+    assert metrics["de/chance/R@1"] == pytest.approx(100 / 25)
+    assert metrics["chance/R@1"] == pytest.approx((100 / 25 + 100 / 30) / 2)
+
+
+def test_another_source_than_that_of_the_run_is_measured():
+    config = RetrievalConfig(data=EmojiConfig(languages=("en", "fr")))
+    assert len(config.build(DATA, PLACE, 64).texts_by_language()["fr"]) == 318
+
+
 def test_a_constant_embedding_earns_nothing():
     assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50)) == {1: 0, 5: 0, 10: 0}
 
@@ -85,7 +137,9 @@ def test_every_language_and_direction_is_measured(untrained, evaluator):
             recall = [metrics[f"{language}/{direction}/R@{k}"] for k in (1, 5, 10)]
             assert recall == sorted(recall)
             assert recall[-1] < 10  # untrained
-    assert len(metrics) == 3 + 2 * 2 * 3
+    assert len(metrics) == 3 * (1 + 2 + 2 * 3)  # at three k: chance, two means, three rows a language
+    both = [metrics[f"{language}/text_to_image/R@10"] for language in ("en", "de")]
+    assert metrics["mean/text_to_image/R@10"] == pytest.approx(sum(both) / 2)
     assert evaluator(untrained) == metrics
 
 
@@ -98,7 +152,7 @@ def test_queries_are_found_among_the_candidates_by_their_keys(untrained, evaluat
     monkeypatch.setattr("clippo.evaluation.retrieval.embed_images", lambda *_: known)
     monkeypatch.setattr(untrained, "encode_text", lambda texts: known)
     metrics = evaluator(untrained)
-    assert all(value == 100 for name, value in metrics.items() if not name.startswith("chance"))
+    assert all(value == 100 for name, value in metrics.items() if "chance" not in name)
     train = DATA.build("train", image_size=64)
     with pytest.raises(ValueError, match="queries must be among the candidates, but '.*' is not"):
         Retrieval(DATA.build("held_out", image_size=64), train, PLACE.build(64))

@@ -57,3 +57,10 @@ def test_results_are_rows_a_table_and_files(model, tmp_path):
         ["drawn", "R@1"],
         ["50.00"],
     ]
+
+
+def test_a_table_of_many_lines_shows_the_first():
+    rows = [{"evaluator": "recall", "metric": f"l{i}/R@1", "value": i} for i in range(100)]
+    lines = suite.table(rows).splitlines()
+    assert len(lines) == 1 + 24 + 1
+    assert lines[-1] == "... and 76 more, in results.json"

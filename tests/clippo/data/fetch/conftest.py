@@ -1,0 +1,43 @@
+"""Small packages of the true layout."""
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+CONTROL = (
+    "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: none <none@example.org>\nDescription: none\n"
+)
+
+
+def write_tgz(file: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w:gz") as tar:
+        for path, content in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file
+
+
+def write_deb(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    root = folder / f"{name}-files"
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "DEBIAN" / "control").write_text(CONTROL.format(name=name))
+    file = folder / f"{name}_1_all.deb"
+    subprocess.run(["dpkg-deb", "-Znone", "--build", root, file], check=True, capture_output=True)
+    return file
+
+
+@pytest.fixture
+def deb(tmp_path):
+    return lambda name, files: write_deb(tmp_path, name, files)
+
+
+@pytest.fixture
+def tgz(tmp_path):
+    return lambda name, files: write_tgz(tmp_path / name, files)
