@@ -1,6 +1,6 @@
 """The study of sentence pairs: its reading of descriptions, its baselines and its table."""
 
-import gzip
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -37,22 +37,15 @@ def test_sentences():
     )
 
 
-def test_descriptions_come_from_apts_lists(tmp_path):
-    with pytest.raises(FileNotFoundError, match="apt-get"):
-        documents(tmp_path)
-    packages = "Package: cat\nSource: felines (1.2)\nDescription-md5: 1\n\nPackage: dog\nDescription-md5: 2\n"
-    texts = (
-        "Package: cat\nDescription-md5: 1\nDescription-en: small animal\n A cat is a small animal.\n"
-        " It purrs all day long.\n\n"
-        "Package: dog\nDescription-md5: 2\nDescription-en: loud animal\n\n"
-        "Package: cow\nDescription-md5: 3\nDescription-en: large animal\n A cow is a large animal.\n"
-    )
-    (tmp_path / "x_main_binary-amd64_Packages.gz").write_bytes(gzip.compress(packages.encode()))
-    (tmp_path / "x_main_i18n_Translation-en").write_text(texts)
-    [document] = documents(tmp_path)
-    assert document == Document(
-        "felines", "small animal", ("A cat is a small animal.", "It purrs all day long.")
-    )
+def test_descriptions_come_from_the_fetched_file(tmp_path):
+    rows = [
+        {"source": "felines", "synopsis": {"en": "small animal"}, "description": {"en": DESCRIPTION}},
+        {"source": "cats", "synopsis": {"en": "small animal"}, "description": {"en": DESCRIPTION}},
+        {"source": "dog", "synopsis": {"en": "loud animal"}, "description": {"en": ""}},
+    ]
+    file = tmp_path / "packages.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert documents(file) == [Document("cats", "small animal", sentences(DESCRIPTION))]
 
 
 FOUND = [Document(f"source {i // 2}", f"synopsis {i}", (f"first {i}", f"second {i}")) for i in range(100)]

@@ -205,7 +205,8 @@ def package_descriptions() -> Iterator[Row]:
             about = {"package": package, "source": source, "section": stanza.get("Section", "")}
             rows.setdefault(key, {**about, "synopsis": {}, "description": {}})
         for language in LANGUAGES:
-            for stanza in stanzas(lists, f"*_Translation-{language}"):
+            file = f"*_Translation-{language.replace('_', '%5f')}"  # as apt writes an underscore
+            for stanza in stanzas(lists, file):
                 row, text = rows.get(stanza.get("Description-md5", "")), stanza[f"Description-{language}"]
                 if row is not None:
                     synopsis, _, description = text.partition("\n")
