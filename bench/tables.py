@@ -32,6 +32,7 @@ PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
+DICTIONARY = "amd-epyc/DICT.json"
 SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-cdd1e7c.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
@@ -50,6 +51,18 @@ CONTESTANTS = {
     "Pillow raqm": "Pillow, raqm",
 }
 LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese"}
+# A language for each script, and some of the larger ones in Latin letters.
+DICTIONARY_LANGUAGES = {
+    "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese (Brazil)",
+    "pl": "Polish", "fi": "Finnish", "tr": "Turkish", "vi": "Vietnamese", "id": "Indonesian",
+    "sw": "Swahili", "ru": "Russian", "el": "Greek", "ka": "Georgian", "hy": "Armenian",
+    "he": "Hebrew", "ar": "Arabic", "hi": "Hindi",
+    "ta": "Tamil", "am": "Amharic", "km": "Khmer", "ko": "Korean", "ja": "Japanese", "zh": "Chinese",
+}  # fmt: skip
+UNSEEN_LANGUAGES = {
+    "af": "Afrikaans", "ca": "Catalan", "da": "Danish", "eu": "Basque", "mk": "Macedonian", "ms": "Malay",
+    "ne": "Nepali", "sk": "Slovak", "th": "Thai", "uk": "Ukrainian",
+}  # fmt: skip
 DIRECTIONS = {"text_to_image": "text->image", "image_to_text": "image->text"}
 KS = (1, 5, 10)
 # Captions of the tables, by evaluator of the emoji recipe; the number is the count of candidates.
@@ -109,19 +122,26 @@ def pages(rows: Sequence[Row]) -> str:
 
 
 DATA_GROUPS = {
-    "read": "read pairs from tars in random order",
-    "decode": "decode a JPEG of 640 x 480 px and resize it to 224",
+    "read": "read pairs from tars in random order, one core",
+    "decode": "decode a JPEG of 640 x 480 px and resize it to 224, one core",
+    "loader": "load such pairs into batches, two cores",
+    "order": "order of examples, one core",
 }
 
 
 def data_rates(rows: Sequence[Row]) -> str:
-    """Examples a second of reading and decoding, and how that compares with the peer of each group."""
+    """Examples a second of the parts of the way of data; times the peer, where a group has one; and how many
+    grey levels a pixel of a decoded picture is from Pillow's on average.
+    """
     lines = []
     for group, title in DATA_GROUPS.items():
-        rates = {row["name"]: row["per_s"] for row in rows if row["group"] == group}
-        peer = next(rate for name, rate in rates.items() if not name.startswith("clippo"))
-        lines += [[f"{title}: {name}", f"{rate:,}", f"{rate / peer:.1f}"] for name, rate in rates.items()]
-    return markdown(["one core", "examples/s", "times the peer"], lines)
+        own = {row["name"]: row for row in rows if row["group"] == group}
+        peer = next((row["per_s"] for name, row in own.items() if not name.startswith("clippo")), None)
+        for name, row in own.items():
+            times = f"{row['per_s'] / peer:.1f}" if peer else ""
+            difference = f"{row['difference']:.2f}" if "difference" in row else ""
+            lines.append([f"{title}: {name}", f"{row['per_s']:,}", times, difference])
+    return markdown(["", "examples/s", "times the peer", "grey levels from Pillow"], lines)
 
 
 def kinds_of_text(rows: Sequence[Row], suffix: str) -> list[str]:
@@ -200,7 +220,7 @@ def emoji_recalls(rows: Sequence[Row]) -> str:
     lines = {language: [name] for language, name in LANGUAGES.items()}
     labels = ["trained, among {:,}: R@1", "held out, among {:,}: R@1", "held out, among all {:,}: R@1"]
     for evaluator, label in zip(EVALUATORS, labels, strict=True):
-        values = emoji_values(rows, evaluator)
+        values = values_of(rows, evaluator)
         candidates, chance = chance_of(values)
         header += [label.format(candidates), "R@10"]
         chances += [f"*{chance[k]:.2f}*" for k in (1, 10)]
@@ -211,7 +231,7 @@ def emoji_recalls(rows: Sequence[Row]) -> str:
 
 def emoji_recalls_of_seeds(rows: Sequence[Row], evaluator: str) -> str:
     """All recalls of an evaluator below a caption: a line a language, mean (least-most) of the seeds."""
-    values = emoji_values(rows, evaluator)
+    values = values_of(rows, evaluator)
     candidates, chance = chance_of(values)
     chances = ", ".join(f"R@{k} {chance[k]:.2f}" for k in KS)
     caption = f"**{EVALUATORS[evaluator].format(candidates)}** (chance: {chances} %)"
@@ -223,13 +243,54 @@ def emoji_recalls_of_seeds(rows: Sequence[Row], evaluator: str) -> str:
     return f"{caption}\n\n{markdown(['language', *header], lines)}"
 
 
-def emoji_values(rows: Sequence[Row], evaluator: str) -> dict[str, list[float]]:
-    """Percent of each seed by metric, of the models that the emoji recipe trained."""
+def values_of(rows: Sequence[Row], evaluator: str, recipe: str = "emoji") -> dict[str, list[float]]:
+    """Percent of each seed by metric, of the models that a recipe trained."""
     return {
         row["metric"]: row["values"]
         for row in rows
-        if (row.get("recipe"), row.get("evaluator")) == ("emoji", evaluator)
+        if (row.get("recipe"), row.get("evaluator")) == (recipe, evaluator)
     }
+
+
+def recalls_and_chance(rows: Sequence[Row], evaluator: str, language: str) -> list[str]:
+    """R@1 and R@10 of images by text, and chance at 10; of "mean", the mean over the languages."""
+    values = values_of(rows, evaluator, "dictionary")
+    chance = "chance" if language == "mean" else f"{language}/chance"
+    names = [f"{language}/text_to_image/R@1", f"{language}/text_to_image/R@10", f"{chance}/R@10"]
+    return [f"{statistics.mean(values[name]):.1f}" if name in values else "" for name in names]
+
+
+def languages_of(rows: Sequence[Row], evaluator: str) -> list[str]:
+    """The languages that an evaluator has measured."""
+    found = (metric.partition("/") for metric in values_of(rows, evaluator, "dictionary"))
+    return [language for language, _, rest in found if rest == "chance/R@10"]
+
+
+def dictionary_languages(rows: Sequence[Row]) -> str:
+    """Images by the names of the picture dictionary, of trained and of held-out pictures, by language."""
+    header = ["", "trained R@1", "R@10", "*chance*", "held-out pictures R@1", "R@10", "*chance*"]
+    counts = [len(languages_of(rows, evaluator)) for evaluator in ("trained", "held_out")]
+    shown = {"mean": "mean of {} and {} languages".format(*counts), **DICTIONARY_LANGUAGES}
+    lines = []
+    for language, name in shown.items():
+        parts = (recalls_and_chance(rows, evaluator, language) for evaluator in ("trained", "held_out"))
+        lines.append([name, *(part for own in parts for part in own)])
+    return markdown(header, lines)
+
+
+def dictionary_unseen(rows: Sequence[Row]) -> str:
+    """Images by names in languages that were not trained, and pictures in styles that were not."""
+    evaluator = "unseen_languages"
+    lines = [
+        [UNSEEN_LANGUAGES[language], *recalls_and_chance(rows, evaluator, language)]
+        for language in languages_of(rows, evaluator)
+    ]
+    for style, name in {"openmoji": "OpenMoji", "fluent": "Fluent"}.items():
+        evaluator = f"unseen_style_{style}"
+        count = len(languages_of(rows, evaluator))
+        for language, label in {"en": "English", "mean": f"mean of {count} languages"}.items():
+            lines.append([f"{name}, {label}", *recalls_and_chance(rows, evaluator, language)])
+    return markdown(["", "R@1", "R@10", "*chance*"], lines)
 
 
 def chance_of(values: dict[str, list[float]]) -> tuple[int, dict[int, float]]:
@@ -275,6 +336,8 @@ TABLES = {
     "aligned_text": Table(ALIGNED, aligned_text.table),
     "aligned_patches": Table(ALIGNED, aligned_text.table_of_patches),
     "aligned_scripts": Table(ALIGNED, partial(aligned_text.table, of_scripts=True)),
+    "dictionary_languages": Table(DICTIONARY, dictionary_languages),
+    "dictionary_unseen": Table(DICTIONARY, dictionary_unseen),
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
     "pages": Table(RENDERERS, pages),
     "data_rates": Table(DATA, data_rates),

@@ -1,8 +1,9 @@
 """Trains models that differ in one thing, several seeds each, and puts them side by side.
 
-    python -m clippo.bench.studies.compare_training emoji     the recipe alone, with all its metrics
-    python -m clippo.bench.studies.compare_training recipe    all patches of a text, inked ones, or bytes
-    python -m clippo.bench.studies.compare_training tokens    all patches or inked ones, two sizes, short runs
+    python -m clippo.bench.studies.compare_training emoji         the recipe alone, with all its metrics
+    python -m clippo.bench.studies.compare_training dictionary    the same of another recipe
+    python -m clippo.bench.studies.compare_training recipe        all patches of a text, inked ones, or bytes
+    python -m clippo.bench.studies.compare_training tokens        the first two at two sizes, in short runs
 
 Every run is a `clippo train` of its own, one after the other, in a folder of --out; runs that are there
 already are not run again. The table goes to the terminal, and with the commands to a file in bench/results.
@@ -43,8 +44,10 @@ class Run:
     like: str = ""
 
 
+RECIPES = ("emoji", "dictionary")  # the experiments on one recipe as it is; all others are on emoji
 EXPERIMENTS = {
     "emoji": [Run("CLIPPO, inked", [])],
+    "dictionary": [Run("CLIPPO, inked", [])],
     "recipe": [
         Run("CLIPPO, all", ALL),
         Run("CLIPPO, inked", []),
@@ -74,6 +77,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     runs = EXPERIMENTS[arguments.experiment]
+    recipe = arguments.experiment if arguments.experiment in RECIPES else "emoji"
     measured: dict[str, list[dict[str, float]]] = {run.name: [] for run in runs}
     commands: dict[str, list[str]] = {}
     for i, seed in enumerate(arguments.seeds):
@@ -84,8 +88,8 @@ def main() -> int:
                 of_own, of_other = measured[own][i], measured[run.like][i]
                 steps = max(1, round(of_own["steps"] * of_own["pairs_per_s"] / of_other["pairs_per_s"]))
                 flags += ["--steps", str(steps)]
-            folder = folder_of(arguments.out, flags, seed)
-            command = ["clippo", "train", "emoji", *flags, "--seed", str(seed), "--out", str(folder)]
+            folder = folder_of(arguments.out, recipe, flags, seed)
+            command = ["clippo", "train", recipe, *flags, "--seed", str(seed), "--out", str(folder)]
             commands[run.name] = command[:-4]
             if not (folder / "results.json").exists():
                 print(" ".join(command), file=sys.stderr)
@@ -97,14 +101,15 @@ def main() -> int:
         for name, of_seeds in measured.items()
     ]
     print(table(rows))
-    if arguments.experiment == "emoji":
-        rows += metric_rows([folder_of(arguments.out, [], seed) for seed in arguments.seeds], arguments.seeds)
+    if arguments.experiment in RECIPES:
+        folders = [folder_of(arguments.out, recipe, [], seed) for seed in arguments.seeds]
+        rows += metric_rows(recipe, folders, arguments.seeds)
     print(f"\nwritten to {write(RESULTS, provenance(), rows, f'-training-{arguments.experiment}')}")
     return 0
 
 
-def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
-    return out / ("-".join(flags).replace("-", "") or "recipe") / str(seed)
+def folder_of(out: Path, recipe: str, flags: Sequence[str], seed: int) -> Path:
+    return out / ("-".join(flags).replace("-", "") or recipe) / str(seed)
 
 
 def summary(of_seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -113,12 +118,12 @@ def summary(of_seeds: Sequence[dict[str, float]]) -> dict[str, Any]:
     return means | {key: [run[key] for run in of_seeds] for key in means if key.startswith("recall")}
 
 
-def metric_rows(folders: Sequence[Path], seeds: Sequence[int]) -> list[Row]:
+def metric_rows(recipe: str, folders: Sequence[Path], seeds: Sequence[int]) -> list[Row]:
     """A row for each metric of the results of runs that differ in their seed alone."""
     of_seeds = [read_results(folder / "results.json").rows for folder in folders]
     return [
         {
-            "recipe": "emoji",
+            "recipe": recipe,
             "seeds": list(seeds),
             "evaluator": rows[0]["evaluator"],
             "metric": rows[0]["metric"],
@@ -142,7 +147,7 @@ def read(folder: Path) -> dict[str, float]:
     others = [
         value
         for (evaluator, language), value in recalls.items()
-        if (evaluator == "trained" and language != "en")
+        if (evaluator == "trained" and language not in ("en", "mean"))
     ]
     [weights] = folder.glob("checkpoints/step-*/model.safetensors")
     with safe_open(weights, framework="pt") as file:
@@ -162,7 +167,7 @@ def read(folder: Path) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """In Markdown: means, and of recalls the least and the most of the seeds too."""
     lines = [
-        "| | parameters | steps | seconds | pairs/s | R@10 English | other four languages | held out |",
+        "| | parameters | steps | seconds | pairs/s | R@10 English | other languages | held out |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:

@@ -35,7 +35,7 @@ from clippo.renderer import AlignedRendererConfig, RendererConfig, UnifontRender
 from clippo.results import provenance
 from clippo.seeds import generator, torch_seed
 from clippo.training.optimizers import AdamWConfig
-from clippo.training.schedules import warmup_cosine
+from clippo.training.schedules import CosineConfig
 from clippo_kernels import contrastive_loss
 
 __all__ = ["RUNS", "Document", "main", "sentences", "split", "table"]
@@ -140,7 +140,7 @@ def train(run: Run, pairs: Sequence[tuple[str, str]], asked: Sequence[tuple[str,
     )  # fmt: skip
     model = Clippo(config, run.renderer.build(SIZE))
     model.init_weights(residual_scale=0.2)
-    optimizer = AdamWConfig().build(model.named_parameters())
+    optimizer = AdamWConfig().build(model.named_parameters(), model.config)
     synopses, descriptions = (list(side) for side in zip(*asked, strict=True))
     measured, losses, seconds = {}, [], 0.0
     for step in tqdm(range(run.steps), unit="step", mininterval=5):
@@ -153,9 +153,8 @@ def train(run: Run, pairs: Sequence[tuple[str, str]], asked: Sequence[tuple[str,
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(
-                step, steps=run.steps, warmup_steps=run.steps // 3, peak=run.learning_rate
-            )
+            factor = CosineConfig().factor(step, steps=run.steps, warmup_steps=run.steps // 3)
+            group["lr"] = run.learning_rate * factor
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100.0))

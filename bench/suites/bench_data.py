@@ -4,7 +4,8 @@
     pytest bench/suites/bench_data.py
 
 The pictures are crops of 640 x 480 px of photographs of nature, as JPEG of quality 90. "read" gives the bytes
-and the caption of each pair of two tars in random order, from the page cache. "decode" ends at 224 x 224 px.
+and the caption of each of 20,000 pairs in two tars in random order, from the page cache. "decode" ends at
+224 x 224 px. "loader" gives batches of 64 with a random part of each picture and its rendered caption.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from PIL import Image
 
 from clippo.data import decode as decoder
 from clippo.data.order import ShuffledOrder, permuted
+from clippo.data.speed import rates_of_workers
 from clippo.data.transform import SquashConfig
 from clippo.data.webdataset import TarsConfig
 
 WALLPAPERS = Path("/usr/share/backgrounds/mate/nature")
-CROPS, PAIRS_PER_TAR = 200, 2000
+CROPS, PAIRS_PER_TAR = 200, 10_000
 SIZE = 224
 
 
@@ -107,14 +109,16 @@ def pillow(encoded: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-def squashed(resize: Any) -> Callable[[bytes], np.ndarray]:
-    transform = SquashConfig(resize=resize).build(SIZE)
-    return lambda encoded: transform(decoder.decode(encoded))
+def squashed(resize: Any, *, half_decode: bool = False) -> Callable[[bytes], np.ndarray]:
+    transform = SquashConfig(resize=resize, half_decode=half_decode).build(SIZE)
+    return lambda encoded: transform(decoder.decode(encoded, at_least=transform.decode_at_least))
 
 
 DECODERS = {
     "clippo": (squashed("bicubic"), False),
     "clippo, with simplejpeg": (squashed("bicubic"), True),
+    "clippo, decoded at half size": (squashed("bicubic", half_decode=True), False),
+    "clippo, decoded at half size, with simplejpeg": (squashed("bicubic", half_decode=True), True),
     "clippo, published resize": (squashed("bilinear"), False),
     "clippo, published resize, with simplejpeg": (squashed("bilinear"), True),
     "pillow": (pillow, False),
@@ -131,6 +135,26 @@ def test_decode(benchmark: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> N
     benchmark.group = "decode"
     benchmark.pedantic(lambda: [function(encoded) for encoded in crops()], rounds=9, warmup_rounds=1)
     record(benchmark, name, CROPS)
+    differences = [np.abs(function(one).astype(np.int16) - pillow(one)) for one in crops()]
+    benchmark.extra_info.update(difference=round(float(np.mean(differences)), 2))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_loader(
+    benchmark: Any, tars: str, workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the workers
+    source, transform = TarsConfig(path=tars, held_out=0.0).build("train"), SquashConfig(min_area=0.5)
+    found: list[float] = []
+
+    def measure() -> None:
+        rates = rates_of_workers(source, transform, SIZE, batch_size=64, workers=[workers], count=60)
+        found.append(rates[workers])
+
+    benchmark.group = "loader"
+    benchmark.pedantic(measure, rounds=3)
+    benchmark.extra_info.update(name=f"clippo, {workers} workers", per_s=round(max(found)))
 
 
 @pytest.mark.parametrize("size", [10**6, 4 * 10**8])

@@ -44,7 +44,7 @@ def measure(benchmark: Any, name: str, config: TrainConfig, dtype: torch.dtype =
     """Steps over batches of different texts, which are made before."""
     batches, model = batches_of(config)
     ready = itertools.cycle([batches.read(step) for step in range(STEPS)])
-    optimizer = config.optimizer.build(model.named_parameters())
+    optimizer = config.optimizer.build(model.named_parameters(), model.config)
 
     def step() -> None:
         kept, batch = None, next(ready)

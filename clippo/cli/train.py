@@ -161,7 +161,7 @@ def replaced(config: Any, path: list[str], part: Any) -> Any:
 def described_choices(config: TrainConfig) -> str:
     """A line for each part that is chosen by name."""
     lines = []
-    for path in ("data", "transform", "model.text", "renderer", "loss", "optimizer"):
+    for path in ("data", "transform", "model.text", "renderer", "loss", "optimizer", "schedule"):
         kind = kind_of(type(part_at(config, path.split("."))))
         assert kind is not None
         lines.append(f"    --{path:<14}{', '.join(choices(kind))}\n")

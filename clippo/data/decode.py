@@ -25,8 +25,12 @@ MAX_PIXELS = 2**27  # 400 MB once it is decoded
 ORIENTATION = 0x0112  # tag of EXIF
 
 
-def pixels_of(example: Example) -> np.ndarray:
+def pixels_of(example: Example, *, at_least: int = 0) -> np.ndarray:
     """The pixels of an example, (H, W, 3) uint8 or (H, W, 4) uint8 with premultiplied alpha.
+
+    Args:
+        example: its picture is an array already, or a file.
+        at_least: as of `decode`.
 
     Raises:
         BrokenExampleError: its picture cannot be decoded.
@@ -34,7 +38,7 @@ def pixels_of(example: Example) -> np.ndarray:
     if isinstance(example.image, np.ndarray):
         return example.image
     try:
-        return decode(example.image)
+        return decode(example.image, at_least=at_least)
     except ValueError as error:
         raise BrokenExampleError(example.key, str(error)) from error
 
@@ -57,7 +61,7 @@ def read_all(source: Source) -> list[Example]:
     return found
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, *, at_least: int = 0) -> np.ndarray:
     """Decode a picture; of several frames the first.
 
     The EXIF orientation is applied, colour profiles are not. CMYK, palettes and 16 bits a channel become RGB
@@ -65,6 +69,9 @@ def decode(encoded: bytes) -> np.ndarray:
 
     Args:
         encoded: the content of a file.
+        at_least: if set, a JPEG whose sides are at least twice as long, px, is decoded at half, a quarter or
+            an eighth of its size, whichever is the smallest that is no shorter. This leaves out the high
+            frequencies of its blocks of 8 x 8 px, and most of the work.
 
     Returns:
         (H, W, 3) uint8; (H, W, 4) with premultiplied alpha where the picture has transparent pixels.
@@ -85,7 +92,7 @@ def decode(encoded: bytes) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"a picture of {width} x {height} px, more than {MAX_PIXELS:,} pixels")
-            pixels = oriented(pixels_in(image, encoded), image.getexif().get(ORIENTATION, 1))
+            pixels = oriented(pixels_in(image, encoded, at_least), image.getexif().get(ORIENTATION, 1))
     except UnidentifiedImageError as error:
         raise ValueError(f"not a picture in {', '.join(FORMATS)}") from error
     except MemoryError:
@@ -95,12 +102,17 @@ def decode(encoded: bytes) -> np.ndarray:
     return premultiplied(pixels) if pixels.shape[2] == 4 else pixels
 
 
-def pixels_in(image: Image.Image, encoded: bytes) -> np.ndarray:
+def pixels_in(image: Image.Image, encoded: bytes, at_least: int) -> np.ndarray:
     """The pixels of a picture whose header was read, (H, W, 3) or (H, W, 4) uint8."""
+    factor = next((f for f in (8, 4, 2) if at_least and min(image.size) >= f * at_least), 1)
     if image.format == "JPEG" and image.mode == "RGB" and simplejpeg is not None:
         with suppress(ValueError):  # Pillow decides about what is damaged
-            pixels: np.ndarray = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+            width, height = (-(-side // factor) for side in image.size)
+            sizes = {"min_height": height, "min_width": width} if factor > 1 else {}
+            pixels: np.ndarray = simplejpeg.decode_jpeg(encoded, colorspace="RGB", **sizes)
             return pixels
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))  # does nothing to other formats
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         return np.repeat((grey * 255 + 32767) // 65535, 3).reshape(*grey.shape, 3).astype(np.uint8)

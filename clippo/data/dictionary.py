@@ -49,7 +49,7 @@ class DictionaryConfig(SourceConfig):
     path: str = ""
     collections: tuple[str, ...] = COLLECTIONS
     languages: tuple[str, ...] = ()
-    english_share: float = 0.2
+    english_share: float = 0.3
 
     def __post_init__(self) -> None:
         known = (*COLLECTIONS, *UNSEEN_STYLES)

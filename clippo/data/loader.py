@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from bisect import bisect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import accumulate, islice
 from typing import NamedTuple
@@ -23,8 +25,9 @@ from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
 from clippo.seeds import generator, generators
 
-__all__ = ["Batches", "load"]
+__all__ = ["Batches", "load", "worker_deaths_explained"]
 
+PREFETCHED_BYTES = 2**31  # of the batches that wait, for each process that trains
 MAX_ATTEMPTS = 100  # to find an example that can be read
 
 
@@ -83,6 +86,12 @@ class Batches(Dataset[Batch | Exception]):
     def __len__(self) -> int:
         return len(self.steps)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the images of a batch, and of texts that are drawn as large as they."""
+        num_rows: int = self.rows.stop - self.rows.start
+        return num_rows * self.transform.image_size**2 * 4
+
     def __getitem__(self, number: int) -> Batch | Exception:
         try:
             return self.read(self.steps[number])
@@ -121,7 +130,7 @@ class Batches(Dataset[Batch | Exception]):
         for attempt in range(MAX_ATTEMPTS):
             try:
                 example = self.source[index]
-                return example, pixels_of(example)
+                return example, pixels_of(example, at_least=self.transform.decode_at_least)
             except BrokenExampleError as error:
                 rejected.append((error.key, error.reason))
             rng = generator(self.seed, "instead", step, row, attempt)
@@ -148,7 +157,8 @@ def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterato
 
     Args:
         batches: by step.
-        workers: processes that make them ahead; 0 makes each when it is asked for.
+        workers: processes that make them ahead, up to four each and at most 2 GiB in all, but at least one
+            each; 0 makes each when it is asked for.
         pin_memory: copy them to memory from which a GPU reads faster.
 
     Raises:
@@ -163,18 +173,40 @@ def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterato
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=prepare_worker if workers else None,
         pin_memory=pin_memory,
+        prefetch_factor=prefetched(batches.batch_bytes, workers) if workers else None,
     )
     made = iter(loader)
     while True:
         try:
-            batch = next(made)
+            with worker_deaths_explained():
+                batch = next(made)
         except StopIteration:
             return
-        except RuntimeError as error:  # all others come as a batch
-            raise UserError(f"a worker that reads data ended, as when memory runs out: {error}") from error
         if isinstance(batch, Exception):
             raise batch
         yield Batch(*batch)
+
+
+def prefetched(batch_bytes: int, workers: int) -> int:
+    """How many batches each worker makes ahead: one to four, so that all fit into PREFETCHED_BYTES."""
+    return max(1, min(4, PREFETCHED_BYTES // (workers * batch_bytes)))
+
+
+@contextmanager
+def worker_deaths_explained() -> Iterator[None]:
+    """Make one clear error of the death of a worker, which PyTorch raises wherever the program is then.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        for worker in multiprocessing.active_children():  # the others would complain that nobody listens
+            worker.kill()
+        raise UserError(f"a worker that reads data ended, as when memory runs out: {error}") from error
 
 
 def prepare_worker(worker: int) -> None:

@@ -57,7 +57,7 @@ def seconds_of_stages(
     lap("read")
     for example in examples:
         with suppress(BrokenExampleError):
-            pixels.append(pixels_of(example))
+            pixels.append(pixels_of(example, at_least=built.decode_at_least))
     lap("decode")
     for number, image in enumerate(pixels):
         built(image, generator(0, "speed", number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +20,18 @@ GRADIENT_BYTES = 16 * 2**20  # of the backgrounds of `Place`
 
 
 class Transform(ABC):
-    """Turns images into (S, S, 3) uint8 pixels. It is sent to worker processes, so it must be picklable."""
+    """Turns images into (S, S, 3) uint8 pixels. It is sent to worker processes, so it must be picklable.
+
+    Attributes:
+        image_size: S, px.
+    """
+
+    image_size: int
+
+    @property
+    def decode_at_least(self) -> int:
+        """In training, the sides in px to which JPEGs may be decoded at a part of their size; 0 for none."""
+        return 0
 
     @abstractmethod
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -52,6 +64,8 @@ class SquashConfig(TransformConfig):
         flip: in training, mirror every other picture. Letters in them are mirrored too.
         resize: as of `ClippoConfig`.
         background: grey level beneath transparent pixels, 0 to 255.
+        half_decode: in training, decode JPEGs at a half, a quarter or an eighth of their size where the
+            random part has at least the size of the model's images still. Sooner, and a little less sharp.
 
     Raises:
         UserError: a value out of range.
@@ -62,6 +76,7 @@ class SquashConfig(TransformConfig):
     flip: bool = False
     resize: Resize = "bicubic"
     background: int = 255
+    half_decode: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.min_area <= 1:
@@ -80,8 +95,8 @@ class CropConfig(SquashConfig):
     """Cut a square out of a photograph and resize it: its middle, and in training a random part.
 
     Attributes:
-        min_area, flip, resize, background: as of `SquashConfig`; the area is that of a square or of a
-            rectangle with at most a third more or less of its height.
+        min_area, flip, resize, background, half_decode: as of `SquashConfig`; the area is that of a square or
+            of a rectangle with at most a third more or less of its height.
     """
 
     name: ClassVar[str] = "crop"
@@ -98,6 +113,12 @@ class Photograph(Transform):
         self.config = config
         self.image_size = image_size
         self.is_square = is_square
+
+    @property
+    def decode_at_least(self) -> int:
+        # A part of an area of at least `min_area` whose ratio is stretched by 4/3 has sides of this share.
+        share = (self.config.min_area * (3 / 4 if self.config.min_area < 1 else 1)) ** 0.5
+        return math.ceil(self.image_size / share) if self.config.half_decode else 0
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         height, width = image.shape[:2]

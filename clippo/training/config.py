@@ -14,6 +14,7 @@ from clippo.model import ClippoConfig
 from clippo.renderer import RendererConfig
 from clippo.training.losses import LossConfig
 from clippo.training.optimizers import OptimizerConfig
+from clippo.training.schedules import CosineConfig, ScheduleConfig
 
 __all__ = ["MAX_WORKERS", "TrainConfig"]
 
@@ -38,8 +39,9 @@ class TrainConfig:
         micro_batch_size: pairs that a process embeds at a time. A larger share of the batch is embedded
             twice, in micro-batches whose activations need not fit into memory together.
         steps: optimizer steps of the whole run.
-        learning_rate: factor on the schedule, a linear warm-up times a cosine that ends at zero.
-        warmup_steps: steps over which the warm-up rises.
+        learning_rate: factor on the schedule.
+        warmup_steps: steps over which the learning rate rises.
+        schedule: of the learning rate.
         grad_clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
@@ -70,6 +72,7 @@ class TrainConfig:
     steps: int
     learning_rate: float
     warmup_steps: int
+    schedule: ScheduleConfig = field(default_factory=CosineConfig)
     grad_clip_norm: float = 1.0
     max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
@@ -100,6 +103,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be finite, got {getattr(self, name)}")
         if self.workers > MAX_WORKERS:
             raise UserError(f"workers must be at most {MAX_WORKERS}, got {self.workers}")
+        self.schedule.check(steps=self.steps, warmup_steps=self.warmup_steps)
         resize = getattr(self.transform, "resize", self.model.resize)
         if resize != self.model.resize:
             raise UserError(f"transform.resize must be {self.model.resize}, as model.resize, got {resize}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clippo.data.loader import Batches, load
+from clippo.data.loader import Batches, load, worker_deaths_explained
 from clippo.data.order import order_of
 from clippo.errors import UserError
 from clippo.evaluation import suite
@@ -28,7 +28,6 @@ from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
 from clippo.training.parallel import join_processes
 from clippo.training.run_folder import RunFolder, load_model
-from clippo.training.schedules import warmup_cosine
 from clippo.training.signals import Stopped, StopRequest
 from clippo_kernels import cached_contrastive_step
 
@@ -66,6 +65,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
     folder = RunFolder(out)
     with ExitStack() as stack:
         # Data
+        stack.enter_context(worker_deaths_explained())
         context = stack.enter_context(join_processes())
         device = context.device
         rows = context.shard(config.batch_size)
@@ -92,7 +92,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         loss_module.to(device)
         named_parameters = [*model.named_parameters(), *loss_module.named_parameters()]
         parameters = [parameter for _, parameter in named_parameters]
-        optimizer = config.optimizer.build(named_parameters)
+        optimizer = config.optimizer.build(named_parameters, config.model)
         fingerprints = {"data": source.fingerprint, "renderer": renderer.fingerprint if renderer else "none"}
         if context.is_main_process:
             stack.callback(folder.release)
@@ -177,11 +177,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             is_bad = ~(value.isfinite() & grad_norm.isfinite()).to(device)
             bad_step = torch.where(bad_step > 0, bad_step, context.maximum(is_bad * (step + 1)))
             optimizer.found_inf = (bad_step > 0).float()  # type: ignore[attr-defined]
-            learning_rate = warmup_cosine(
-                step, steps=config.steps, warmup_steps=config.warmup_steps, peak=config.learning_rate
-            )
+            factor = config.schedule.factor(step, steps=config.steps, warmup_steps=config.warmup_steps)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"], group["factor"] = config.learning_rate * factor, factor
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(config.max_logit_scale))
@@ -208,7 +206,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     "step": done,
                     "loss": value.item(),
                     "grad_norm": grad_norm.item(),
-                    "learning_rate": learning_rate,
+                    "learning_rate": config.learning_rate * factor,
                     "logit_scale": model.logit_scale.exp().item(),
                     "pairs_per_s": steps * config.batch_size / elapsed_s,
                     "step_time": elapsed_s / steps,

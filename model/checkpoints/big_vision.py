@@ -31,7 +31,7 @@ from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
-__all__ = ["load_big_vision", "load_vit", "save_big_vision"]
+__all__ = ["load_big_vision", "load_vit", "published_views", "save_big_vision"]
 
 DONT_LOAD = (
     "^head/",
@@ -233,6 +233,14 @@ def entries(config: TowerConfig) -> list[Entry]:
     mlp("tower.encoder.pool.mlp", "img/MAPHead_0/MlpBlock_0")
     linear("tower.encoder.head", "img/head", D, E)
     return found
+
+
+def published_views(config: TowerConfig) -> dict[str, list[Callable[[Tensor], Tensor]]]:
+    """Functions that give views of our parameters in the shapes of big_vision's arrays, by their names."""
+    views: dict[str, list[Callable[[Tensor], Tensor]]] = {}
+    for entry in entries(config):
+        views.setdefault(entry.ours, []).append(lambda t, entry=entry: entry.to_theirs(entry.part_of(t)))  # type: ignore[misc]
+    return views
 
 
 def infer_config(arrays: Arrays) -> TowerConfig:

@@ -6,7 +6,15 @@ import shutil
 import pytest
 
 from clippo.bench import tables
-from clippo.bench.tables import TABLES, data_rates, emoji_recalls, emoji_recalls_of_seeds, rewrite
+from clippo.bench.tables import (
+    TABLES,
+    data_rates,
+    dictionary_languages,
+    dictionary_unseen,
+    emoji_recalls,
+    emoji_recalls_of_seeds,
+    rewrite,
+)
 from clippo.results import ROOT, write_results
 
 LANGUAGES = ("en", "de", "es", "fr", "zh")
@@ -150,13 +158,36 @@ def test_rates_of_data_are_compared_within_their_group():
     rows = [
         {"group": "read", "name": "clippo", "per_s": 80_000},
         {"group": "read", "name": "webdataset", "per_s": 10_000},
-        {"group": "decode", "name": "clippo", "per_s": 500},
+        {"group": "decode", "name": "clippo", "per_s": 500, "difference": 1.09},
         {"group": "decode", "name": "pillow", "per_s": 250},
         {"group": "order", "name": "clippo, of 10", "per_s": 10},
     ]
     assert data_rates(rows).splitlines()[2:] == [
-        "| read pairs from tars in random order: clippo | 80,000 | 8.0 |",
-        "| read pairs from tars in random order: webdataset | 10,000 | 1.0 |",
-        "| decode a JPEG of 640 x 480 px and resize it to 224: clippo | 500 | 2.0 |",
-        "| decode a JPEG of 640 x 480 px and resize it to 224: pillow | 250 | 1.0 |",
+        "| read pairs from tars in random order, one core: clippo | 80,000 | 8.0 |  |",
+        "| read pairs from tars in random order, one core: webdataset | 10,000 | 1.0 |  |",
+        "| decode a JPEG of 640 x 480 px and resize it to 224, one core: clippo | 500 | 2.0 | 1.09 |",
+        "| decode a JPEG of 640 x 480 px and resize it to 224, one core: pillow | 250 | 1.0 |  |",
+        "| order of examples, one core: clippo, of 10 | 10 |  |  |",
+    ]
+
+
+def test_the_dictionary_has_its_languages_and_their_chance():
+    metrics = {
+        "chance/R@10": [3.0], "mean/text_to_image/R@1": [1.0], "mean/text_to_image/R@10": [10.0],
+        "en/chance/R@10": [2.0], "en/text_to_image/R@1": [20.0], "en/text_to_image/R@10": [40.0],
+        "th/chance/R@10": [4.0], "th/text_to_image/R@1": [5.0], "th/text_to_image/R@10": [6.0],
+    }  # fmt: skip
+    evaluators = ("trained", "held_out", "unseen_languages", "unseen_style_openmoji", "unseen_style_fluent")
+    rows = [
+        {"recipe": "dictionary", "evaluator": evaluator, "metric": metric, "values": values}
+        for evaluator in evaluators
+        for metric, values in metrics.items()
+        if evaluator != "unseen_languages" or metric.startswith("th")
+    ]
+    known = dictionary_languages(rows).splitlines()
+    assert known[2] == "| mean of 2 and 2 languages | 1.0 | 10.0 | 3.0 | 1.0 | 10.0 | 3.0 |"
+    assert known[3] == "| English | 20.0 | 40.0 | 2.0 | 20.0 | 40.0 | 2.0 |"
+    assert dictionary_unseen(rows).splitlines()[2:4] == [
+        "| Thai | 5.0 | 6.0 | 4.0 |",
+        "| OpenMoji, English | 20.0 | 40.0 | 2.0 |",
     ]

@@ -331,10 +331,10 @@ def shrunk(picture: bytes) -> bytes:
     with Image.open(io.BytesIO(picture)) as image:
         if max(image.size) <= MAX_PX:
             return picture
-        image = image.convert("RGBA")
-        image.thumbnail((MAX_PX, MAX_PX), Image.Resampling.LANCZOS)
-        out = io.BytesIO()
-        image.save(out, "PNG")
+        small = image.convert("RGBA")
+    small.thumbnail((MAX_PX, MAX_PX), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    small.save(out, "PNG")
     return out.getvalue()
 
 

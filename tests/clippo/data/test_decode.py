@@ -62,6 +62,24 @@ def test_the_extra_gives_the_same_pixels(options, monkeypatch):
     assert np.array_equal(decode(content), fast)
 
 
+@pytest.mark.parametrize("is_fast", [False, True])
+@pytest.mark.parametrize(
+    ("at_least", "shape"),
+    [(0, (200, 301)), (101, (200, 301)), (100, (100, 151)), (51, (100, 151)), (50, (50, 76)), (9, (25, 38))],
+)
+def test_a_jpeg_is_decoded_at_a_part_of_its_size_on_request(at_least, shape, is_fast, monkeypatch):
+    if is_fast:
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(module, "simplejpeg", None)
+    picture = RGB.resize((301, 200))
+    part = decode(encoded(picture, "JPEG", quality=95), at_least=at_least)
+    assert part.shape == (*shape, 3)
+    expected = np.asarray(picture.resize(shape[::-1], Image.Resampling.BOX))
+    assert np.abs(part.astype(int) - expected).mean() < 8  # the picture is noisy
+    assert decode(encoded(picture, "PNG"), at_least=at_least).shape == (200, 301, 3)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
 def test_modes_become_rgb(mode):
     image = RGB.convert(mode)

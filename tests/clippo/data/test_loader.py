@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clippo.data.base import BrokenExampleError, Example, Source, Text
-from clippo.data.loader import Batches, choose, load
+from clippo.data.loader import Batches, choose, load, prefetched, worker_deaths_explained
 from clippo.data.order import ShuffledOrder, WeightedOrder
 from clippo.data.transform import PlaceConfig
 from clippo.errors import UserError
@@ -122,6 +122,22 @@ def test_a_worker_that_is_killed_is_one_line():
     batches = load(batches_of(source=Fatal), workers=1)
     with pytest.raises(UserError, match="a worker that reads data ended, .*DataLoader"):
         list(batches)
+
+
+def test_a_death_is_told_wherever_the_program_is():
+    """PyTorch raises from the handler of a signal."""
+    told = pytest.raises(UserError, match=r"a worker that reads data ended, .*pid 7\) is killed")
+    with told, worker_deaths_explained():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="^anything else$"), worker_deaths_explained():
+        raise RuntimeError("anything else")
+
+
+def test_no_more_is_made_ahead_than_fits_into_memory():
+    assert batches_of().batch_bytes == 8 * 32 * 32 * 4
+    assert prefetched(batches_of().batch_bytes, workers=2) == 4
+    assert prefetched(2**29, workers=2) == 2
+    assert prefetched(2**31, workers=8) == 1
 
 
 class Broken(Squares):

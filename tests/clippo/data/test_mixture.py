@@ -11,7 +11,7 @@ from clippo.data.spec import data_config
 from clippo.errors import UserError
 from clippo.model.configs import from_dict, to_dict
 from clippo.recipes.own import recipe
-from clippo.training import trainer
+from clippo.training.schedules import ConstantConfig
 from clippo.training.trainer import train
 from tests.clippo.data.test_layouts import losses, tiny
 
@@ -60,9 +60,8 @@ def test_row_groups_of_a_part_of_a_file(layouts, window, monkeypatch):
     assert len(set(found.tolist())) == len(found)
 
 
-def test_a_mixture_trains_and_resumes(layouts, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "warmup_cosine", lambda *args, **kwargs: 1e-3)  # whatever the length
-    config = tiny(layouts["folder"])
+def test_a_mixture_trains_and_resumes(layouts, tmp_path):
+    config = dataclasses.replace(tiny(layouts["folder"]), schedule=ConstantConfig())  # whatever the length
     data = data_config([layouts["folder"] + "=1", layouts["csv"] + "=2"])
     config = dataclasses.replace(config, data=data, checkpoint_every=3)
     train(config, tmp_path / "whole")

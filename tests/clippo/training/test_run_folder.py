@@ -24,7 +24,7 @@ def folder(tmp_path, tiny_config) -> RunFolder:
 @pytest.fixture
 def trainee(tiny_config):
     model = Clippo(tiny_config.model)
-    optimizer = tiny_config.optimizer.build(model.named_parameters())
+    optimizer = tiny_config.optimizer.build(model.named_parameters(), model.config)
     sum(parameter.sum() for parameter in model.parameters()).backward()
     for _ in range(10):
         optimizer.step()
@@ -158,7 +158,7 @@ def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_con
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
     fresh = Clippo(tiny_config.model)
-    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
     assert folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {}) == 20
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
     theirs, ours = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
     fresh = Clippo(tiny_config.model)
     assert (
         folder.load_checkpoint(
-            fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters()), {}
+            fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters(), fresh.config), {}
         )
         == 10
     )
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_another_tower_is_refused(folder, tiny_config, trainee):
     other = Clippo(dataclasses.replace(tiny_config.model, depth=2))
     with pytest.raises(UserError, match="step-000010 is of another configuration: .*depth=1.*depth=2"):
         folder.load_checkpoint(
-            other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters()), {}
+            other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters(), other.config), {}
         )
 
 
@@ -340,7 +340,7 @@ def test_a_state_that_does_not_fit_changes_nothing(folder, tiny_config, trainee,
     torch.save(state, file)
     (file.parent / "manifest.json").unlink()
     fresh = Clippo(tiny_config.model)
-    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
     before = [parameter.clone() for parameter in fresh.parameters()]
     with pytest.raises(UserError, match=message):
         folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {"data": "a"})
@@ -358,7 +358,7 @@ def test_a_state_with_strides_of_its_own_is_copied(folder, tiny_config, trainee)
     torch.save(state, file)
     (file.parent / "manifest.json").unlink()
     fresh = Clippo(tiny_config.model)
-    optimizer = tiny_config.optimizer.build(fresh.named_parameters())
+    optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
     folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
     assert all(value.is_contiguous() for values in optimizer.state.values() for value in values.values())
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from clippo.training.losses import SigmoidLossConfig, SoftmaxLoss
 from clippo.training.optimizers import AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
-from clippo.training.schedules import warmup_cosine
+from clippo.training.schedules import CosineConfig
 from clippo.training.signals import Stopped, StopRequest
 from clippo.training.trainer import train
 
@@ -302,9 +301,9 @@ def test_a_batch_must_divide_among_the_processes():
 def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
     """Also where a checkpoint is due before the loss is looked at for the log."""
     config = dataclasses.replace(tiny_config, steps=12, checkpoint_every=2, log_every=7, evaluators={})
-    schedule = trainer.warmup_cosine
-    diverging = lambda step, **kwargs: 1e30 if step == 4 else schedule(step, **kwargs)  # noqa: E731
-    monkeypatch.setattr(trainer, "warmup_cosine", diverging)
+    schedule = CosineConfig.factor
+    diverging = lambda self, step, **kwargs: 1e30 if step == 4 else schedule(self, step, **kwargs)  # noqa: E731
+    monkeypatch.setattr(CosineConfig, "factor", diverging)
     with pytest.raises(
         UserError, match="the loss or its gradient is not finite at step 6; .*--learning-rate"
     ):
@@ -395,18 +394,9 @@ def test_workers_train_as_the_process_itself_does(finished, tiny_config, tmp_pat
     assert same(state(tmp_path / "run"), state(finished))
 
 
-def test_learning_rate_warms_up_and_ends_near_zero():
-    rates = [warmup_cosine(step, steps=1000, warmup_steps=100, peak=1.0) for step in range(1000)]
-    assert 0 < rates[0] < 0.02
-    assert max(rates) == pytest.approx(0.97, abs=0.03)
-    assert 90 <= rates.index(max(rates)) <= 100
-    assert rates[-1] < 1e-4
-    assert all(a > b for a, b in pairwise(rates[100:]))
-
-
 def test_only_matrices_decay(tiny_config):
     model = Clippo(tiny_config.model)
-    decayed, free = tiny_config.optimizer.build(model.named_parameters()).param_groups
+    decayed, free = tiny_config.optimizer.build(model.named_parameters(), model.config).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed_names = {names[id(p)] for p in decayed["params"]}
     free_names = {names[id(p)] for p in free["params"]}
