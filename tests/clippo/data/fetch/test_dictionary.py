@@ -18,7 +18,10 @@ from clippo.data.fetch.dictionary import fetch_dictionary, language_code
 from clippo.data.spec import source_config
 from clippo.errors import UserError
 from clippo.files import check_manifest
+from clippo.recipes import find_recipe
 from clippo.renderer import find_font
+from clippo.results import read_results
+from clippo.training.trainer import train
 
 STAMPS = "usr/share/tuxpaint/stamps/"
 WORDS = "usr/share/games/pysiogame/"
@@ -281,6 +284,31 @@ def test_english_has_its_share(drawn):
         assert sum(weights.values()) == pytest.approx(0.6)
     other = config(drawn).build("train")
     assert source.fingerprint != other.fingerprint
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_and_measures_what_is_unseen(tmp_path, monkeypatch):
+    """On 150 pictures where the fetched dictionary would be."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "clippo" / "dictionary"
+    folder.mkdir(parents=True)
+    for name in ("stamps", "drawings", "flags", "noto", "openmoji", "fluent"):
+        entries = [
+            dictionary.Entry(
+                str(number), "png", png(np.full((20, 30, 3), 9 * number, np.uint8)),
+                {code: f"{code} word {number}" for code in ("en", "de", *HELD_OUT_LANGUAGES)},
+            )
+            for number in range(25)
+        ]  # fmt: skip
+        dictionary.write(folder / f"{name}.tar", entries)
+    config = find_recipe("dictionary")()
+    train(replace(config, steps=2, warmup_steps=1, batch_size=8, workers=0), tmp_path / "run")
+    rows = read_results(tmp_path / "run" / "results.json").rows
+    assert {row["evaluator"] for row in rows} == {
+        "trained", "held_out", "unseen_languages", "unseen_style_openmoji", "unseen_style_fluent",
+    }  # fmt: skip
+    languages = {row["metric"].partition("/")[0] for row in rows if row["evaluator"] == "unseen_languages"}
+    assert languages == {"chance", "mean", *HELD_OUT_LANGUAGES}
 
 
 def test_what_cannot_be_is_refused(drawn, tmp_path):
