@@ -52,6 +52,10 @@ class TrainConfig:
         workers: processes that read and render batches ahead, for each process that trains; 0 for none.
         eval_every: steps between two evaluations; the last step is always evaluated.
         checkpoint_every: steps between two checkpoints.
+        checkpoint_minutes: a checkpoint is also written when the last is so old; 0 for never.
+        keep_checkpoints: how many of the newest checkpoints are kept; of two, the older takes the place of a
+            newer one that a disk has damaged.
+        keep_every: checkpoints of multiples of so many steps are never removed; 0 for none.
         log_every: steps between two lines of metrics.jsonl.
         seed: of the initialisation, the order of the data, and all random changes.
 
@@ -83,19 +87,25 @@ class TrainConfig:
     workers: int = 1
     eval_every: int = 1000
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 0.0
+    keep_checkpoints: int = 2
+    keep_every: int = 0
     log_every: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in (
             "batch_size", "micro_batch_size", "steps", "eval_every", "checkpoint_every", "log_every",
+            "keep_checkpoints",
         ):  # fmt: skip
             if not 1 <= getattr(self, name) <= MAX_COUNT:
                 raise UserError(f"{name} must be from 1 to {MAX_COUNT}, got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip_norm", "max_logit_scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "residual_scale", "workers", "seed"):
+        for name in (
+            "warmup_steps", "residual_scale", "workers", "seed", "checkpoint_minutes", "keep_every",
+        ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("learning_rate", "residual_scale"):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from clippo.errors import UserError
 
-__all__ = ["join_processes"]
+__all__ = ["DistributedContext", "join_processes"]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@
     results.json, *.png          the evaluation at the end
     embeddings.safetensors       the embeddings of `clippo search`
 
-A checkpoint appears whole or not at all. The one before it is removed only then; copies under other names,
-such as `step-best`, are left alone. One process at a time writes into a folder.
+A checkpoint appears whole or not at all, and only then are older ones removed, as the configuration says. If
+the newest is damaged, the run goes on from the one before. Copies under other names, such as `step-best`, are
+left alone. One process at a time writes into a folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +44,14 @@ from clippo.training.losses import Loss
 __all__ = ["RunFolder", "load_model", "with_renderer"]
 
 HUB = "hf://"
-CHANGEABLE = ("steps", "log_every", "checkpoint_every", "eval_every", "workers")
+CHANGEABLE = (
+    "steps", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every",
+    "eval_every", "workers",
+)  # fmt: skip
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that cannot be read."""
 
 
 class RunFolder:
@@ -56,6 +65,7 @@ class RunFolder:
         self.rejected_file = self.path / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self._lock: int | None = None
+        self._keep_checkpoints, self._keep_every = 1, 0
 
     def create(self, config: TrainConfig, *, resume: bool) -> None:
         """Make the folder ready for a run of `config`, and keep other processes out until `release`.
@@ -68,6 +78,7 @@ class RunFolder:
                 configuration; it holds something that is not a run; another process is training in it.
         """
         self._acquire()
+        self._keep_checkpoints, self._keep_every = config.keep_checkpoints, config.keep_every
         try:
             self._create(config, resume=resume)
         except OSError as error:
@@ -150,10 +161,11 @@ class RunFolder:
         return [path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal()]
 
     def remove_old_checkpoints(self) -> None:
-        """Remove all checkpoints but the newest, and what processes that were killed have left."""
-        newest = self.newest_checkpoint()
-        for path in (*self.own_checkpoints(), *self.checkpoints.glob(f"{UNFINISHED}*")):
-            if path != newest:
+        """Remove the checkpoints that the run does not keep, and what killed processes have left."""
+        for path in self.checkpoints.glob(f"{UNFINISHED}*"):
+            remove(path)
+        for path in sorted(self.own_checkpoints(), key=step_of)[: -self._keep_checkpoints]:
+            if not self._keep_every or step_of(path) % self._keep_every:
                 remove(path)
 
     def save_checkpoint(
@@ -164,7 +176,7 @@ class RunFolder:
         optimizer: torch.optim.Optimizer,
         fingerprints: Mapping[str, str],
     ) -> None:
-        """Write the state after `step` steps, then remove the checkpoints before it.
+        """Write the state after `step` steps, then remove the checkpoints that the run does not keep.
 
         `fingerprints` are checksums of what the run depends on beside its configuration, such as the data.
 
@@ -176,6 +188,7 @@ class RunFolder:
         state["fingerprints"] = dict(fingerprints)
         try:
             self.checkpoints.mkdir(exist_ok=True)
+            remove(final)  # there is none, or a damaged one that the run did not go on from
             with atomic_path(final) as unfinished:
                 unfinished.mkdir()
                 torch.save(state, unfinished / "state.pt")
@@ -193,41 +206,28 @@ class RunFolder:
     ) -> int:
         """Restore the newest checkpoint into a model, its loss and its optimizer.
 
+        If it is damaged, a warning says so, and the one before is restored.
+
         Returns:
             The step that it was written after; 0, and nothing is restored, where there is no checkpoint.
 
         Raises:
             UserError: the checkpoint is of a model of other sizes, or of a run on other data or with another
-                renderer; it is damaged or cannot be read.
+                renderer; all checkpoints are damaged or cannot be read.
         """
-        folder = self.newest_checkpoint()
-        if folder is None:
-            return 0
-        saved = read_checkpoint(folder)
-        if saved.config != model.config:
-            raise UserError(f"{folder} is of another configuration: {saved.config}, not {model.config}")
-        file = folder / "state.pt"
-        try:
-            check_manifest(file)
-            check_file(file)
-            state = torch.load(file, weights_only=True, map_location="cpu")
-            if state["step"] != step_of(folder):
-                raise ValueError(f"it is of step {printable(repr(state['step']))}")
-            optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, step_of(folder))
-            check_tensors("loss", state["loss"], loss.state_dict())
-            then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
-            differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
-        except UNREADABLE as error:
-            raise UserError(f"cannot read {file}: {first_line(error)}") from error
-        if differing:
-            raise UserError(
-                f"the {' and the '.join(differing)} are not what {self.path} was trained with, for instance "
-                "because of another font, package or folder; a run cannot go on with them"
-            )
-        optimizer.load_state_dict(optimizer_state)
-        loss.load_state_dict(state["loss"])
-        model.load_state_dict(saved.state_dict())
-        return step_of(folder)
+        damage: list[DamagedCheckpointError] = []
+        for folder in sorted(self.own_checkpoints(), key=step_of, reverse=True):
+            try:
+                step = restore(folder, model, loss, optimizer, fingerprints)
+            except DamagedCheckpointError as error:
+                damage.append(error)
+            else:
+                for broken in damage:
+                    warnings.warn(f"{broken}; the run goes on from {folder.name}", stacklevel=2)
+                return step
+        if damage:
+            raise damage[0]
+        return 0
 
     def load_model(self) -> Clippo:
         """Read the model of the newest checkpoint, ready to use.
@@ -329,11 +329,51 @@ def with_renderer(model: Clippo) -> Clippo:
     return model
 
 
+def restore(
+    folder: Path,
+    model: Clippo,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    fingerprints: Mapping[str, str],
+) -> int:
+    """Restore a checkpoint, see `RunFolder.load_checkpoint`, and return its step.
+
+    Raises:
+        DamagedCheckpointError: it cannot be read.
+        UserError: it is of another model, or of a run on other data or with another renderer.
+    """
+    saved = read_checkpoint(folder)
+    if saved.config != model.config:
+        raise UserError(f"{folder} is of another configuration: {saved.config}, not {model.config}")
+    file = folder / "state.pt"
+    try:
+        check_manifest(file)
+        check_file(file)
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        if state["step"] != step_of(folder):
+            raise ValueError(f"it is of step {printable(repr(state['step']))}")
+        optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, step_of(folder))
+        check_tensors("loss", state["loss"], loss.state_dict())
+        then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
+        differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
+    except UNREADABLE as error:
+        raise DamagedCheckpointError(f"cannot read {file}: {first_line(error)}") from error
+    if differing:
+        raise UserError(
+            f"the {' and the '.join(differing)} are not what {folder.parents[1]} was trained with, for "
+            "instance because of another font, package or folder; a run cannot go on with them"
+        )
+    optimizer.load_state_dict(optimizer_state)
+    loss.load_state_dict(state["loss"])
+    model.load_state_dict(saved.state_dict())
+    return step_of(folder)
+
+
 def read_checkpoint(folder: Path) -> Clippo:
     try:
         return Clippo.from_pretrained(folder)
     except (ValueError, OSError) as error:
-        raise UserError(f"cannot read the checkpoint {folder}: {first_line(error)}") from error
+        raise DamagedCheckpointError(f"cannot read the checkpoint {folder}: {first_line(error)}") from error
 
 
 def step_of(checkpoint: Path) -> int:

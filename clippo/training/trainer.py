@@ -28,7 +28,7 @@ from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
 from clippo.training.parallel import join_processes
 from clippo.training.run_folder import RunFolder, load_model
-from clippo.training.signals import Stopped, StopRequest
+from clippo.training.signals import Requests, Stopped
 from clippo_kernels import cached_contrastive_step
 
 __all__ = ["train"]
@@ -140,7 +140,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             disable=not context.is_main_process,
         )  # fmt: skip
         stack.enter_context(bar)
-        stop = stack.enter_context(StopRequest())
+        requests = stack.enter_context(Requests(context, config.checkpoint_minutes))
         start, data_s = time.perf_counter(), 0.0
         num_cut = num_rejected = 0  # texts of this process that were too long, and examples that were broken
         bad_step = torch.zeros((), dtype=torch.int64, device=device)  # the first that was not finite, or 0
@@ -187,11 +187,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
 
             done = step + 1
             is_last = done == config.steps
-            if context.world_size > 1 and done % 10 == 0:  # not each step, because the host waits for it
-                stop.signal = int(context.maximum(torch.tensor(float(stop.signal), device=device)).item())
-            is_stopped = stop.signal > 0 and (context.world_size == 1 or done % 10 == 0)
+            is_stopped, is_save_asked = requests.after(done)
             is_log_step = is_last or done % config.log_every == 0
-            is_checkpoint_step = is_last or is_stopped or done % config.checkpoint_every == 0
+            is_checkpoint_step = is_last or is_save_asked or done % config.checkpoint_every == 0
             is_eval_step = done % config.eval_every == 0 and not is_last and bool(config.evaluators)
 
             # The host learns here whether the steps so far were finite, before anything is kept.
@@ -222,17 +220,19 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 )
             if is_checkpoint_step and context.is_main_process:
                 folder.save_checkpoint(done, model, loss_module, optimizer, fingerprints)
+            if is_checkpoint_step:
+                requests.saved()
             if is_stopped and not is_last:
-                name = signal.Signals(stop.signal).name
+                name = signal.Signals(requests.signal).name
                 message = f"stopped by {name} after step {done}, whose checkpoint is saved; --resume goes on"
-                raise Stopped(stop.signal, message)
+                raise Stopped(requests.signal, message)
             if is_eval_step and context.is_main_process:
                 paused = time.perf_counter()
                 folder.append_evaluation(done, suite.evaluate(model, evaluators))
                 start += time.perf_counter() - paused  # evaluation is not part of the speed
 
         # Results
-        stop.close()
+        requests.close()
         bar.close()
         if num_rejected:
             print(f"{num_rejected} examples could not be read: see {folder.rejected_file}")

@@ -36,6 +36,7 @@ def tiny_config() -> TrainConfig:
         workers=0,
         eval_every=10,
         checkpoint_every=10,
+        keep_checkpoints=1,
         log_every=5,
     )
 

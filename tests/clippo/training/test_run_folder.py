@@ -31,6 +31,15 @@ def trainee(tiny_config):
     return model, optimizer
 
 
+def trained_to(step, trainee):
+    """A model, its loss and its optimizer after at least ten steps."""
+    model, optimizer = trainee
+    done = next(iter(optimizer.state.values()))["step"]
+    while done < step:
+        optimizer.step()
+    return model, SoftmaxLoss(), optimizer
+
+
 def test_a_run_is_not_overwritten(folder, tiny_config):
     with pytest.raises(UserError, match="holds a run already: add --resume to continue it"):
         folder.create(tiny_config, resume=False)
@@ -165,6 +174,37 @@ def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_con
     assert theirs.keys() == ours.keys()
     for key in theirs:
         assert all(torch.equal(theirs[key][name], ours[key][name]) for name in theirs[key])
+
+
+def test_the_newest_checkpoints_and_every_nth_are_kept(folder, tiny_config, trainee):
+    folder.create(dataclasses.replace(tiny_config, keep_checkpoints=2, keep_every=20), resume=True)
+    (folder.checkpoints / "step-best").mkdir(parents=True)
+    for step in range(10, 80, 10):
+        folder.save_checkpoint(step, *trained_to(step, trainee), {})
+    kept = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert kept == ["step-000020", "step-000040", "step-000060", "step-000070", "step-best"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "config.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tiny_config, trainee, file):
+    folder.create(dataclasses.replace(tiny_config, keep_checkpoints=2), resume=True)
+    for step in (10, 20):
+        folder.save_checkpoint(step, *trained_to(step, trainee), {})
+    damaged = folder.checkpoints / "step-000020" / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    fresh = Clippo(tiny_config.model)
+    optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
+    with pytest.warns(UserWarning, match=r"cannot read .*step-000020.*; the run goes on from step-000010"):
+        assert folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {}) == 10
+    # The run then comes to step 20 again.
+    folder.save_checkpoint(20, *trained_to(20, trainee), {})
+    assert folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {}) == 20
+    damaged.unlink()
+    (folder.checkpoints / "step-000010" / file).unlink()
+    with pytest.raises(UserError, match=r"cannot read .*step-000020"):
+        folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
 
 
 @pytest.mark.parametrize("fails_at", range(6))

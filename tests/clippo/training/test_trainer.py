@@ -23,8 +23,10 @@ from clippo.training.optimizers import AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
 from clippo.training.schedules import CosineConfig
-from clippo.training.signals import Stopped, StopRequest
+from clippo.training.signals import Requests, Stopped
 from clippo.training.trainer import train
+
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 def losses(folder) -> dict[int, float]:
@@ -119,7 +121,7 @@ def default_signals():
 
 @pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(x, marks=pytest.mark.slow) for x in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+    "name", ["SIGTERM", *(pytest.param(x, marks=pytest.mark.slow) for x in ("SIGINT", "SIGHUP"))]
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
@@ -145,20 +147,51 @@ def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, 
 def test_a_signal_that_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with StopRequest() as stop:
+        with Requests(ALONE, 0) as requests:
             os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.signal == 0
+        assert requests.signal == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.usefixtures("default_signals")
 def test_a_second_signal_ends_the_process_at_once():
-    with StopRequest() as stop:
+    with Requests(ALONE, 0) as requests:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT
+        assert requests.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_usr1_asks_for_a_checkpoint_and_the_run_goes_on(finished, tiny_config, tmp_path, monkeypatch):
+    batch, saved = WeightedOrder.__call__, []
+
+    def asked(self, step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return batch(self, step)
+
+    save = RunFolder.save_checkpoint
+    monkeypatch.setattr(WeightedOrder, "__call__", asked)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", lambda *args: saved.append(args[1]) or save(*args))
+    train(tiny_config, tmp_path / "run")
+    assert saved == [7, 10, 20]
+    assert same(state(tmp_path / "run"), state(finished))
+
+
+def test_a_checkpoint_is_due_when_the_last_is_old(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    requests = Requests(ALONE, 2)
+    assert requests.after(1) == (False, False)
+    clock[0] = 121.0
+    assert requests.after(2) == (False, True)
+    requests.saved()
+    assert requests.after(3) == (False, False)
+    several = Requests(dataclasses.replace(ALONE, world_size=2), 2)
+    clock[0] = 300.0
+    assert several.after(9) == (False, False)  # they agree at every tenth step
 
 
 @pytest.mark.slow
