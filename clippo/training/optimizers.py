@@ -8,10 +8,11 @@ are, without making the host wait.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,26 +29,94 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(ABC):
-    """Configuration of an optimizer. The subclasses are the choices."""
+    """Configuration of an optimizer. The subclasses are the choices.
+
+    Attributes:
+        weight_decay: factor of the decay of matrices. Biases, the parameters of LayerNorms, position
+            embeddings, probes and the temperature do not decay.
+        lr_multipliers: "PATTERN=FACTOR", factors on the learning rate of the parameters in whose names the
+            regular expression is found; of several the first that fits. 0 freezes them.
+        wd_multipliers: the same for the decay.
+
+    Raises:
+        UserError: a value out of range, or a pattern that is none.
+    """
 
     name: ClassVar[str]
+    weight_decay: float
+    lr_multipliers: tuple[str, ...] = ()
+    wd_multipliers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(
+                f"optimizer.weight_decay must be finite and not negative, got {self.weight_decay}"
+            )
+        for name in ("lr_multipliers", "wd_multipliers"):
+            for spec in getattr(self, name):
+                parsed(spec, f"optimizer.{name}")
 
     @abstractmethod
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.Optimizer:
-        """Make the optimizer.
+        """Make the optimizer, and freeze the parameters whose learning rate is multiplied by 0.
 
-        The trainer sets the learning rate of every group, "lr", before each step, and the "factor" of the
-        schedule that is in it.
+        Before each step the trainer sets the "lr" of every group, which includes its "lr_multiplier", and the
+        "factor" of the schedule that is in it.
 
         Args:
             parameters: of the model and of the loss.
             sizes: of the model.
+
+        Raises:
+            UserError: a pattern fits no parameter.
         """
 
+    def groups(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """The groups of parameters that have the same learning rate and decay."""
+        names = [name for name, _ in parameters]
+        lr = multipliers(self.lr_multipliers, names, "optimizer.lr_multipliers")
+        wd = multipliers(self.wd_multipliers, names, "optimizer.wd_multipliers")
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in parameters:
+            parameter.requires_grad_(lr[name] != 0)
+            if lr[name] != 0:
+                decay = self.weight_decay * wd[name] if is_matrix(name, parameter) else 0.0
+                found.setdefault((lr[name], decay), []).append(parameter)
+        return [
+            {"params": params, "lr_multiplier": multiplier, "weight_decay": decay}
+            for (multiplier, decay), params in found.items()
+        ]
 
-def check_weight_decay(weight_decay: float) -> None:
-    if not 0 <= weight_decay < math.inf:
-        raise UserError(f"optimizer.weight_decay must be finite and not negative, got {weight_decay}")
+
+def parsed(spec: str, field: str) -> tuple[re.Pattern[str], float]:
+    """The pattern and the factor of "PATTERN=FACTOR".
+
+    Raises:
+        UserError: it is something else.
+    """
+    pattern, _, factor = spec.rpartition("=")
+    try:
+        found = re.compile(pattern), float(factor)
+        if not pattern or not 0 <= found[1] < math.inf:
+            raise ValueError("the factor must be finite and not negative")
+    except (ValueError, re.error) as error:
+        raise UserError(f"{field} must be PATTERN=FACTOR, such as 'patch_embed=0.1', got {spec!r}") from error
+    return found
+
+
+def multipliers(specs: Sequence[str], names: Sequence[str], field: str) -> dict[str, float]:
+    """The factor of each name.
+
+    Raises:
+        UserError: a pattern fits no name.
+    """
+    patterns = [parsed(spec, field) for spec in specs]
+    for pattern, _ in patterns:
+        if not any(pattern.search(name) for name in names):
+            raise UserError(
+                f"{field}: no parameter has {pattern.pattern!r} in its name; they are {', '.join(names)}"
+            )
+    return {name: next((f for pattern, f in patterns if pattern.search(name)), 1.0) for name in names}
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -57,12 +126,11 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(OptimizerConfig):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), which decays matrices only.
-
-    Biases, the parameters of LayerNorms, position embeddings, probes and the temperature do not decay.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101).
 
     Attributes:
-        weight_decay: factor of the decay, times the learning rate.
+        weight_decay, lr_multipliers, wd_multipliers: as of `OptimizerConfig`; the decay is that factor times
+            the learning rate.
         beta1: decay of the mean of the gradient.
         beta2: decay of the mean of its square.
 
@@ -76,21 +144,14 @@ class AdamWConfig(OptimizerConfig):
     beta2: float = 0.98
 
     def __post_init__(self) -> None:
-        check_weight_decay(self.weight_decay)
+        super().__post_init__()
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")
 
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.AdamW:
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in parameters:
-            (decayed if is_matrix(name, parameter) else free).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
         # Fused kernels honour `found_inf`.
+        groups = self.groups([*parameters])
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), fused=True)
 
 
@@ -104,12 +165,13 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AdafactorConfig(OptimizerConfig):
-    """Adafactor as the published models were trained, see `clippo.training.adafactor`. Matrices alone decay.
+    """Adafactor as the published models were trained, see `clippo.training.adafactor`.
 
-    It keeps a bfloat16 and a few vectors for each weight, a quarter of AdamW's state.
+    It keeps a bfloat16 for each weight and a few vectors, a quarter of AdamW's state.
 
     Attributes:
-        weight_decay: factor of the decay, times the factor of the schedule; not times the learning rate.
+        weight_decay, lr_multipliers, wd_multipliers: as of `OptimizerConfig`; the decay is that factor times
+            the factor of the schedule, and not times the learning rate.
         momentum: decay of the mean of the update.
 
     Raises:
@@ -121,22 +183,16 @@ class AdafactorConfig(OptimizerConfig):
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        check_weight_decay(self.weight_decay)
+        super().__post_init__()
         if not 0 <= self.momentum < 1:
             raise UserError(f"optimizer.momentum must be from 0 to below 1, got {self.momentum}")
 
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> Adafactor:
         published = published_views(sizes)
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
+        named = [*parameters]
         views: dict[Tensor, Sequence[View]] = {}
-        for name, parameter in parameters:
+        for name, parameter in named:
             # What a published model does not have is viewed as its linear layers are, in x out.
             other: View = transposed if parameter.ndim == 2 else unchanged
             views[parameter] = published.get(name, [other])
-            (decayed if is_matrix(name, parameter) else free).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
-        return Adafactor(groups, views, momentum=self.momentum)
+        return Adafactor(self.groups(named), views, momentum=self.momentum)

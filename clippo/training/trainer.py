@@ -91,8 +91,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         model.to(device)
         loss_module.to(device)
         named_parameters = [*model.named_parameters(), *loss_module.named_parameters()]
-        parameters = [parameter for _, parameter in named_parameters]
         optimizer = config.optimizer.build(named_parameters, config.model)
+        parameters = [parameter for _, parameter in named_parameters if parameter.requires_grad]
         fingerprints = {"data": source.fingerprint, "renderer": renderer.fingerprint if renderer else "none"}
         if context.is_main_process:
             stack.callback(folder.release)
@@ -106,7 +106,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             raise UserError(f"steps must be at least {first_step}, as in the checkpoint, got {config.steps}")
         if context.is_main_process:
             folder.drop_metrics_after(first_step)
-            count = sum(parameter.numel() for parameter in parameters)
+            count = sum(parameter.numel() for _, parameter in named_parameters)
             print(f"{folder.path}: {count / 1e6:.2f} M parameters, {len(source):,} examples")
         batches = load(
             Batches(
@@ -179,7 +179,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             optimizer.found_inf = (bad_step > 0).float()  # type: ignore[attr-defined]
             factor = config.schedule.factor(step, steps=config.steps, warmup_steps=config.warmup_steps)
             for group in optimizer.param_groups:
-                group["lr"], group["factor"] = config.learning_rate * factor, factor
+                group["lr"] = config.learning_rate * factor * group["lr_multiplier"]
+                group["factor"] = factor
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(config.max_logit_scale))

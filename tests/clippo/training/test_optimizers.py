@@ -111,3 +111,54 @@ def test_what_cannot_be_is_refused():
         AdafactorConfig(momentum=1)
     with pytest.raises(UserError, match="optimizer.weight_decay must be finite and not negative, got -1"):
         AdafactorConfig(weight_decay=-1)
+
+
+def test_learning_rates_and_decays_follow_patterns(tiny_config):
+    model = Clippo(tiny_config.model)
+    config = AdamWConfig(
+        weight_decay=0.1, lr_multipliers=("patch_embed=0", "norm=0.5", "^tower=2"), wd_multipliers=("mlp=3",)
+    )
+    named = dict(model.named_parameters())
+    optimizer = config.build(named.items(), model.config)
+    names = {id(parameter): name for name, parameter in named.items()}
+    found = {
+        names[id(parameter)]: (group["lr_multiplier"], round(group["weight_decay"], 6))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
+    assert frozen == {name for name in named if "patch_embed" in name}
+    assert found.keys() == named.keys() - frozen
+    assert found["tower.encoder.blocks.0.norm1.weight"] == (0.5, 0)
+    assert found["tower.encoder.blocks.0.mlp.fc1.weight"] == (2, 0.3)
+    assert found["tower.encoder.blocks.0.attn.qkv.weight"] == (2, 0.1)
+    assert found["logit_scale"] == (1, 0)
+
+
+@pytest.mark.parametrize("optimizer", [AdamWConfig, AdafactorConfig], ids=lambda config: config.name)
+def test_frozen_parameters_stay_as_they_are(tiny_config, tmp_path, optimizer):
+    config = dataclasses.replace(
+        tiny_config,
+        optimizer=optimizer(lr_multipliers=("patch_embed|logit_scale=0",)),
+        steps=4,
+        evaluators={},
+    )
+    torch.manual_seed(0)
+    trained = train(config, tmp_path / "run").state_dict()
+    longer = train(dataclasses.replace(config, steps=6), tmp_path / "run", resume=True).state_dict()
+    same_names = {name for name in trained if torch.equal(trained[name], longer[name])}
+    assert same_names == {name for name in trained if "patch_embed" in name or name == "logit_scale"}
+
+
+@pytest.mark.parametrize("spec", ["patch_embed", "=1", "(=1", "a=b", "a=-1", "a=inf"])
+def test_a_pattern_that_is_none_is_refused(spec):
+    with pytest.raises(UserError, match="optimizer.lr_multipliers must be PATTERN=FACTOR, such as"):
+        AdamWConfig(lr_multipliers=(spec,))
+
+
+def test_a_pattern_that_fits_nothing_is_refused(tiny_config):
+    config = AdamWConfig(wd_multipliers=("patch_emb=1", "heads=2"))
+    with pytest.raises(
+        UserError, match="optimizer.wd_multipliers: no parameter has 'heads' in its name; they"
+    ):
+        config.build(Clippo(tiny_config.model).named_parameters(), tiny_config.model)
