@@ -86,7 +86,7 @@ def rates_of_workers(
     """
     found = {}
     for number in workers:
-        first, steps = 2 * max(1, number), count * max(1, number)
+        first, steps = 8 * max(1, number), count * max(1, number)
         batches = Batches(
             source, order_of(source, batch_size, seed=0), transform.build(image_size),
             text_input_of(image_size), rows=slice(0, batch_size), steps=range(first + steps), seed=0,
