@@ -34,7 +34,7 @@ CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
 DICTIONARY = "amd-epyc/2026-11-26-612ec50-training-dictionary.json"
 SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
-DATA = "amd-epyc/2026-11-26-cdd1e7c.json"
+DATA = "amd-epyc/2026-11-26-770488f.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
