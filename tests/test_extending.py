@@ -52,7 +52,7 @@ def test_the_examples_train_from_the_command_line(tmp_path):
         return run.stdout
 
     described = clippo("train", "--help")
-    assert "coco, emoji, folder" in described
+    assert "coco, dictionary, emoji, folder" in described
     assert "sigmoid, smoothed, softmax" in described
     assert "pictures" in described
     small = "--model.width 32 --model.depth 1 --model.num-heads 2".split()

@@ -42,6 +42,8 @@ class TrainConfig:
         learning_rate: factor on the schedule.
         warmup_steps: steps over which the learning rate rises.
         schedule: of the learning rate.
+        ema_decay: decay of the mean of the weights over the steps, which is then evaluated and kept for use;
+            0 for no mean.
         grad_clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
@@ -77,6 +79,7 @@ class TrainConfig:
     learning_rate: float
     warmup_steps: int
     schedule: ScheduleConfig = field(default_factory=CosineConfig)
+    ema_decay: float = 0.0
     grad_clip_norm: float = 1.0
     max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
@@ -117,6 +120,8 @@ class TrainConfig:
         resize = getattr(self.transform, "resize", self.model.resize)
         if resize != self.model.resize:
             raise UserError(f"transform.resize must be {self.model.resize}, as model.resize, got {resize}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
         if not 0 <= self.max_broken_share <= 1:
             raise UserError(f"max_broken_share must be from 0 to 1, got {self.max_broken_share}")
         if not 0 <= self.patch_dropout < 1:

@@ -72,19 +72,20 @@ class OptimizerConfig(ABC):
         """
 
     def groups(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        """The groups of parameters that have the same learning rate and decay."""
+        """The groups of parameters that have the same learning rate and decay, those of matrices first."""
         names = [name for name, _ in parameters]
         lr = multipliers(self.lr_multipliers, names, "optimizer.lr_multipliers")
         wd = multipliers(self.wd_multipliers, names, "optimizer.wd_multipliers")
-        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        found: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters:
             parameter.requires_grad_(lr[name] != 0)
             if lr[name] != 0:
-                decay = self.weight_decay * wd[name] if is_matrix(name, parameter) else 0.0
-                found.setdefault((lr[name], decay), []).append(parameter)
+                is_free = not is_matrix(name, parameter)
+                decay = 0.0 if is_free else self.weight_decay * wd[name]
+                found.setdefault((is_free, lr[name], decay), []).append(parameter)
         return [
             {"params": params, "lr_multiplier": multiplier, "weight_decay": decay}
-            for (multiplier, decay), params in found.items()
+            for (_, multiplier, decay), params in sorted(found.items())
         ]
 
 

@@ -6,7 +6,8 @@
     rejected.jsonl               a line for each example that could not be read, with the reason
     checkpoints/step-001500/     config.json, model.safetensors, renderer.json and manifest.json (a folder of
                                  `Clippo.save_pretrained`), and state.pt (the step, the state of the
-                                 optimizer and of the loss, and checksums of the data and the renderer)
+                                 optimizer and of the loss, and checksums of the data and the renderer). Where
+                                 the weights are averaged, the first holds the mean and the second the weights
     results.json, *.png          the evaluation at the end
     embeddings.safetensors       the embeddings of `clippo search`
 
@@ -26,11 +27,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
 from clippo.errors import UserError, printable
 from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
@@ -175,10 +177,12 @@ class RunFolder:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         fingerprints: Mapping[str, str],
+        average: AveragedModel | None = None,
     ) -> None:
         """Write the state after `step` steps, then remove the checkpoints that the run does not keep.
 
         `fingerprints` are checksums of what the run depends on beside its configuration, such as the data.
+        `average` has the mean of the weights over the steps, for those who use the model.
 
         Raises:
             UserError: it cannot be written; the checkpoint before it is still there.
@@ -186,13 +190,16 @@ class RunFolder:
         final = self.checkpoints / f"step-{step:06d}"
         state = {"step": step, "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
         state["fingerprints"] = dict(fingerprints)
+        if average is not None:
+            state["weights"] = model.state_dict()
         try:
             self.checkpoints.mkdir(exist_ok=True)
             remove(final)  # there is none, or a damaged one that the run did not go on from
             with atomic_path(final) as unfinished:
                 unfinished.mkdir()
                 torch.save(state, unfinished / "state.pt")
-                model.save_pretrained(unfinished)  # whose manifest covers all files of the folder
+                used = model if average is None else cast(Clippo, average.module)
+                used.save_pretrained(unfinished)  # whose manifest covers all files of the folder
             self.remove_old_checkpoints()
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
@@ -203,8 +210,9 @@ class RunFolder:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         fingerprints: Mapping[str, str],
+        average: AveragedModel | None = None,
     ) -> int:
-        """Restore the newest checkpoint into a model, its loss and its optimizer.
+        """Restore the newest checkpoint into a model, its loss, its optimizer and the mean of its weights.
 
         If it is damaged, a warning says so, and the one before is restored.
 
@@ -218,7 +226,7 @@ class RunFolder:
         damage: list[DamagedCheckpointError] = []
         for folder in sorted(self.own_checkpoints(), key=step_of, reverse=True):
             try:
-                step = restore(folder, model, loss, optimizer, fingerprints)
+                step = restore(folder, model, loss, optimizer, fingerprints, average)
             except DamagedCheckpointError as error:
                 damage.append(error)
             else:
@@ -335,6 +343,7 @@ def restore(
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     fingerprints: Mapping[str, str],
+    average: AveragedModel | None,
 ) -> int:
     """Restore a checkpoint, see `RunFolder.load_checkpoint`, and return its step.
 
@@ -354,6 +363,8 @@ def restore(
             raise ValueError(f"it is of step {printable(repr(state['step']))}")
         optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, step_of(folder))
         check_tensors("loss", state["loss"], loss.state_dict())
+        weights = saved.state_dict() if average is None else state["weights"]
+        check_tensors("weights", weights, model.state_dict())
         then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
         differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
     except UNREADABLE as error:
@@ -365,7 +376,10 @@ def restore(
         )
     optimizer.load_state_dict(optimizer_state)
     loss.load_state_dict(state["loss"])
-    model.load_state_dict(saved.state_dict())
+    model.load_state_dict(weights)
+    if average is not None:
+        average.module.load_state_dict(saved.state_dict())
+        average.n_averaged.fill_(step_of(folder))
     return step_of(folder)
 
 

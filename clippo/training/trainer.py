@@ -11,10 +11,11 @@ import warnings
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from clippo.data.loader import Batches, load, worker_deaths_explained
@@ -93,11 +94,15 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         named_parameters = [*model.named_parameters(), *loss_module.named_parameters()]
         optimizer = config.optimizer.build(named_parameters, config.model)
         parameters = [parameter for _, parameter in named_parameters if parameter.requires_grad]
+        average = None
+        if config.ema_decay:
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        used = model if average is None else cast(Clippo, average.module)  # evaluated, and kept for use
         fingerprints = {"data": source.fingerprint, "renderer": renderer.fingerprint if renderer else "none"}
         if context.is_main_process:
             stack.callback(folder.release)
             folder.create(config, resume=resume)
-        first_step = folder.load_checkpoint(model, loss_module, optimizer, fingerprints)
+        first_step = folder.load_checkpoint(model, loss_module, optimizer, fingerprints, average)
         if config.init_from is not None and first_step == 0:
             copy_weights(config.init_from, model)
         described = json.dumps(to_dict(config), sort_keys=True)
@@ -184,6 +189,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(config.max_logit_scale))
+            if average is not None:
+                average.update_parameters(model)
             bar.update()
 
             done = step + 1
@@ -220,7 +227,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     f"data {data_s / elapsed_s:.0%} of the time"
                 )
             if is_checkpoint_step and context.is_main_process:
-                folder.save_checkpoint(done, model, loss_module, optimizer, fingerprints)
+                folder.save_checkpoint(done, model, loss_module, optimizer, fingerprints, average)
             if is_checkpoint_step:
                 requests.saved()
             if is_stopped and not is_last:
@@ -229,7 +236,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 raise Stopped(requests.signal, message)
             if is_eval_step and context.is_main_process:
                 paused = time.perf_counter()
-                folder.append_evaluation(done, suite.evaluate(model, evaluators))
+                folder.append_evaluation(done, suite.evaluate(used, evaluators))
                 start += time.perf_counter() - paused  # evaluation is not part of the speed
 
         # Results
@@ -238,13 +245,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         if num_rejected:
             print(f"{num_rejected} examples could not be read: see {folder.rejected_file}")
         if context.is_main_process and evaluators:
-            results = suite.evaluate(model, evaluators)
+            results = suite.evaluate(used, evaluators)
             folder.append_evaluation(config.steps, results)
             files = suite.report(
-                folder.path, results, model, evaluators, run=folder.path.name, step=config.steps
+                folder.path, results, used, evaluators, run=folder.path.name, step=config.steps
             )
             print(f"\n{suite.table(results)}\n\nwritten to {', '.join(map(str, files))}")
-    return model.eval()
+    return used.eval()
 
 
 def copy_weights(source: str, model: Clippo) -> None:

@@ -41,7 +41,7 @@ def test_the_kind_of_a_path_is_guessed(tmp_path):
     [
         ("", " is not a folder, and has none of the endings .csv"),
         ("photos", "photos is not a folder, and has none of the endings .csv"),
-        ("folders:photos", "the kind of a source must be one of emoji, folder, .*; got 'folders'"),
+        ("folders:photos", "the kind of a source must be one of dictionary, emoji, .*; got 'folders'"),
         ("folder:", "folder needs a path: folder:PATH"),
         ("folder:photos?colour=red", r"folder has the fields path, .*; got 'colour=red'"),
         ("folder:photos?held_out", r"folder has the fields path, .*; got 'held_out'"),

@@ -108,6 +108,43 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     assert losses(tmp_path / "run") == losses(finished)
 
 
+@pytest.mark.parametrize("cut_at", [7, 13])
+def test_the_mean_of_the_weights_is_kept_evaluated_and_resumed(tiny_config, tmp_path, cut_at, monkeypatch):
+    config = dataclasses.replace(tiny_config, ema_decay=0.9)
+    weights, mean, step = [], None, trainer.cached_contrastive_step
+
+    def noted(embed, *args, **kwargs):
+        weights.append([parameter.detach().clone() for parameter in step_model(embed).parameters()])
+        return step(embed, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", noted)
+    used = train(config, tmp_path / "whole")
+    monkeypatch.undo()
+    last = torch.load(RunFolder(tmp_path / "whole").newest_checkpoint() / "state.pt", weights_only=True)[
+        "weights"
+    ]
+    weights.append([last[name] for name, _ in used.named_parameters()])
+    mean = weights[1]
+    for after in weights[2:]:
+        mean = [0.9 * a + 0.1 * b for a, b in zip(mean, after, strict=True)]
+    for found, expected in zip(used.parameters(), mean, strict=True):
+        torch.testing.assert_close(found.detach(), expected)
+    kept = RunFolder(tmp_path / "whole").load_model().state_dict()
+    assert same(kept, used.state_dict())
+
+    train_until(cut_at, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    values = [read_results(tmp_path / name / "results.json").rows for name in ("cut", "whole")]
+    assert values[0] == values[1]
+
+
+def step_model(embed):
+    """The model that a step embeds with, of the function's closure."""
+    return next(cell.cell_contents for cell in embed.__closure__ if isinstance(cell.cell_contents, Clippo))
+
+
 @pytest.fixture
 def default_signals():
     """Signals as in a foreground job; a background job or nohup ignores some, which its children inherit."""
