@@ -48,7 +48,8 @@ class TrainConfig:
         max_logit_scale: bound on the factor on the cosine similarities.
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
         grad_checkpointing: save memory by computing the inner activations of each block twice.
-        init_from: a model whose weights the run begins with, as of `load_model`; none by default.
+        init_from: a model whose weights the run begins with, see `clippo.training.initialisation`; none by
+            default.
         residual_scale: factor on the initial weights that end each residual branch.
         max_broken_share: the run ends when more than this share of at least 1,000 examples cannot be read.
         workers: processes that read and render batches ahead, for each process that trains; 0 for none.

@@ -23,12 +23,13 @@ from clippo.data.order import order_of
 from clippo.errors import UserError
 from clippo.evaluation import suite
 from clippo.model import Clippo, RenderedTextConfig
-from clippo.model.configs import flat, to_dict
+from clippo.model.configs import to_dict
 from clippo.model.packing import patch_dropout
 from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
+from clippo.training.initialisation import initialise
 from clippo.training.parallel import join_processes
-from clippo.training.run_folder import RunFolder, load_model
+from clippo.training.run_folder import RunFolder
 from clippo.training.signals import Requests, Stopped
 from clippo_kernels import cached_contrastive_step
 
@@ -103,8 +104,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             stack.callback(folder.release)
             folder.create(config, resume=resume)
         first_step = folder.load_checkpoint(model, loss_module, optimizer, fingerprints, average)
+        begun_with = ""
         if config.init_from is not None and first_step == 0:
-            copy_weights(config.init_from, model)
+            begun_with = initialise(model, config.init_from)
         described = json.dumps(to_dict(config), sort_keys=True)
         context.check_alike(configuration=described, checkpoint=str(first_step), **fingerprints)
         if first_step > config.steps:
@@ -113,6 +115,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             folder.drop_metrics_after(first_step)
             count = sum(parameter.numel() for _, parameter in named_parameters)
             print(f"{folder.path}: {count / 1e6:.2f} M parameters, {len(source):,} examples")
+            if begun_with:
+                print(begun_with)
         batches = load(
             Batches(
                 source, order, config.transform.build(image_size), text_input,
@@ -252,23 +256,6 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             )
             print(f"\n{suite.table(results)}\n\nwritten to {', '.join(map(str, files))}")
     return used.eval()
-
-
-def copy_weights(source: str, model: Clippo) -> None:
-    """Begin with the weights of another model.
-
-    Raises:
-        UserError: it cannot be read, or has another architecture.
-    """
-    other = load_model(source)
-    if other.config != model.config:
-        theirs, ours = flat(to_dict(other.config)), flat(to_dict(model.config))
-        name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
-        raise UserError(
-            f"the model of init_from, {source}, must have the configuration of the run: model.{name} is "
-            f"{theirs.get(name)} there and {ours.get(name)} here"
-        )
-    model.load_state_dict(other.state_dict())
 
 
 def keep_freed_memory() -> None:

@@ -31,7 +31,7 @@ from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
-__all__ = ["load_big_vision", "load_vit", "published_views", "save_big_vision"]
+__all__ = ["load_big_vision", "load_vit", "published_views", "resample_pos_embed", "save_big_vision"]
 
 DONT_LOAD = (
     "^head/",
@@ -87,7 +87,7 @@ def load_big_vision(
     return model
 
 
-def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT_LOAD) -> None:
+def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT_LOAD) -> set[str]:
     """Start the tower of a model from a ViT `.npz`, such as those of AugReg (arXiv 2106.10270).
 
     Both the names before and after 2020 are supported. A class token is dropped from the position embedding,
@@ -98,6 +98,9 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
         path: the file.
         dont_load: regular expressions. Arrays whose present big_vision name matches one are neither read nor
             required, and the model keeps its own values.
+
+    Returns:
+        The names of the tensors that were loaded.
 
     Raises:
         FileNotFoundError, ValueError: as of `load_big_vision`; the model is as it was.
@@ -126,6 +129,7 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
         check(arrays, own, wanted)
         arrays.verify()  # before the first tensor is overwritten
         copy(arrays, model, wanted)
+    return {entry.ours for entry in wanted}
 
 
 def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> None:
