@@ -1,4 +1,4 @@
-"""The picture dictionary: pictures of things and their names in well over a hundred languages.
+"""The picture dictionary: pictures of things and their names in 168 languages.
 
 Six collections are made of packages of Debian and npm, each a tar in the layout of WebDataset with the names
 by language. `stamps`, `drawings`, `flags` and `noto` are for training; `openmoji` and `fluent` show what noto
@@ -27,9 +27,7 @@ from tqdm import tqdm
 
 from clippo.data.convert import add_member, png
 from clippo.data.emoji import SKIN_TONES, EmojiFont
-from clippo.data.fetch.packages import Package, described, fetched, members
-from clippo.data.remote import cache_folder
-from clippo.errors import UserError
+from clippo.data.fetch.packages import Package, described, fetched_for, members
 from clippo.files import atomic_path, write_manifest
 from clippo.renderer import import_skia
 
@@ -51,7 +49,7 @@ PACKAGES = {
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     ),
 }  # fmt: skip
-MAX_PX = 256  # longer side of a stamp; the largest has 2,348 px, and takes as long to decode as 40 of these
+MAX_PX = 256  # longer side of a stamp, whose decoding takes most of the time; the largest had 2,348 px
 DRAWN_PX = 128  # longer side of the pictures that are drawn here; those of Noto's font are 136 px wide
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?")  # variants of regions, such as de_CH, are left out
 # What the packages call a language in another way than Unicode CLDR does.
@@ -99,11 +97,7 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
     Raises:
         UserError: the folder holds something, or a package cannot be fetched.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder")
-    packages = packages or cache_folder("packages")
-    progress = tqdm(PACKAGES.items(), desc="fetch", unit="package", leave=False)
-    archives = {name: fetched(package, packages) for name, package in progress}
+    archives = fetched_for(folder, PACKAGES, packages)
     names, emoji = names_of_emoji(archives["cldr"]), emoji_of(archives["openmoji"])
     collections: dict[str, Callable[[], Iterator[Entry]]] = {
         "stamps": lambda: stamps(archives["stamps"]),
@@ -114,7 +108,6 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
         "fluent": lambda: fluent(archives["fluent"], names, emoji),
     }
     counts = {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder) as unfinished:
         unfinished.mkdir()
         for name, entries in collections.items():

