@@ -51,6 +51,8 @@ class TrainConfig:
         init_from: a model whose weights the run begins with, see `clippo.training.initialisation`; none by
             default.
         residual_scale: factor on the initial weights that end each residual branch.
+        max_skipped_steps: so many steps whose loss or gradient is not finite change nothing, counted from the
+            start of the process; one more ends the run.
         max_broken_share: the run ends when more than this share of at least 1,000 examples cannot be read.
         workers: processes that read and render batches ahead, for each process that trains; 0 for none.
         eval_every: steps between two evaluations; the last step is always evaluated.
@@ -87,6 +89,7 @@ class TrainConfig:
     grad_checkpointing: bool = False
     init_from: str | None = None
     residual_scale: float = 1.0
+    max_skipped_steps: int = 0
     max_broken_share: float = 0.01
     workers: int = 1
     eval_every: int = 1000
@@ -109,6 +112,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in (
             "warmup_steps", "residual_scale", "workers", "seed", "checkpoint_minutes", "keep_every",
+            "max_skipped_steps",
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -190,6 +190,8 @@ class RunFolder:
         final = self.checkpoints / f"step-{step:06d}"
         state = {"step": step, "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
         state["fingerprints"] = dict(fingerprints)
+        taken = next(iter(optimizer.state.values()))["step"]  # fewer than `step` if some were skipped
+        state["skipped"] = step - int(taken)
         if average is not None:
             state["weights"] = model.state_dict()
         try:
@@ -361,7 +363,8 @@ def restore(
         state = torch.load(file, weights_only=True, map_location="cpu")
         if state["step"] != step_of(folder):
             raise ValueError(f"it is of step {printable(repr(state['step']))}")
-        optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, step_of(folder))
+        taken = step_of(folder) - state.get("skipped", 0)
+        optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, taken)
         check_tensors("loss", state["loss"], loss.state_dict())
         weights = saved.state_dict() if average is None else state["weights"]
         check_tensors("weights", weights, model.state_dict())

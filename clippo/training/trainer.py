@@ -152,7 +152,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         requests = stack.enter_context(Requests(context, config.checkpoint_minutes))
         start, data_s = time.perf_counter(), 0.0
         num_cut = num_rejected = 0  # texts of this process that were too long, and examples that were broken
-        bad_step = torch.zeros((), dtype=torch.int64, device=device)  # the first that was not finite, or 0
+        num_bad = torch.zeros((), dtype=torch.int64, device=device)  # steps that were not finite
+        bad_step = torch.zeros_like(num_bad)  # the one of them that ends the run, or 0
         for step in range(first_step, config.steps):
             asked = time.perf_counter()
             batch = next(batches)
@@ -183,9 +184,11 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             context.average_gradients(parameters)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip_norm)
             # Looked at on the device: a step that is not finite changes nothing, and no host waits for it.
-            is_bad = ~(value.isfinite() & grad_norm.isfinite()).to(device)
-            bad_step = torch.where(bad_step > 0, bad_step, context.maximum(is_bad * (step + 1)))
-            optimizer.found_inf = (bad_step > 0).float()  # type: ignore[attr-defined]
+            is_bad = context.maximum((~(value.isfinite() & grad_norm.isfinite())).long().to(device))
+            num_bad = num_bad + is_bad
+            is_end = (bad_step == 0) & (num_bad > config.max_skipped_steps)
+            bad_step = torch.where(is_end, step + 1, bad_step)
+            optimizer.found_inf = ((is_bad > 0) | (bad_step > 0)).float()  # type: ignore[attr-defined]
             factor = config.schedule.factor(step, steps=config.steps, warmup_steps=config.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * factor * group["lr_multiplier"]
@@ -208,7 +211,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             if (is_log_step or is_checkpoint_step or is_eval_step) and bad_step.item():
                 raise UserError(
                     f"the loss or its gradient is not finite at step {bad_step.item()}; the weights were not "
-                    "updated since. Try a lower --learning-rate"
+                    f"updated since. Try a lower --learning-rate (--max-skipped-steps is "
+                    f"{config.max_skipped_steps})"
                 )
             if is_log_step and context.is_main_process:
                 elapsed_s, steps = time.perf_counter() - start, done - first_step
@@ -223,6 +227,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     "data_time": data_s / steps,
                     "cut_texts": num_cut,
                     "rejected": num_rejected,
+                    "skipped_steps": num_bad.item(),
                     "elapsed_s": elapsed_s,
                 }
                 folder.append_metrics(metrics)

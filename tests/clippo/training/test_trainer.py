@@ -19,7 +19,7 @@ from clippo.renderer import ParagraphRenderer, ParagraphRendererConfig
 from clippo.results import read_results
 from clippo.training import trainer
 from clippo.training.losses import SigmoidLossConfig, SoftmaxLoss
-from clippo.training.optimizers import AdamWConfig
+from clippo.training.optimizers import AdafactorConfig, AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
 from clippo.training.schedules import CosineConfig
@@ -404,6 +404,43 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
     model, before = models[2]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert RunFolder(tmp_path / "run").newest_checkpoint() is None
+
+
+@pytest.mark.parametrize("optimizer", [AdamWConfig(), AdafactorConfig()], ids=lambda config: config.name)
+def test_some_steps_that_are_not_finite_may_be_skipped(tiny_config, tmp_path, monkeypatch, optimizer):
+    config = dataclasses.replace(
+        tiny_config, optimizer=optimizer, steps=8, checkpoint_every=4, log_every=1, evaluators={},
+        max_skipped_steps=2,
+    )  # fmt: skip
+    step_of, spoiled_batches, order = trainer.cached_contrastive_step, {3, 5}, WeightedOrder.__call__
+    weights: dict[int, list] = {}
+    current = []
+
+    def noted(self, step):
+        current.append(step)
+        return order(self, step)
+
+    def spoiled(embed, *args, **kwargs):
+        weights[current[-1]] = [parameter.detach().clone() for parameter in step_model(embed).parameters()]
+        value = step_of(embed, *args, **kwargs)
+        return value * torch.nan if current[-1] in spoiled_batches else value
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", spoiled)
+    monkeypatch.setattr(WeightedOrder, "__call__", noted)
+    train(config, tmp_path / "whole")
+    unchanged = {
+        step for step in range(7)
+        if all(torch.equal(a, b) for a, b in zip(weights[step], weights[step + 1], strict=True))
+    }  # fmt: skip
+    assert unchanged == spoiled_batches
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["skipped_steps"] for line in lines] == [0, 0, 0, 1, 1, 2, 2, 2]
+
+    train_until(6, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    with pytest.raises(UserError, match=r"not finite at step 6; .*--max-skipped-steps is 1"):
+        train(dataclasses.replace(config, max_skipped_steps=1), tmp_path / "few")
 
 
 def test_equal_texts_are_merged_on_request(tiny_config, tmp_path, monkeypatch):
