@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from clippo.data import decode as decoder
+from clippo.data.convert import add_member
 from clippo.data.order import ShuffledOrder, permuted
 from clippo.data.speed import rates_of_workers
 from clippo.data.transform import SquashConfig
@@ -70,9 +71,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
             for pair in range(PAIRS_PER_TAR):
                 key = f"{number}-{pair:05}"
                 for suffix, content in (("jpg", crops()[pair % CROPS]), ("txt", f"wallpaper {key}".encode())):
-                    info = tarfile.TarInfo(f"{key}.{suffix}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+                    add_member(tar, f"{key}.{suffix}", content)
     return f"{root}/{{0..1}}.tar"
 
 

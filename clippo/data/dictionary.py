@@ -103,8 +103,8 @@ class DictionarySource(FilesSource):
         example = super().__getitem__(index)
         texts = [text for text in example.texts if text.language in self.languages]
         other = (1 - self.english_share) / max(1, sum(text.language != "en" for text in texts))
-        weights = {"en": self.english_share}
-        weighted = [Text(t.text, t.language, weights.get(str(t.language), other)) for t in texts]
+        weights = (self.english_share if text.language == "en" else other for text in texts)
+        weighted = (Text(t.text, t.language, weight) for t, weight in zip(texts, weights, strict=True))
         return replace(example, texts=tuple(weighted))
 
     @property

@@ -18,7 +18,7 @@ def recipe() -> TrainConfig:
     """A small CLIPPO on the picture dictionary: names in 158 languages, ten more unseen.
 
     Command: `clippo data fetch dictionary`, then `OMP_NUM_THREADS=1 clippo train dictionary`. With one thread
-        for the tower, the other core is left to the worker: 0.16 s a step on two cores, in place of 0.23 s.
+        for the tower, the other of two cores is left to the worker, which is faster.
     Hardware: two cores of an AMD EPYC, about 20 minutes.
     Result: the tables of docs/training.md.
     """

@@ -41,8 +41,11 @@ class Adafactor(torch.optim.Optimizer):
         *,
         momentum: float = 0.9,
     ) -> None:
-        super().__init__(groups, {"lr": 0.0, "factor": 0.0, "weight_decay": 0.0, "momentum": momentum})
+        super().__init__(groups, {"lr": 0.0, "factor": 0.0, "weight_decay": 0.0})
         self.views = views
+        self.momentum = momentum
+        # JAX rounds the factor on a bfloat16 tensor to bfloat16 as well: 0.9 is 0.8984375.
+        self.rounded_momentum = torch.tensor(momentum, dtype=torch.bfloat16).item()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -94,9 +97,7 @@ class Adafactor(torch.optim.Optimizer):
             column.mul_(decay).add_(square.mean(second, keepdim=True) * (1 - decay))
             scaled = grad * (row / row.mean(second, keepdim=True)).rsqrt() * column.rsqrt()
         momentum = state[f"{number}.momentum"]
-        # JAX rounds the factor on a bfloat16 tensor to bfloat16 as well: 0.9 is 0.8984375.
-        kept = torch.tensor(group["momentum"], dtype=torch.bfloat16, device=momentum.device) * momentum
-        mean = (1 - group["momentum"]) * scaled + kept
+        mean = (1 - self.momentum) * scaled + self.rounded_momentum * momentum
         momentum.copy_(torch.where(is_good, mean, momentum))
         change = group["lr"] * mean + group["weight_decay"] * group["factor"] * weight
         weight.sub_(torch.where(is_good, change, 0.0))

@@ -193,7 +193,7 @@ class AdafactorConfig(OptimizerConfig):
         named = [*parameters]
         views: dict[Tensor, Sequence[View]] = {}
         for name, parameter in named:
-            # What a published model does not have is viewed as its linear layers are, in x out.
+            # Parameters without a published counterpart get the layout of published linear layers, in x out.
             other: View = transposed if parameter.ndim == 2 else unchanged
             views[parameter] = published.get(name, [other])
         return Adafactor(self.groups(named), views, momentum=self.momentum)

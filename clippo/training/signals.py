@@ -76,8 +76,10 @@ class Requests:
             return False, False
         age_s = time.perf_counter() - self._saved
         is_due = 0 < 60 * self.checkpoint_minutes < age_s
-        asked = torch.tensor([self.signal, self._is_save_asked or is_due], device=self.context.device)
-        self.signal, is_save_asked = self.context.maximum(asked).tolist()
+        is_save_asked = self._is_save_asked or is_due
+        if self.context.world_size > 1:
+            asked = torch.tensor([self.signal, is_save_asked], device=self.context.device)
+            self.signal, is_save_asked = self.context.maximum(asked).tolist()
         return self.signal > 0, self.signal > 0 or bool(is_save_asked)
 
     def saved(self) -> None:

@@ -15,7 +15,7 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ PACKAGES = {
 MAX_PX = 256  # longer side of a stamp, whose decoding takes most of the time; the largest had 2,348 px
 DRAWN_PX = 128  # longer side of the pictures that are drawn here; those of Noto's font are 136 px wide
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?")  # variants of regions, such as de_CH, are left out
-# What the packages call a language in another way than Unicode CLDR does.
+# Language codes of the packages that differ from those of Unicode CLDR.
 LANGUAGE_CODES = {
     "no": "nb", "pt-BR": "pt", "pt": "pt-PT", "zh-CN": "zh", "zh-TW": "zh-Hant", "zh-Hans": "zh", "tl": "fil",
     "in": "id", "iw": "he", "en-US": "en", "nb-NO": "nb", "mo": "ro", "sh": "sr-Latn",
@@ -298,7 +298,7 @@ def openmoji(archive: Path, names: Names, emoji: Emojis) -> Iterator[Entry]:
     for path, content in members(archive, lambda path: path.startswith("package/color/svg/")):
         entry = entry_of(sequence_of(path), "png", content, names, emoji)
         if entry and (picture := drawn_svg(content)):
-            yield Entry(entry.key, "png", picture, entry.names, entry.label)
+            yield replace(entry, picture=picture)
 
 
 def fluent(archive: Path, names: Names, emoji: Emojis) -> Iterator[Entry]:

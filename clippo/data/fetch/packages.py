@@ -185,7 +185,7 @@ def opened(archive: Path) -> Iterator[tarfile.TarFile]:
 
 
 def described(package: Package, archive: Path) -> dict[str, Any]:
-    """What a manifest tells of a package: where it is from, its file and its licence."""
+    """The entry of a package in a manifest: its origin, file and licence."""
     return {
         "registry": package.registry,
         "package": package.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clippo.data.convert import png
+from clippo.data.convert import add_member, png
 from clippo.data.emoji import EmojiConfig
 
 Files = dict[str, tuple[bytes, str]]  # name of a picture -> its content and its text
@@ -49,12 +49,11 @@ def write_table(file: Path, files: Files) -> None:
         writer.writerows(rows)
 
 
-def write_tar(file: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(file, "w") as tar:
+def write_tar(file: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w:gz" if file.suffix in (".gz", ".tgz") else "w") as tar:
         for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            add_member(tar, name, content)
+    return file
 
 
 def write_tars(root: Path, files: Files, per_tar: int = 10) -> None:

@@ -1,24 +1,15 @@
 """Small packages of the true layout."""
 
-import io
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.clippo.data.conftest import write_tar
+
 CONTROL = (
     "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: none <none@example.org>\nDescription: none\n"
 )
-
-
-def write_tgz(file: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(file, "w:gz") as tar:
-        for path, content in files.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return file
 
 
 def write_deb(folder: Path, name: str, files: dict[str, bytes]) -> Path:
@@ -40,4 +31,4 @@ def deb(tmp_path):
 
 @pytest.fixture
 def tgz(tmp_path):
-    return lambda name, files: write_tgz(tmp_path / name, files)
+    return lambda name, files: write_tar(tmp_path / name, files)

