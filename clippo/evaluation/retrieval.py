@@ -130,7 +130,7 @@ class Retrieval(Evaluator):
         return draw_sheet(model, self.examples, self.transform, findings)
 
     def texts_by_language(self) -> dict[str, dict[int, str]]:
-        """The first text in each language by the number of its example, with the queries of that language."""
+        """The first text of each example in each language that is measured, by the number of the example."""
         found: dict[str, dict[int, str]] = {}
         for number, example in enumerate(self.examples):
             for text in example.texts:

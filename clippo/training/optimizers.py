@@ -68,7 +68,7 @@ class OptimizerConfig(ABC):
             sizes: of the model.
 
         Raises:
-            UserError: a pattern fits no parameter.
+            UserError: a pattern fits no parameter, or all are frozen.
         """
 
     def groups(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
@@ -83,6 +83,8 @@ class OptimizerConfig(ABC):
                 is_free = not is_matrix(name, parameter)
                 decay = 0.0 if is_free else self.weight_decay * wd[name]
                 found.setdefault((is_free, lr[name], decay), []).append(parameter)
+        if not found:
+            raise UserError("optimizer.lr_multipliers must leave a parameter to train, got 0 for all of them")
         return [
             {"params": params, "lr_multiplier": multiplier, "weight_decay": decay}
             for (_, multiplier, decay), params in sorted(found.items())

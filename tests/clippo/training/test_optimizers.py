@@ -162,3 +162,9 @@ def test_a_pattern_that_fits_nothing_is_refused(tiny_config):
         UserError, match="optimizer.wd_multipliers: no parameter has 'heads' in its name; they"
     ):
         config.build(Clippo(tiny_config.model).named_parameters(), tiny_config.model)
+
+
+def test_freezing_everything_is_refused(tiny_config):
+    config = AdamWConfig(lr_multipliers=(".=0",))
+    with pytest.raises(UserError, match="lr_multipliers must leave a parameter to train, got 0 for all"):
+        config.build(Clippo(tiny_config.model).named_parameters(), tiny_config.model)
