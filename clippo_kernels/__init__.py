@@ -5,6 +5,7 @@ Every op is defined by a few lines of PyTorch (`reference.py`) and has two imple
 one runs.
 """
 
+from ._checks import trusted_indices
 from .attention import (
     attention_pool,
     attention_pool_varlen,
@@ -26,6 +27,7 @@ __all__ = [
     "patch_embed",
     "patch_embed_select",
     "sigmoid_loss",
+    "trusted_indices",
 ]
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
 """Argument checks shared by the ops. Errors name the argument, the expected value and the actual one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,7 +11,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ._ops import autocast_dtype
 
-__all__ = ["check_floating", "check_once", "check_same_device", "check_same_kind", "check_tensor"]
+__all__ = [
+    "check_floating",
+    "check_once",
+    "check_same_device",
+    "check_same_kind",
+    "check_tensor",
+    "trusted_indices",
+]
 
 
 def check_tensor(name: str, value: Any, shape: str) -> None:
@@ -37,6 +46,25 @@ def check_same_kind(name: str, tensor: torch.Tensor, other_name: str, other: tor
         raise TypeError(f"{name} must have dtype {other.dtype} like {other_name}, got {tensor.dtype}")
 
 
+is_trusted = ContextVar("is_trusted", default=False)
+
+
+@contextmanager
+def trusted_indices() -> Iterator[None]:
+    """Do not read the values of `cu_seqlens` and `keep_indices` that are on a GPU.
+
+    The ops check these values once per tensor, for which the host waits until the GPU has computed all that
+    was asked of it. A training step makes new tensors every time. In this context values on a CPU are still
+    checked, so tensors may be checked there before they are copied to the GPU. Wrong values on a GPU make
+    kernels read and write outside of their tensors.
+    """
+    token = is_trusted.set(True)
+    try:
+        yield
+    finally:
+        is_trusted.reset(token)
+
+
 # The last check of each tensor's values: the function, the limits, and what tells whether they have changed.
 checked_values = WeakIdKeyDictionary()
 
@@ -45,11 +73,14 @@ def check_once(values: torch.Tensor, limits: tuple[int, ...], check: Callable[..
     """Call `check(values, *limits)`, which reads values on the host, once per tensor until it is modified.
 
     The check is skipped under torch.compile and for fake and meta tensors, because there are no values to
-    read. On a CPU the values are compared with a copy. On other devices PyTorch's count of modifications
-    decides, because a look at the values would synchronize with the device in every layer; it does not see
-    changes through `.data`, or by another library's kernel, nor any of an inference tensor.
+    read, and in `trusted_indices` for those on a GPU. On a CPU the values are compared with a copy. On other
+    devices PyTorch's count of modifications decides, because a look at the values would synchronize with the
+    device in every layer; it does not see changes through `.data`, or by another library's kernel, nor any of
+    an inference tensor.
     """
     if torch.compiler.is_compiling() or isinstance(values, FakeTensor) or values.is_meta:
+        return
+    if is_trusted.get() and values.device.type != "cpu":
         return
     before = checked_values.get(values)
     if before is not None and before[:2] == (check, limits) and is_unchanged(values, before[2]):

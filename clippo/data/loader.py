@@ -25,7 +25,7 @@ from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
 from clippo.seeds import generator, generators
 
-__all__ = ["Batches", "load", "worker_deaths_explained"]
+__all__ = ["Batch", "Batches", "load", "worker_deaths_explained"]
 
 PREFETCHED_BYTES = 2**31  # of the batches that wait, for each process that trains
 MAX_ATTEMPTS = 100  # to find an example that can be read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
@@ -14,6 +15,7 @@ from clippo.model import ClippoConfig
 from clippo.renderer import RendererConfig
 from clippo.training.losses import LossConfig
 from clippo.training.optimizers import OptimizerConfig
+from clippo.training.parallel import Parallel
 from clippo.training.schedules import CosineConfig, ScheduleConfig
 
 __all__ = ["MAX_WORKERS", "TrainConfig"]
@@ -36,6 +38,9 @@ class TrainConfig:
         evaluators: measures of the model, by name.
         batch_size: pairs in a step, over all processes.
         merge_equal_texts: pairs of a batch with equal texts are positives of one another, and not negatives.
+        parallel: how processes share the model, see `clippo.training.parallel.parallelize`.
+        precision: of products, "bfloat16" or "float32"; by default bfloat16 on a GPU. Weights are float32.
+        compile: compile each block of the tower by torch.compile.
         micro_batch_size: pairs that a process embeds at a time. A larger share of the batch is embedded
             twice, in micro-batches whose activations need not fit into memory together.
         steps: optimizer steps of the whole run.
@@ -47,12 +52,16 @@ class TrainConfig:
         grad_clip_norm: bound on the norm of the gradient.
         max_logit_scale: bound on the factor on the cosine similarities.
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
+        unmasked_steps: the last steps, which leave no patches out (the "unmasked tuning" of FLIP, arXiv
+            2212.00794).
         grad_checkpointing: save memory by computing the inner activations of each block twice.
         init_from: a model whose weights the run begins with, see `clippo.training.initialisation`; none by
             default.
         residual_scale: factor on the initial weights that end each residual branch.
         max_skipped_steps: so many steps whose loss or gradient is not finite change nothing, counted from the
             start of the process; one more ends the run.
+        max_rewinds: so many times the run goes back to its newest checkpoint instead, and on from there with
+            the batches that come next.
         max_broken_share: the run ends when more than this share of at least 1,000 examples cannot be read.
         workers: processes that read and render batches ahead, for each process that trains; 0 for none.
         eval_every: steps between two evaluations; the last step is always evaluated.
@@ -77,6 +86,9 @@ class TrainConfig:
     evaluators: Mapping[str, EvaluatorConfig] = field(default_factory=dict)
     batch_size: int
     merge_equal_texts: bool = False
+    parallel: Parallel = "ddp"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    compile: bool = False
     micro_batch_size: int = 4096
     steps: int
     learning_rate: float
@@ -86,10 +98,12 @@ class TrainConfig:
     grad_clip_norm: float = 1.0
     max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
+    unmasked_steps: int = 0
     grad_checkpointing: bool = False
     init_from: str | None = None
     residual_scale: float = 1.0
     max_skipped_steps: int = 0
+    max_rewinds: int = 0
     max_broken_share: float = 0.01
     workers: int = 1
     eval_every: int = 1000
@@ -112,7 +126,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in (
             "warmup_steps", "residual_scale", "workers", "seed", "checkpoint_minutes", "keep_every",
-            "max_skipped_steps",
+            "max_skipped_steps", "max_rewinds", "unmasked_steps",
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -121,6 +135,9 @@ class TrainConfig:
                 raise UserError(f"{name} must be finite, got {getattr(self, name)}")
         if self.workers > MAX_WORKERS:
             raise UserError(f"workers must be at most {MAX_WORKERS}, got {self.workers}")
+        for name, choices in (("parallel", ("ddp", "fsdp")), ("precision", ("auto", "bfloat16", "float32"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         self.schedule.check(steps=self.steps, warmup_steps=self.warmup_steps)
         resize = getattr(self.transform, "resize", self.model.resize)
         if resize != self.model.resize:

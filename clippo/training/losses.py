@@ -70,7 +70,8 @@ class SoftmaxLoss(Loss):
         group: dist.ProcessGroup | None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        return contrastive_loss(z_images, z_texts, scale, labels=both(labels), group=group)
+        # The ranks hold equal shares of a batch, which need not be compared again in every step.
+        return contrastive_loss(z_images, z_texts, scale, labels=both(labels), group=group, check_ranks=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,10 @@ class SigmoidLoss(Loss):
         group: dist.ProcessGroup | None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        return sigmoid_loss(z_images, z_texts, scale, self.logit_bias, labels=both(labels), group=group)
+        bias, pair_labels = self.logit_bias, both(labels)
+        return sigmoid_loss(
+            z_images, z_texts, scale, bias, labels=pair_labels, group=group, check_ranks=False
+        )
 
 
 def both(labels: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -58,7 +58,7 @@ class OptimizerConfig(ABC):
 
     @abstractmethod
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.Optimizer:
-        """Make the optimizer, and freeze the parameters whose learning rate is multiplied by 0.
+        """Make the optimizer of the parameters that are not frozen.
 
         Before each step the trainer sets the "lr" of every group, which includes its "lr_multiplier", and the
         "factor" of the schedule that is in it.
@@ -68,8 +68,20 @@ class OptimizerConfig(ABC):
             sizes: of the model.
 
         Raises:
+            UserError: as of `freeze`.
+        """
+
+    def freeze(self, parameters: NamedParameters) -> None:
+        """Freeze the parameters whose learning rate is multiplied by 0.
+
+        Raises:
             UserError: a pattern fits no parameter, or all are frozen.
         """
+        named = [*parameters]
+        self.groups(named)
+        rates = multipliers(self.lr_multipliers, [name for name, _ in named], "optimizer.lr_multipliers")
+        for name, parameter in named:
+            parameter.requires_grad_(rates[name] != 0)
 
     def groups(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """The groups of parameters that have the same learning rate and decay, those of matrices first."""
@@ -78,7 +90,6 @@ class OptimizerConfig(ABC):
         wd = multipliers(self.wd_multipliers, names, "optimizer.wd_multipliers")
         found: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters:
-            parameter.requires_grad_(lr[name] != 0)
             if lr[name] != 0:
                 is_free = not is_matrix(name, parameter)
                 decay = 0.0 if is_free else self.weight_decay * wd[name]

@@ -4,10 +4,7 @@
     metrics.jsonl                a line every few steps
     evaluations.jsonl            a line an evaluation
     rejected.jsonl               a line for each example that could not be read, with the reason
-    checkpoints/step-001500/     config.json, model.safetensors, renderer.json and manifest.json (a folder of
-                                 `Clippo.save_pretrained`), and state.pt (the step, the state of the
-                                 optimizer and of the loss, and checksums of the data and the renderer). Where
-                                 the weights are averaged, the first holds the mean and the second the weights
+    checkpoints/step-001500/     see `clippo.training.checkpoint`
     results.json, *.png          the evaluation at the end
     embeddings.safetensors       the embeddings of `clippo search`
 
@@ -22,26 +19,27 @@ import fcntl
 import hashlib
 import json
 import os
-import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel
 
-from clippo.errors import UserError, printable
-from clippo.files import UNFINISHED, atomic_path, check_file, check_manifest, remove, sha256, write_text
+from clippo.errors import DamagedCheckpointError, UserError, first_line
+from clippo.files import UNFINISHED, atomic_path, check_file, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
-from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.model.text_input import RenderedText
+from clippo.training import checkpoint
+from clippo.training.checkpoint import STATE_FOLDER, read_checkpoint, restore, step_of
 from clippo.training.config import TrainConfig
-from clippo.training.losses import Loss
+from clippo.training.state import TrainState
 
 __all__ = ["RunFolder", "load_model", "with_renderer"]
 
@@ -50,10 +48,6 @@ CHANGEABLE = (
     "steps", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every",
     "eval_every", "workers",
 )  # fmt: skip
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint that cannot be read."""
 
 
 class RunFolder:
@@ -67,6 +61,9 @@ class RunFolder:
         self.rejected_file = self.path / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self._lock: int | None = None
+        self._saving: Future[Any] | None = None
+        self._background = ThreadPoolExecutor(1)  # writes sharded checkpoints
+        self._group: dist.ProcessGroup | None = None  # exchanges what this takes
         self._keep_checkpoints, self._keep_every = 1, 0
 
     def create(self, config: TrainConfig, *, resume: bool) -> None:
@@ -170,51 +167,82 @@ class RunFolder:
             if not self._keep_every or step_of(path) % self._keep_every:
                 remove(path)
 
-    def save_checkpoint(
-        self,
-        step: int,
-        model: Clippo,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        fingerprints: Mapping[str, str],
-        average: AveragedModel | None = None,
-    ) -> None:
+    def save_checkpoint(self, step: int, state: TrainState, fingerprints: Mapping[str, str]) -> None:
         """Write the state after `step` steps, then remove the checkpoints that the run does not keep.
 
-        `fingerprints` are checksums of what the run depends on beside its configuration, such as the data.
-        `average` has the mean of the weights over the steps, for those who use the model.
+        The main process calls this; if the parameters are sharded, all call it, and the files are written in
+        the background. The next checkpoint waits for them, and so does `wait`.
+
+        Args:
+            step: the number of steps taken.
+            state: what is kept.
+            fingerprints: checksums of what the run depends on beside its configuration, such as the data.
 
         Raises:
-            UserError: it cannot be written; the checkpoint before it is still there.
+            UserError: it cannot be written, or the one before could not be written in the background; older
+                ones are still there.
         """
+        self.wait()
         final = self.checkpoints / f"step-{step:06d}"
-        state = {"step": step, "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
-        state["fingerprints"] = dict(fingerprints)
-        taken = next(iter(optimizer.state.values()))["step"]  # fewer than `step` if some were skipped
-        state["skipped"] = step - int(taken)
-        if average is not None:
-            state["weights"] = model.state_dict()
+        if state.is_sharded:
+            self._saving = self._save_sharded(final, step, state, fingerprints)
+            return
+        with self._writing(final) as unfinished:
+            checkpoint.write(unfinished, step, state, fingerprints)
+
+    def _save_sharded(
+        self, final: Path, step: int, state: TrainState, fingerprints: Mapping[str, str]
+    ) -> Future[Any]:
+        """Begin to write a sharded checkpoint; the future ends when all of it is there."""
+        from clippo.training import sharded  # torch.distributed.checkpoint takes half a second to import
+
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        unfinished = final.with_name(UNFINISHED + final.name)
+        is_main = dist.get_rank() == 0
+        with ExitStack() as stack:
+            if is_main:
+                stack.enter_context(self._writing(final))
+            dist.barrier(self._group)  # the folder is there
+            state.used.save_pretrained(unfinished)
+            written = sharded.begin(unfinished / STATE_FOLDER, state, self._group)
+            about = checkpoint.about(step, state, fingerprints) if is_main else None
+            later = stack.pop_all()
+
+        def finish() -> None:
+            with later:
+                sharded.finish(written, unfinished / STATE_FOLDER, about)
+
+        return self._background.submit(finish)
+
+    @contextmanager
+    def _writing(self, final: Path) -> Iterator[Path]:
+        """Give the folder to write a checkpoint into, and put it into its place in the end."""
         try:
             self.checkpoints.mkdir(exist_ok=True)
             remove(final)  # there is none, or a damaged one that the run did not go on from
             with atomic_path(final) as unfinished:
                 unfinished.mkdir()
-                torch.save(state, unfinished / "state.pt")
-                used = model if average is None else cast(Clippo, average.module)
-                used.save_pretrained(unfinished)  # whose manifest covers all files of the folder
+                yield unfinished
             self.remove_old_checkpoints()
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
 
-    def load_checkpoint(
-        self,
-        model: Clippo,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        fingerprints: Mapping[str, str],
-        average: AveragedModel | None = None,
-    ) -> int:
-        """Restore the newest checkpoint into a model, its loss, its optimizer and the mean of its weights.
+    def wait(self) -> None:
+        """Wait for the checkpoint that is written in the background, if there is one.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            try:
+                saving.result()
+            except OSError as error:  # of another process; the main one has said where
+                raise UserError(f"cannot write a checkpoint into {self.checkpoints}: {error}") from error
+
+    def load_checkpoint(self, state: TrainState, fingerprints: Mapping[str, str]) -> int:
+        """Restore the newest checkpoint. If the parameters are sharded, all processes must call this.
 
         If it is damaged, a warning says so, and the one before is restored.
 
@@ -228,7 +256,7 @@ class RunFolder:
         damage: list[DamagedCheckpointError] = []
         for folder in sorted(self.own_checkpoints(), key=step_of, reverse=True):
             try:
-                step = restore(folder, model, loss, optimizer, fingerprints, average)
+                step = restore(folder, state, fingerprints)
             except DamagedCheckpointError as error:
                 damage.append(error)
             else:
@@ -247,10 +275,10 @@ class RunFolder:
         """
         if not self.config_file.is_file():
             raise UserError(f"{self.path} is not the folder of a run: it has no config.json")
-        checkpoint = self.newest_checkpoint()
-        if checkpoint is None:
+        newest = self.newest_checkpoint()
+        if newest is None:
             raise UserError(f"{self.path} has no checkpoint yet")
-        return read_checkpoint(checkpoint).eval()
+        return read_checkpoint(newest).eval()
 
     def cached_embeddings(self, key: str, embed: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Embeddings by the newest checkpoint, from the file of an earlier call where it has the same key.
@@ -259,9 +287,9 @@ class RunFolder:
             key: names what is embedded.
             embed: computes the embeddings.
         """
-        checkpoint = self.newest_checkpoint()
-        assert checkpoint is not None
-        key = f"{sha256(checkpoint / 'model.safetensors')} {key}"
+        newest = self.newest_checkpoint()
+        assert newest is not None
+        key = f"{sha256(newest / 'model.safetensors')} {key}"
         file = self.path / "embeddings.safetensors"
         with suppress(OSError, ValueError, SafetensorError):  # there is none yet, or it is damaged
             check_file(file)
@@ -339,64 +367,6 @@ def with_renderer(model: Clippo) -> Clippo:
     return model
 
 
-def restore(
-    folder: Path,
-    model: Clippo,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    fingerprints: Mapping[str, str],
-    average: AveragedModel | None,
-) -> int:
-    """Restore a checkpoint, see `RunFolder.load_checkpoint`, and return its step.
-
-    Raises:
-        DamagedCheckpointError: it cannot be read.
-        UserError: it is of another model, or of a run on other data or with another renderer.
-    """
-    saved = read_checkpoint(folder)
-    if saved.config != model.config:
-        raise UserError(f"{folder} is of another configuration: {saved.config}, not {model.config}")
-    file = folder / "state.pt"
-    try:
-        check_manifest(file)
-        check_file(file)
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        if state["step"] != step_of(folder):
-            raise ValueError(f"it is of step {printable(repr(state['step']))}")
-        taken = step_of(folder) - state.get("skipped", 0)
-        optimizer_state = checked_optimizer_state(state["optimizer"], optimizer, taken)
-        check_tensors("loss", state["loss"], loss.state_dict())
-        weights = saved.state_dict() if average is None else state["weights"]
-        check_tensors("weights", weights, model.state_dict())
-        then = state.get("fingerprints", fingerprints)  # earlier versions wrote none
-        differing = [name for name in fingerprints if then.get(name) != fingerprints[name]]
-    except UNREADABLE as error:
-        raise DamagedCheckpointError(f"cannot read {file}: {first_line(error)}") from error
-    if differing:
-        raise UserError(
-            f"the {' and the '.join(differing)} are not what {folder.parents[1]} was trained with, for "
-            "instance because of another font, package or folder; a run cannot go on with them"
-        )
-    optimizer.load_state_dict(optimizer_state)
-    loss.load_state_dict(state["loss"])
-    model.load_state_dict(weights)
-    if average is not None:
-        average.module.load_state_dict(saved.state_dict())
-        average.n_averaged.fill_(step_of(folder))
-    return step_of(folder)
-
-
-def read_checkpoint(folder: Path) -> Clippo:
-    try:
-        return Clippo.from_pretrained(folder)
-    except (ValueError, OSError) as error:
-        raise DamagedCheckpointError(f"cannot read the checkpoint {folder}: {first_line(error)}") from error
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name[5:])
-
-
 def step_of_line(line: str) -> float:
     """The step of a line of metrics; infinite for a line that is damaged, or was cut off by a crash."""
     try:
@@ -405,83 +375,9 @@ def step_of_line(line: str) -> float:
         return float("inf")
 
 
-# Errors that reading a damaged or forged state.pt raises.
-UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-    EOFError, OSError,
-)  # fmt: skip
-
-
-def checked_optimizer_state(found: Any, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
-    """Check the state of an optimizer from a file against the one that it has after a step.
-
-    PyTorch compares nothing but the numbers of parameters, and a fused step with moments of other shapes
-    writes outside of its memory. Learning rates, decays and so on are those of the new optimizer.
-
-    Raises:
-        ValueError: the tensors are not those of the parameters, not finite, or not those of this step.
-    """
-    own = state_after_a_step(optimizer)
-    groups = [group["params"] for group in own["param_groups"]]
-    if [group["params"] for group in found["param_groups"]] != groups:
-        raise ValueError("the optimizer has other parameters")
-    if found["state"].keys() != own["state"].keys():
-        raise ValueError("the optimizer has no state for some parameters")
-    state = {}
-    for index, expected in own["state"].items():
-        values, name = found["state"][index], f"optimizer.{index}"
-        check_tensors(name, values, expected)
-        if "step" in expected and values["step"] != step:
-            raise ValueError(f"{name}.step must be {step}, got {values['step'].item()}")
-        if "exp_avg_sq" in expected and (values["exp_avg_sq"] < 0).any():
-            raise ValueError(f"{name}.exp_avg_sq is a mean of squares and holds negative values")
-        # With strides of its own: those of the file may repeat an element.
-        state[index] = {key: value.clone().contiguous() for key, value in values.items()}
-    return {"state": state, "param_groups": own["param_groups"]}
-
-
-def state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of a new optimizer after a step that changes no weight, for its names, shapes and dtypes."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.found_inf = torch.ones((), device=parameters[0].device)  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad()
-    state = optimizer.state_dict()
-    optimizer.state.clear()
-    return state
-
-
-def check_tensors(name: str, found: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that tensors have the names, shapes and dtypes that are expected, and finite values.
-
-    Raises:
-        ValueError: something differs; the message names it.
-    """
-    if found.keys() != expected.keys():
-        names = ", ".join(printable(str(key)) for key in found)
-        raise ValueError(f"{name} must hold {', '.join(expected) or 'nothing'}, got {names or 'nothing'}")
-    for key, own in expected.items():
-        value = found[key]
-        if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (own.shape, own.dtype):
-            got = (
-                f"{value.dtype} {tuple(value.shape)}"
-                if isinstance(value, torch.Tensor)
-                else printable(repr(value))
-            )
-            raise ValueError(f"{name}.{key} must be {own.dtype} {tuple(own.shape)}, got {got}")
-        if not is_finite(value):
-            raise ValueError(f"{name}.{key} holds values that are not finite")
-
-
 def append_line(file: Path, content: Mapping[str, Any]) -> None:
     try:
         with file.open("a") as lines:
             lines.write(json.dumps(content) + "\n")
     except OSError as error:
         raise UserError(f"cannot write into {file}: {error.strerror}") from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -78,7 +78,7 @@ class Requests:
         is_due = 0 < 60 * self.checkpoint_minutes < age_s
         is_save_asked = self._is_save_asked or is_due
         if self.context.world_size > 1:
-            asked = torch.tensor([self.signal, is_save_asked], device=self.context.device)
+            asked = torch.tensor([self.signal, is_save_asked])
             self.signal, is_save_asked = self.context.maximum(asked).tolist()
         return self.signal > 0, self.signal > 0 or bool(is_save_asked)
 

@@ -33,6 +33,7 @@ def contrastive_loss(
     *,
     labels: Labels | None = None,
     group: dist.ProcessGroup | None = None,
+    check_ranks: bool = True,
 ) -> Tensor:
     """Mean of the image-to-text and text-to-image cross-entropies of a batch of pairs: a scalar.
 
@@ -59,16 +60,21 @@ def contrastive_loss(
         logit_scale: the factor itself, not its logarithm: a number, or a tensor with one element.
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch; `torch.distributed.group.WORLD` for all ranks.
+        check_ranks: compare the arguments of the ranks before anything else is exchanged. Unless the group
+            has a backend for the CPU, such as "cpu:gloo,cuda:nccl", the host waits for the GPU. Without it,
+            ranks whose arguments differ may hang or get wrong results.
 
     Raises:
         TypeError: if dtypes are not floating or differ, or labels are not int64 tensors.
         ValueError: if shapes or devices do not match, or B = 0; if `group` is given inside of a transform of
             torch.func.
 
-    With a `group`, every rank raises an error if any rank does, and also if the arguments of the ranks do not
-    match each other (outside torch.compile only).
+    With a `group` and `check_ranks`, every rank raises an error if any rank does, and also if the arguments
+    of the ranks do not match each other (outside torch.compile only).
     """
-    image, text, labels, group = check(image_embeddings, text_embeddings, labels, group, scale=logit_scale)
+    image, text, labels, group = check(
+        image_embeddings, text_embeddings, labels, group, check_ranks, scale=logit_scale
+    )
     scale = to_scalar(logit_scale, image)
     if in_transform():
         check_no_group(group)
@@ -85,21 +91,23 @@ def sigmoid_loss(
     *,
     labels: Labels | None = None,
     group: dist.ProcessGroup | None = None,
+    check_ranks: bool = True,
 ) -> Tensor:
     """Sigmoid loss summed over all images and texts of a batch and divided by the number of images: a scalar.
 
     This is the loss of SigLIP (Zhai et al., arXiv 2303.15343): `-log sigmoid(z * (logit_scale * x . y +
     logit_bias))` with z = 1 for positives and -1 for negatives. Memory, dtypes, determinism, `labels`,
-    `group` and errors are those of `contrastive_loss`.
+    `group`, `check_ranks` and errors are those of `contrastive_loss`.
 
     Args:
         image_embeddings, text_embeddings: (B, D), floating, usually of unit length.
         logit_scale, logit_bias: numbers, or tensors with one element.
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch.
+        check_ranks: compare the arguments of the ranks first.
     """
     image, text, labels, group = check(
-        image_embeddings, text_embeddings, labels, group, scale=logit_scale, bias=logit_bias
+        image_embeddings, text_embeddings, labels, group, check_ranks, scale=logit_scale, bias=logit_bias
     )
     scale, bias = to_scalar(logit_scale, image), to_scalar(logit_bias, image)
     if in_transform():
@@ -114,6 +122,7 @@ def check(
     text: Tensor,
     labels: Labels | None,
     group: dist.ProcessGroup | None,
+    check_ranks: bool,
     **scalars: Tensor | float,
 ) -> tuple[Tensor, Tensor, Labels | None, dist.ProcessGroup | None]:
     """Check the arguments of a loss, and return the embeddings in the dtype of their products."""
@@ -128,7 +137,7 @@ def check(
         error = e
     # The ranks exchange their errors before any of them raises: if only one raised, the others would hang in
     # the next collective. This is skipped under torch.compile, because it needs a read on the host.
-    if group is not None and not torch.compiler.is_compiling():
+    if group is not None and check_ranks and not torch.compiler.is_compiling():
         if error is None:
             check_alike(", ".join(describe(x) for x in (image, text, *(labels or ()))), group)
         else:
@@ -198,9 +207,9 @@ MESSAGE = 256
 
 def check_alike(message: str, group: dist.ProcessGroup) -> None:
     """Raise ValueError on every rank if `message` differs between the ranks."""
-    # The message is on a device that the backend of the group supports, on whichever device a rank's tensors
-    # are.
-    device = "cuda" if "nccl" in dist.get_backend(group) else "cpu"
+    # The message is on a CPU, where the group has a backend for one, so that the host waits for no GPU.
+    devices = {device.type for device in group._device_types}
+    device = "cpu" if "cpu" in devices else "cuda"
     coded = message.encode()[:MESSAGE].ljust(MESSAGE)
     said = gather_rows(torch.tensor([list(coded)], dtype=torch.uint8, device=device), group)
     messages = [bytes(row).decode(errors="replace").strip() for row in said.tolist()]

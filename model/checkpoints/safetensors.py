@@ -34,6 +34,7 @@ __all__ = [
     "read_config",
     "read_description",
     "read_weights",
+    "whole",
     "write_folder",
 ]
 

@@ -119,6 +119,7 @@ def test_learning_rates_and_decays_follow_patterns(tiny_config):
         weight_decay=0.1, lr_multipliers=("patch_embed=0", "norm=0.5", "^tower=2"), wd_multipliers=("mlp=3",)
     )
     named = dict(model.named_parameters())
+    config.freeze(named.items())
     optimizer = config.build(named.items(), model.config)
     names = {id(parameter): name for name, parameter in named.items()}
     found = {

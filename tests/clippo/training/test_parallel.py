@@ -12,9 +12,10 @@ SCRIPT = """
 import sys
 import torch
 from clippo.errors import UserError
-from clippo.training.parallel import join_processes
+from clippo.training.parallel import DistributedContext
 
-with join_processes() as context:
+context = DistributedContext.from_environment()
+with context.joined():
     context.check_alike(configuration="a", data="b")
     try:
         context.check_alike(configuration="a", data=str(context.rank), checkpoint=str(context.rank // 2))

@@ -9,9 +9,11 @@ import torch
 from clippo import files
 from clippo.errors import UserError
 from clippo.model import Clippo
-from clippo.training import run_folder
+from clippo.training import checkpoint
 from clippo.training.losses import SoftmaxLoss
+from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder, with_renderer
+from clippo.training.state import TrainState
 
 
 @pytest.fixture
@@ -21,23 +23,26 @@ def folder(tmp_path, tiny_config) -> RunFolder:
     return folder
 
 
+def new_state(config, model_config=None) -> TrainState:
+    """The state of a run before its first step."""
+    config = dataclasses.replace(config, model=model_config or config.model)
+    model, context = Clippo(config.model), DistributedContext(0, 1, torch.device("cpu"))
+    return TrainState.build(config, model, SoftmaxLoss(), context)
+
+
 @pytest.fixture
-def trainee(tiny_config):
-    model = Clippo(tiny_config.model)
-    optimizer = tiny_config.optimizer.build(model.named_parameters(), model.config)
-    sum(parameter.sum() for parameter in model.parameters()).backward()
-    for _ in range(10):
-        optimizer.step()
-    return model, optimizer
+def trainee(tiny_config) -> TrainState:
+    """The state after ten steps."""
+    state = new_state(tiny_config)
+    sum(parameter.sum() for parameter in state.model.parameters()).backward()
+    return trained_to(10, state)
 
 
-def trained_to(step, trainee):
-    """A model, its loss and its optimizer after at least ten steps."""
-    model, optimizer = trainee
-    done = next(iter(optimizer.state.values()))["step"]
-    while done < step:
-        optimizer.step()
-    return model, SoftmaxLoss(), optimizer
+def trained_to(step: int, state: TrainState) -> TrainState:
+    done = next(iter(state.optimizer.state.values()), {"step": 0})["step"]
+    for _ in range(int(step - done)):
+        state.optimizer.step()
+    return state
 
 
 def test_a_run_is_not_overwritten(folder, tiny_config):
@@ -123,8 +128,7 @@ def test_a_full_disk_names_the_file(folder, monkeypatch):
 
 
 def test_kept_embeddings_are_those_that_were_written(folder, trainee):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     wanted = torch.arange(6.0).view(3, 2)
     asked = []
 
@@ -159,18 +163,17 @@ def test_what_is_no_run_is_said(tmp_path, folder):
 
 
 def test_checkpoints_replace_one_another_and_restore_everything(folder, tiny_config, trainee):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
-    for _ in range(10):
-        optimizer.step()
-    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
+    trained_to(20, trainee)
+    folder.save_checkpoint(20, trainee, {})
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
-    fresh = Clippo(tiny_config.model)
-    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
-    assert folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {}) == 20
-    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
-    theirs, ours = optimizer.state_dict()["state"], fresh_optimizer.state_dict()["state"]
+    fresh = new_state(tiny_config)
+    assert folder.load_checkpoint(fresh, {}) == 20
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.model.parameters(), trainee.model.parameters(), strict=True)
+    )
+    theirs, ours = trainee.optimizer.state_dict()["state"], fresh.optimizer.state_dict()["state"]
     assert theirs.keys() == ours.keys()
     for key in theirs:
         assert all(torch.equal(theirs[key][name], ours[key][name]) for name in theirs[key])
@@ -180,7 +183,7 @@ def test_the_newest_checkpoints_and_every_nth_are_kept(folder, tiny_config, trai
     folder.create(dataclasses.replace(tiny_config, keep_checkpoints=2, keep_every=20), resume=True)
     (folder.checkpoints / "step-best").mkdir(parents=True)
     for step in range(10, 80, 10):
-        folder.save_checkpoint(step, *trained_to(step, trainee), {})
+        folder.save_checkpoint(step, trained_to(step, trainee), {})
     kept = sorted(path.name for path in folder.checkpoints.iterdir())
     assert kept == ["step-000020", "step-000040", "step-000060", "step-000070", "step-best"]
 
@@ -189,22 +192,21 @@ def test_the_newest_checkpoints_and_every_nth_are_kept(folder, tiny_config, trai
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tiny_config, trainee, file):
     folder.create(dataclasses.replace(tiny_config, keep_checkpoints=2), resume=True)
     for step in (10, 20):
-        folder.save_checkpoint(step, *trained_to(step, trainee), {})
+        folder.save_checkpoint(step, trained_to(step, trainee), {})
     damaged = folder.checkpoints / "step-000020" / file
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    fresh = Clippo(tiny_config.model)
-    optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
+    fresh = new_state(tiny_config)
     with pytest.warns(UserWarning, match=r"cannot read .*step-000020.*; the run goes on from step-000010"):
-        assert folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {}) == 10
+        assert folder.load_checkpoint(fresh, {}) == 10
     # The run then comes to step 20 again.
-    folder.save_checkpoint(20, *trained_to(20, trainee), {})
-    assert folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {}) == 20
+    folder.save_checkpoint(20, trained_to(20, trainee), {})
+    assert folder.load_checkpoint(fresh, {}) == 20
     damaged.unlink()
     (folder.checkpoints / "step-000010" / file).unlink()
     with pytest.raises(UserError, match=r"cannot read .*step-000020"):
-        folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
+        folder.load_checkpoint(fresh, {})
 
 
 @pytest.mark.parametrize("fails_at", range(6))
@@ -212,8 +214,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
     folder, tiny_config, trainee, monkeypatch, fails_at
 ):
     """The disk fills up at any of the steps of writing."""
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     steps = iter(range(100))
 
     def failing(function):
@@ -224,22 +225,16 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
 
         return call
 
-    monkeypatch.setattr(model, "save_pretrained", failing(model.save_pretrained))
-    monkeypatch.setattr(run_folder.torch, "save", failing(torch.save))
+    monkeypatch.setattr(trainee.model, "save_pretrained", failing(trainee.model.save_pretrained))
+    monkeypatch.setattr(checkpoint.torch, "save", failing(torch.save))
     monkeypatch.setattr(files, "flush_one", failing(files.flush_one))
     monkeypatch.setattr(files.os, "replace", failing(os.replace))
     with pytest.raises(UserError, match=r"cannot write the checkpoint .*000020: .*No space left"):
-        folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
+        folder.save_checkpoint(20, trainee, {})
     monkeypatch.undo()
     assert folder.newest_checkpoint() == folder.checkpoints / "step-000010"
-    fresh = Clippo(tiny_config.model)
-    assert (
-        folder.load_checkpoint(
-            fresh, SoftmaxLoss(), tiny_config.optimizer.build(fresh.named_parameters(), fresh.config), {}
-        )
-        == 10
-    )
-    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
+    assert folder.load_checkpoint(new_state(tiny_config), {}) == 10
+    folder.save_checkpoint(20, trainee, {})
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
 
@@ -256,17 +251,14 @@ def test_metrics_after_the_checkpoint_are_dropped(folder):
 
 
 def test_a_checkpoint_of_another_tower_is_refused(folder, tiny_config, trainee):
-    folder.save_checkpoint(10, trainee[0], SoftmaxLoss(), trainee[1], {})
-    other = Clippo(dataclasses.replace(tiny_config.model, depth=2))
+    folder.save_checkpoint(10, trainee, {})
+    other = new_state(tiny_config, dataclasses.replace(tiny_config.model, depth=2))
     with pytest.raises(UserError, match="step-000010 is of another configuration: .*depth=1.*depth=2"):
-        folder.load_checkpoint(
-            other, SoftmaxLoss(), tiny_config.optimizer.build(other.named_parameters(), other.config), {}
-        )
+        folder.load_checkpoint(other, {})
 
 
 def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     state_file = folder.checkpoints / "step-000010" / "state.pt"
 
     class Bomb:
@@ -276,33 +268,31 @@ def test_a_checkpoint_is_never_unpickled(folder, tiny_config, trainee):
     torch.save({"step": 10, "optimizer": Bomb()}, state_file)
     (state_file.parent / "manifest.json").unlink()
     with pytest.raises(UserError, match="cannot read .*state.pt: Weights only load failed"):
-        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer, {})
+        folder.load_checkpoint(new_state(tiny_config), {})
     assert not (folder.path / "exploded").exists()
 
 
 def test_a_users_copies_of_checkpoints_stay(folder, trainee):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     first = folder.checkpoints / "step-000010"
     shutil.copytree(first, folder.checkpoints / "step-best")
     first.rename(folder.path / "elsewhere")
     first.symlink_to(folder.path / "elsewhere")
     (folder.checkpoints / "unfinished-step-000007").mkdir()  # a process was killed
-    folder.save_checkpoint(20, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(20, trainee, {})
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-000020", "step-best"]
     assert (folder.path / "elsewhere" / "state.pt").is_file()
 
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
 def test_a_flipped_bit_is_found(folder, tiny_config, trainee, name):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     file = folder.checkpoints / "step-000010" / name
     content = bytearray(file.read_bytes())
     content[-200] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is damaged: its checksum is not the one in manifest.json"):
-        folder.load_checkpoint(Clippo(tiny_config.model), SoftmaxLoss(), optimizer, {})
+        folder.load_checkpoint(new_state(tiny_config), {})
 
 
 def moments(state):
@@ -372,40 +362,38 @@ FORGED = {
 
 @pytest.mark.parametrize(("change", "message"), FORGED.values(), ids=FORGED)
 def test_a_state_that_does_not_fit_changes_nothing(folder, tiny_config, trainee, change, message):
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {"data": "a"})
+    folder.save_checkpoint(10, trainee, {"data": "a"})
     file = folder.checkpoints / "step-000010" / "state.pt"
     state = torch.load(file)
     change(state)
     torch.save(state, file)
     (file.parent / "manifest.json").unlink()
-    fresh = Clippo(tiny_config.model)
-    fresh_optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
-    before = [parameter.clone() for parameter in fresh.parameters()]
+    fresh = new_state(tiny_config)
+    before = [parameter.clone() for parameter in fresh.model.parameters()]
     with pytest.raises(UserError, match=message):
-        folder.load_checkpoint(fresh, SoftmaxLoss(), fresh_optimizer, {"data": "a"})
-    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), before, strict=True))
-    assert not fresh_optimizer.state
+        folder.load_checkpoint(fresh, {"data": "a"})
+    assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), before, strict=True))
+    assert not fresh.optimizer.state
 
 
 def test_a_state_with_strides_of_its_own_is_copied(folder, tiny_config, trainee):
     """Moments that repeat one element have the right shape, and a fused step would write past them."""
-    model, optimizer = trainee
-    folder.save_checkpoint(10, model, SoftmaxLoss(), optimizer, {})
+    folder.save_checkpoint(10, trainee, {})
     file = folder.checkpoints / "step-000010" / "state.pt"
     state = torch.load(file)
     moments(state)["exp_avg"] = torch.zeros(1).expand(moments(state)["exp_avg"].shape)
     torch.save(state, file)
     (file.parent / "manifest.json").unlink()
-    fresh = Clippo(tiny_config.model)
-    optimizer = tiny_config.optimizer.build(fresh.named_parameters(), fresh.config)
-    folder.load_checkpoint(fresh, SoftmaxLoss(), optimizer, {})
-    assert all(value.is_contiguous() for values in optimizer.state.values() for value in values.values())
+    fresh = new_state(tiny_config)
+    folder.load_checkpoint(fresh, {})
+    assert all(
+        value.is_contiguous() for values in fresh.optimizer.state.values() for value in values.values()
+    )
 
 
 def test_a_checkpoint_that_was_removed_half_way_is_removed(folder, tiny_config, trainee):
     """Also by a resume that writes no other checkpoint."""
-    folder.save_checkpoint(20, trainee[0], SoftmaxLoss(), trainee[1], {})
+    folder.save_checkpoint(20, trainee, {})
     (folder.checkpoints / "step-000010").mkdir()
     (folder.checkpoints / "step-000010" / "state.pt").write_bytes(b"")
     folder.create(tiny_config, resume=True)

@@ -1,0 +1,125 @@
+"""What one watches of a run: its progress bar, and a line of metrics every few steps."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+from tqdm import tqdm
+
+from clippo.data.loader import Batch
+from clippo.errors import UserError
+from clippo.model.checkpoints.safetensors import whole
+from clippo.training.config import TrainConfig
+from clippo.training.finite import FiniteCheck
+from clippo.training.parallel import DistributedContext
+from clippo.training.state import TrainState
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Context that counts what a run goes through, and shows it.
+
+    Args:
+        config: the run.
+        context: the processes. The main one shows the bar; what is counted of examples and time is its own.
+        first_step: that the run goes on from.
+
+    Attributes:
+        num_rejected: examples of this process that could not be read.
+    """
+
+    def __init__(self, config: TrainConfig, context: DistributedContext, first_step: int) -> None:
+        self.config = config
+        self.num_cut = self.num_rejected = self.num_read = 0
+        self.num_steps = 0
+        self.data_s = 0.0
+        self.start = time.perf_counter()
+        self.bar = tqdm(
+            total=config.steps, initial=first_step, unit="step", mininterval=1,
+            disable=not context.is_main_process,
+        )  # fmt: skip
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """Take the next batch, and take note of how long that took and of what was wrong with its examples.
+
+        Raises:
+            UserError: too many examples could not be read.
+        """
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.data_s += time.perf_counter() - asked
+        if batch.num_cut and not self.num_cut:
+            warnings.warn(
+                f"{batch.num_cut} of the {len(batch.texts)} texts of step {self.num_steps + 1} are too long "
+                'for the model and were cut; metrics.jsonl counts them as "cut_texts"',
+                stacklevel=3,
+            )
+        self.num_cut += batch.num_cut
+        self.num_rejected += len(batch.rejected)
+        self.num_read += len(batch.images)
+        if self.num_read >= 1000 and self.num_rejected > self.config.max_broken_share * self.num_read:
+            raise UserError(
+                f"{self.num_rejected} of the first {self.num_read:,} examples could not be read, more than "
+                f"{self.config.max_broken_share:.1%} (--max-broken-share): see rejected.jsonl of the run"
+            )
+        return batch
+
+    def update(self) -> None:
+        """Take note that a step was taken."""
+        self.num_steps += 1
+        self.bar.update()
+
+    def rewound(self, step: int) -> None:
+        """Take note that the run goes on from an earlier step."""
+        self.bar.n = step
+        self.bar.refresh()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context of what does not count as time of the run."""
+        begun = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - begun
+
+    def metrics(
+        self, step: int, state: TrainState, loss: Tensor, grad_norm: Tensor, check: FiniteCheck
+    ) -> dict[str, float]:
+        """The line of metrics after a step. If the parameters are sharded, all processes must call this."""
+        elapsed_s = time.perf_counter() - self.start
+        metrics = {
+            "step": step,
+            "loss": loss.item(),
+            "grad_norm": grad_norm.item(),
+            "learning_rate": self.config.learning_rate * state.optimizer.param_groups[0]["factor"],
+            "logit_scale": whole(state.model.logit_scale).exp().item(),
+            "pairs_per_s": self.num_steps * self.config.batch_size / elapsed_s,
+            "step_time": elapsed_s / self.num_steps,
+            "data_time": self.data_s / self.num_steps,
+            "cut_texts": self.num_cut,
+            "rejected": self.num_rejected,
+            "skipped_steps": check.num_bad.item(),
+            "elapsed_s": elapsed_s,
+        }
+        self.bar.set_postfix_str(
+            f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
+            f"data {self.data_s / elapsed_s:.0%} of the time"
+        )
+        return metrics
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
