@@ -14,6 +14,7 @@ from .attention import (
     flash_attention_varlen,
 )
 from .contrastive import cached_contrastive_step, contrastive_loss, sigmoid_loss
+from .flops import register_flop_formulas
 from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
@@ -31,3 +32,5 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+register_flop_formulas()

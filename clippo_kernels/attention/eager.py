@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["attention", "attention_packed", "attention_pool", "attention_pool_varlen", "attention_varlen"]
+__all__ = [
+    "attention",
+    "attention_packed",
+    "attention_pool",
+    "attention_pool_varlen",
+    "attention_varlen",
+    "known_lengths",
+]
 
 BUCKET = 16  # sequences padded together differ in length by fewer tokens than this
 
