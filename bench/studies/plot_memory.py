@@ -2,7 +2,7 @@
 
     python -m clippo.bench.studies.plot_memory bench/results/amd-epyc/<date>-<commit>.json
 
-writes docs/img/contrastive_memory.png, or the file named by --out. Needs matplotlib (the `bench` extra).
+writes docs/img/contrastive_memory.png, or the file named by --out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m clippo.bench.studies.plot_tower                                       writes docs/img/tower.png
     python -m clippo.bench.studies.plot_tower --emoji 🍓 --text "a ripe strawberry" --out berry.png
 
-Needs matplotlib (the `bench` extra) and the fonts of `clippo train`.
+Needs the fonts of `clippo train`.
 """
 
 from __future__ import annotations

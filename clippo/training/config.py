@@ -17,6 +17,7 @@ from clippo.training.losses import LossConfig
 from clippo.training.optimizers import OptimizerConfig
 from clippo.training.parallel import Parallel
 from clippo.training.schedules import CosineConfig, ScheduleConfig
+from clippo.training.trackers import check_trackers
 
 __all__ = ["MAX_WORKERS", "TrainConfig"]
 
@@ -71,6 +72,7 @@ class TrainConfig:
             newer one that a disk has damaged.
         keep_every: checkpoints of multiples of so many steps are never removed; 0 for none.
         log_every: steps between two lines of metrics.jsonl.
+        trackers: names of programs that show the run, beside its files, see `clippo.training.trackers`.
         seed: of the initialisation, the order of the data, and all random changes.
 
     Raises:
@@ -112,6 +114,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     keep_every: int = 0
     log_every: int = 20
+    trackers: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -148,3 +151,4 @@ class TrainConfig:
             raise UserError(f"max_broken_share must be from 0 to 1, got {self.max_broken_share}")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout must be from 0 to below 1, got {self.patch_dropout}")
+        check_trackers(self.trackers)

@@ -6,6 +6,8 @@
     rejected.jsonl               a line for each example that could not be read, with the reason
     checkpoints/step-001500/     see `clippo.training.checkpoint`
     results.json, *.png          the evaluation at the end
+    curves.png                   the learning curves
+    tensorboard/, wandb/         what trackers keep, and wandb_id.txt, the id of the run at W&B
     embeddings.safetensors       the embeddings of `clippo search`
 
 A checkpoint appears whole or not at all, and only then are older ones removed, as the configuration says. If
@@ -46,7 +48,7 @@ __all__ = ["RunFolder", "load_model", "with_renderer"]
 HUB = "hf://"
 CHANGEABLE = (
     "steps", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every",
-    "eval_every", "workers",
+    "eval_every", "workers", "trackers",
 )  # fmt: skip
 
 

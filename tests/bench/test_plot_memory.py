@@ -5,8 +5,6 @@ import pytest
 from clippo.bench.report import RESULTS
 from clippo.bench.studies import plot_memory
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.mark.slow
 def test_draws_what_was_measured(tmp_path, monkeypatch):

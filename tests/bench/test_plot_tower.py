@@ -3,8 +3,6 @@ from PIL import Image
 
 from clippo.bench.studies import plot_tower
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.mark.slow
 def test_draws_a_picture_and_its_caption(tmp_path, monkeypatch, capsys):

@@ -70,6 +70,7 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
         ((str(SCRIPT),), ("fonts",), "clippo fonts unifont.otf"),
+        (MODULE, ("runs",), "clippo runs runs/emoji runs/mine --plot curves.png"),
     ],
 )
 def test_help_teaches(cwd, program, verb, example):
@@ -243,7 +244,7 @@ def test_help_needs_no_torch(cwd):
     code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for verb in ("evaluate", "export", "fonts", "render", "search", "train"):
+    for verb in ("evaluate", "export", "fonts", "render", "runs", "search", "train"):
         assert f"  {verb} " in run.stdout
 
 
@@ -315,6 +316,9 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             ["train", "emoji", "--out", "new", "--loss", "hinge"],
             "--loss must be one of sigmoid, softmax; got 'hinge'",
         ),
+        (["runs"], "there is no folder runs"),
+        (["runs", "RUN", "."], ". is not the folder of a run, and holds none: runs have a config.json"),
+        (["runs", "RUN", "--plot", "no/a.png"], "cannot write the picture no/a.png"),
         (["fonts", "unifont.otf", "nowhere.otf"], "nowhere.otf"),
         (["fonts", "./model.py"], "model.py is not a font"),
         (["export", "runs/mistyped", "--out", "a.pt2"], "runs/mistyped: there is no such file or folder"),

@@ -53,7 +53,9 @@ def test_a_run_is_not_overwritten(folder, tiny_config):
 
 
 def test_the_length_and_the_intervals_of_a_run_may_change(folder, tiny_config):
-    longer = dataclasses.replace(tiny_config, steps=99, log_every=1, checkpoint_every=2, workers=1)
+    longer = dataclasses.replace(
+        tiny_config, steps=99, log_every=1, checkpoint_every=2, workers=1, trackers=("tensorboard",)
+    )
     folder.release()
     folder.create(longer, resume=True)
     assert folder.config() == longer
