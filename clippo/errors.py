@@ -15,7 +15,7 @@ class DamagedCheckpointError(UserError):
 
 def first_line(error: BaseException) -> str:
     """The first line of a message; those of PyTorch may go on with a trace."""
-    return str(error).partition("\n")[0]
+    return str(error).strip().partition("\n")[0]
 
 
 def printable(text: str) -> str:

@@ -27,10 +27,9 @@ __all__ = [
     "flash_attention_varlen",
     "patch_embed",
     "patch_embed_select",
+    "register_flop_formulas",
     "sigmoid_loss",
     "trusted_indices",
 ]
 
 __version__ = "0.1.0"
-
-register_flop_formulas()

@@ -8,11 +8,7 @@ one product and its backward three.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,8 +17,6 @@ from .attention.eager import known_lengths
 from .contrastive.distributed import named_group, world_size
 
 __all__ = ["register_flop_formulas"]
-
-COUNTER = "torch.utils.flop_counter"
 
 
 def attention_product(q: Tensor, k: Tensor) -> int:
@@ -85,37 +79,10 @@ FORMULAS: dict[str, Callable[..., int]] = {
 
 
 def register_flop_formulas() -> None:
-    """Give PyTorch's counter the formulas: now if it has been imported, otherwise when it is.
+    """Give PyTorch's counter the formulas, for all later uses of `FlopCounterMode` in this process."""
+    # The counter imports Triton, which this package needs only where a kernel runs.
+    from torch.utils.flop_counter import register_flop_formula
 
-    It is not imported for them, because it imports Triton, which this package needs only where a kernel runs.
-    """
-    if COUNTER in sys.modules:
-        add_formulas(sys.modules[COUNTER])
-    sys.meta_path.insert(0, CounterFinder())
-
-
-def add_formulas(counter: ModuleType) -> None:
     for name, formula in FORMULAS.items():
         operator = getattr(torch.ops.clippo_kernels, name)
-        counter.register_flop_formula(operator, get_raw=True)(formula)
-
-
-class CounterFinder(MetaPathFinder):
-    """Finds PyTorch's counter as Python's own finder does, and adds the formulas once it is loaded."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != COUNTER:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            load(module)
-            add_formulas(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+        register_flop_formula(operator, get_raw=True)(formula)

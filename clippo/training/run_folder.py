@@ -310,10 +310,11 @@ class RunFolder:
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
         append_line(self.metrics_file, metrics)
 
-    def append_evaluation(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the rows of an evaluation after `step` steps."""
+    def append_evaluation(self, step: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Keep the rows of an evaluation after `step` steps, and return them as "evaluator/metric": value."""
         own = {f"{row['evaluator']}/{row['metric']}": row["value"] for row in rows}
         append_line(self.evaluations_file, {"step": step, **own})
+        return own
 
     def append_rejected(self, step: int, rejected: Sequence[tuple[str, str]]) -> None:
         """Keep the keys of examples that a step could not read, and the reasons. All ranks may call this."""

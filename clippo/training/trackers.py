@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from clippo.errors import UserError
+from clippo.errors import UserError, first_line
 from clippo.files import write_text
 from clippo.model.configs import choices
 
@@ -219,7 +219,3 @@ def wandb_id(folder: Path) -> str:
     if not file.exists():
         write_text(file, f"{uuid.uuid4().hex[:8]}\n")
     return file.read_text(encoding="utf-8").strip()
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

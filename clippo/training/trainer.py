@@ -22,16 +22,20 @@ from clippo.model.configs import to_dict
 from clippo.seeds import torch_seed
 from clippo.training.batches import batches_from
 from clippo.training.config import TrainConfig
+from clippo.training.curves import draw
 from clippo.training.finite import FiniteCheck
 from clippo.training.initialisation import initialise
 from clippo.training.parallel import DistributedContext, release
 from clippo.training.run_folder import RunFolder
 from clippo.training.signals import Requests, Stopped
 from clippo.training.state import TrainState, build_model
+from clippo.training.trackers import check_packages, open_trackers
 from clippo.training.watch import Watch
 from clippo_kernels import cached_contrastive_step
 
 __all__ = ["train"]
+
+CURVES = "curves.png"
 
 
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clippo:
@@ -79,6 +83,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         loss = config.loss.build()
         config.optimizer.freeze([*model.named_parameters(), *loss.named_parameters()])
         if context.is_main_process:
+            check_packages(config.trackers)
             stack.callback(folder.release)
             folder.create(config, resume=resume)
         begun_with = ""
@@ -102,6 +107,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             if begun_with:
                 print(begun_with)
         batches = batches_from(step, config, state, source, order, rows, context.device)
+        names = config.trackers if context.is_main_process else ()
+        trackers = stack.enter_context(open_trackers(names, folder.path, to_dict(config), step))
         check = FiniteCheck(config.max_skipped_steps, context)
         watch = stack.enter_context(Watch(config, context, step))
         requests = stack.enter_context(Requests(context, config.checkpoint_minutes))
@@ -138,6 +145,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 metrics = watch.metrics(step, state, value, grad_norm, check)
                 if context.is_main_process:
                     folder.append_metrics(metrics)
+                    trackers.log(step, metrics)
             if is_checkpoint_step:
                 if context.is_main_process or state.is_sharded:
                     folder.save_checkpoint(step, state, fingerprints)
@@ -151,7 +159,8 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                 with watch.paused():  # evaluation is not part of the speed
                     used = state.whole_model()
                     if context.is_main_process:
-                        folder.append_evaluation(step, suite.evaluate(used, evaluators))
+                        trackers.log(step, folder.append_evaluation(step, suite.evaluate(used, evaluators)))
+                        draw([folder], folder.path / CURVES)
 
         # Results
         requests.close()
@@ -162,11 +171,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             print(f"{watch.num_rejected} examples could not be read: see {folder.rejected_file}")
         if context.is_main_process and evaluators:
             results = suite.evaluate(used, evaluators)
-            folder.append_evaluation(config.steps, results)
+            trackers.log(step, folder.append_evaluation(step, results))
             files = suite.report(
                 folder.path, results, used, evaluators, run=folder.path.name, step=config.steps
             )
             print(f"\n{suite.table(results)}\n\nwritten to {', '.join(map(str, files))}")
+        if context.is_main_process:
+            draw([folder], folder.path / CURVES)
     return used
 
 

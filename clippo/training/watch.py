@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -9,14 +11,18 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from clippo.data.loader import Batch
 from clippo.errors import UserError
+from clippo.model import RenderedTextConfig
 from clippo.model.checkpoints.safetensors import whole
+from clippo.model.packing import PackedPatches
 from clippo.training.config import TrainConfig
 from clippo.training.finite import FiniteCheck
+from clippo.training.flops import peak_flops, step_flops
 from clippo.training.parallel import DistributedContext
 from clippo.training.state import TrainState
 
@@ -37,9 +43,14 @@ class Watch:
 
     def __init__(self, config: TrainConfig, context: DistributedContext, first_step: int) -> None:
         self.config = config
+        self.context = context
         self.num_cut = self.num_rejected = self.num_read = 0
         self.num_steps = 0
+        self.num_patches = self.num_tokens = 0  # of the texts, and of them those that the tower reads
+        self.flops = 0.0
         self.data_s = 0.0
+        peak = peak_flops(context.device)
+        self.peak_flops = None if peak is None else peak * context.world_size
         self.start = time.perf_counter()
         self.bar = tqdm(
             total=config.steps, initial=first_step, unit="step", mininterval=1,
@@ -64,12 +75,28 @@ class Watch:
         self.num_cut += batch.num_cut
         self.num_rejected += len(batch.rejected)
         self.num_read += len(batch.images)
+        self._count_tokens(batch)
         if self.num_read >= 1000 and self.num_rejected > self.config.max_broken_share * self.num_read:
             raise UserError(
                 f"{self.num_rejected} of the first {self.num_read:,} examples could not be read, more than "
                 f"{self.config.max_broken_share:.1%} (--max-broken-share): see rejected.jsonl of the run"
             )
         return batch
+
+    def _count_tokens(self, batch: Batch) -> None:
+        """Count what the tower reads of a batch; the other processes are taken to read as much."""
+        model = self.config.model
+        text_lengths = torch.full((len(batch.texts),), model.num_patches)
+        if isinstance(batch.texts, PackedPatches):
+            text_lengths = batch.texts.varlen.cu_seqlens.diff()
+        elif batch.text_mask is not None:
+            text_lengths = batch.text_mask.sum(1)
+        self.num_tokens += int(text_lengths.sum())
+        self.num_patches += len(batch.texts) * model.num_patches
+        kept = max(1, round(model.num_patches * (1 - self.config.patch_dropout)))
+        image_lengths = torch.full((len(batch.images),), kept)
+        processes = self.context.world_size
+        self.flops += step_flops(model, image_lengths.repeat(processes), text_lengths.repeat(processes))
 
     def update(self) -> None:
         """Take note that a step was taken."""
@@ -93,6 +120,8 @@ class Watch:
     ) -> dict[str, float]:
         """The line of metrics after a step. If the parameters are sharded, all processes must call this."""
         elapsed_s = time.perf_counter() - self.start
+        norms = state.pairs.norms
+        assert norms is not None
         metrics = {
             "step": step,
             "loss": loss.item(),
@@ -100,6 +129,10 @@ class Watch:
             "learning_rate": self.config.learning_rate * state.optimizer.param_groups[0]["factor"],
             "logit_scale": whole(state.model.logit_scale).exp().item(),
             "pairs_per_s": self.num_steps * self.config.batch_size / elapsed_s,
+            "flops_per_s": self.flops / elapsed_s,
+            "memory_bytes": memory_bytes(self.context.device),
+            "image_norm": norms[0].item(),
+            "text_norm": norms[1].item(),
             "step_time": elapsed_s / self.num_steps,
             "data_time": self.data_s / self.num_steps,
             "cut_texts": self.num_cut,
@@ -107,9 +140,18 @@ class Watch:
             "skipped_steps": check.num_bad.item(),
             "elapsed_s": elapsed_s,
         }
+        speed = f"{self.flops / elapsed_s / 1e12:.3g} TFLOP/s"
+        if self.peak_flops is not None:
+            metrics["mfu"] = self.flops / elapsed_s / self.peak_flops
+            speed = f"{metrics['mfu']:.0%} of the peak"
+        if (
+            isinstance(self.config.model.text, RenderedTextConfig)
+            and self.config.model.text.tokens == "inked"
+        ):
+            metrics["inked_share"] = self.num_tokens / self.num_patches
         self.bar.set_postfix_str(
-            f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, "
-            f"data {self.data_s / elapsed_s:.0%} of the time"
+            f"loss {metrics['loss']:.2f}, {metrics['pairs_per_s']:.0f} pairs/s, {speed}, "
+            f"data {self.data_s / elapsed_s:.0%}, {metrics['memory_bytes'] / 2**30:.1f} GiB"
         )
         return metrics
 
@@ -123,3 +165,11 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has taken so far: of its GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

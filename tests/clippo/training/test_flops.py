@@ -8,8 +8,10 @@ from clippo.model import ByteTextConfig, Clippo, ClippoConfig, RenderedTextConfi
 from clippo.model.packing import PackedPatches, VarlenInfo, patch_dropout
 from clippo.training.flops import forward_flops, peak_flops, peak_of, step_flops
 from clippo.training.losses import SigmoidLossConfig, SoftmaxLossConfig
+from clippo_kernels import register_flop_formulas
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
+register_flop_formulas()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NONE = torch.zeros(0, dtype=torch.int64)
 SIZES = {
