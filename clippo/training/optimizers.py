@@ -21,8 +21,9 @@ from clippo.errors import UserError
 from clippo.model import TowerConfig
 from clippo.model.checkpoints.big_vision import published_views
 from clippo.training.adafactor import Adafactor, View
+from clippo.training.muon import Muon
 
-__all__ = ["AdafactorConfig", "AdamWConfig", "OptimizerConfig"]
+__all__ = ["AdafactorConfig", "AdamWConfig", "MuonConfig", "OptimizerConfig"]
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -55,6 +56,16 @@ class OptimizerConfig(ABC):
         for name in ("lr_multipliers", "wd_multipliers"):
             for spec in getattr(self, name):
                 parsed(spec, f"optimizer.{name}")
+
+    def check_decays(self, *names: str) -> None:
+        """Check fields that are the decay of a mean.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")
 
     @abstractmethod
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.Optimizer:
@@ -159,9 +170,7 @@ class AdamWConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")
+        self.check_decays("beta1", "beta2")
 
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.AdamW:
         # Fused kernels honour `found_inf`.
@@ -198,8 +207,7 @@ class AdafactorConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"optimizer.momentum must be from 0 to below 1, got {self.momentum}")
+        self.check_decays("momentum")
 
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> Adafactor:
         published = published_views(sizes)
@@ -210,3 +218,45 @@ class AdafactorConfig(OptimizerConfig):
             other: View = transposed if parameter.ndim == 2 else unchanged
             views[parameter] = published.get(name, [other])
         return Adafactor(self.groups(named), views, momentum=self.momentum)
+
+
+# The matrices inside of the blocks and of the pooling, and how many layers are stacked in one.
+HIDDEN = re.compile(r"(?:^|\.)(?:blocks\.\d+|pool)\..*\b(\w+)\.weight$")
+STACKED = {"qkv": 3, "kv": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig(OptimizerConfig):
+    """Muon for the matrices inside of the blocks and AdamW for the rest, see `clippo.training.muon`.
+
+    The rest are the patch embedding, the head, the tables of positions and bytes, the probe, and all that is
+    no matrix. A step has the size of one of AdamW, whose learning rates serve for both.
+
+    Attributes:
+        weight_decay, lr_multipliers, wd_multipliers: as of `AdamWConfig`.
+        momentum: decay of Muon's mean of the gradient.
+        beta1: decay of AdamW's mean of the gradient.
+        beta2: decay of AdamW's mean of its square.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name: ClassVar[str] = "muon"
+    weight_decay: float = 0.05
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_decays("momentum", "beta1", "beta2")
+
+    def build(self, parameters: NamedParameters, sizes: TowerConfig) -> Muon:
+        named = [*parameters]
+        matrices: dict[Tensor, int] = {}
+        for name, parameter in named:
+            if parameter.ndim == 2 and (found := HIDDEN.search(name)):
+                matrices[parameter] = STACKED.get(found[1], 1)
+        betas = (self.beta1, self.beta2)
+        return Muon(self.groups(named), matrices, momentum=self.momentum, betas=betas)

@@ -10,7 +10,7 @@ from clippo.errors import UserError
 from clippo.model import Clippo, load_big_vision
 from clippo.model.checkpoints.big_vision import entries
 from clippo.training.adafactor import factored_dims
-from clippo.training.optimizers import AdafactorConfig, AdamWConfig
+from clippo.training.optimizers import AdafactorConfig, AdamWConfig, MuonConfig
 from clippo.training.schedules import RsqrtConfig
 from clippo.training.trainer import train
 from clippo_kernels import contrastive_loss
@@ -73,7 +73,9 @@ def test_the_state_is_a_quarter_of_that_of_adamw(tiny_config):
     assert 0.24 < sizes["adafactor"] / sizes["adamw"] < 0.3
 
 
-@pytest.mark.parametrize("config", [AdafactorConfig(), AdamWConfig()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [AdafactorConfig(), AdamWConfig(), MuonConfig()], ids=lambda config: config.name
+)
 def test_a_step_that_is_not_finite_changes_nothing(tiny_config, config):
     model = Clippo(tiny_config.model)
     optimizer = config.build(model.named_parameters(), model.config)
@@ -113,9 +115,10 @@ def test_what_cannot_be_is_refused():
         AdafactorConfig(weight_decay=-1)
 
 
-def test_learning_rates_and_decays_follow_patterns(tiny_config):
+@pytest.mark.parametrize("make", [AdamWConfig, MuonConfig], ids=lambda config: config.name)
+def test_learning_rates_and_decays_follow_patterns(tiny_config, make):
     model = Clippo(tiny_config.model)
-    config = AdamWConfig(
+    config = make(
         weight_decay=0.1, lr_multipliers=("patch_embed=0", "norm=0.5", "^tower=2"), wd_multipliers=("mlp=3",)
     )
     named = dict(model.named_parameters())
@@ -136,7 +139,9 @@ def test_learning_rates_and_decays_follow_patterns(tiny_config):
     assert found["logit_scale"] == (1, 0)
 
 
-@pytest.mark.parametrize("optimizer", [AdamWConfig, AdafactorConfig], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "optimizer", [AdamWConfig, AdafactorConfig, MuonConfig], ids=lambda config: config.name
+)
 def test_frozen_parameters_stay_as_they_are(tiny_config, tmp_path, optimizer):
     config = dataclasses.replace(
         tiny_config,
