@@ -81,8 +81,9 @@ FORMULAS: dict[str, Callable[..., int]] = {
 def register_flop_formulas() -> None:
     """Give PyTorch's counter the formulas, for all later uses of `FlopCounterMode` in this process."""
     # The counter imports Triton, which this package needs only where a kernel runs.
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     for name, formula in FORMULAS.items():
         operator = getattr(torch.ops.clippo_kernels, name)
-        register_flop_formula(operator, get_raw=True)(formula)
+        if operator not in flop_registry:
+            register_flop_formula(operator, get_raw=True)(formula)

@@ -62,6 +62,7 @@ def test_the_folder_holds_what_it_says(finished, tiny_config):
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
         "config.json",
+        "curves.png",
         "evaluations.jsonl",
         "held_out.png",
         "metrics.jsonl",
