@@ -44,7 +44,16 @@ class KeptPatches(NamedTuple):
 
     def to(self, device: torch.device) -> KeptPatches:
         cu_seqlens, max_seqlen = self.varlen
-        return KeptPatches(self.keep_indices.to(device), VarlenInfo(cu_seqlens.to(device), max_seqlen))
+        return KeptPatches(
+            copied(self.keep_indices, device), VarlenInfo(copied(cu_seqlens, device), max_seqlen)
+        )
+
+
+def copied(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device. The host waits for a GPU only where it copies from memory of its own."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

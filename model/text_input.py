@@ -230,9 +230,11 @@ class RenderedText(TextInput):
     def forward(
         self, texts: Tensor | PackedPatches, mask: Tensor | None, patch_embed: PatchEmbed
     ) -> tuple[Tensor, VarlenInfo | None]:
-        texts = texts.to(patch_embed.weight.device)
+        device = patch_embed.weight.device
         if isinstance(texts, PackedPatches):
+            texts = texts.to(device)
             return patch_embed.embed_packed(texts.pixels, texts.positions), texts.varlen
+        texts = texts.to(device, non_blocking=True)
         if mask is None:
             return patch_embed(texts), None
         kept: KeptPatches = keep_where(mask).to(texts.device)
@@ -320,7 +322,8 @@ class ByteText(TextInput):
         assert isinstance(texts, Tensor)
         kept = keep_where(mask).to(self.byte_embed.device)
         row, position = kept.keep_indices.long().unbind(1)
-        byte = texts.to(self.byte_embed.device)[row, position].long().clamp(min=0)
+        device = self.byte_embed.device
+        byte = texts.to(device, non_blocking=True)[row, position].long().clamp(min=0)
         return F.embedding(byte, self.byte_embed) + F.embedding(position, self.pos_embed), kept.varlen
 
 

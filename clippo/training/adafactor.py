@@ -81,9 +81,9 @@ class Adafactor(torch.optim.Optimizer):
         is_good: Tensor,
     ) -> None:
         """Update a view of a parameter and its part of the state, if the step is good."""
-        grad = torch.where(is_good, grad, 0.0).float()
+        grad = grad.masked_fill(~is_good, 0.0).float()
         decay = (1 - state["step"].clamp(min=1) ** -DECAY_POWER).clamp(max=MAX_DECAY)
-        decay = torch.where(is_good, decay, 1.0)  # which leaves the moments as they are
+        decay = decay.masked_fill(~is_good, 1.0)  # which leaves the moments as they are
         square = grad.square() + EPS
         dims = factored_dims(weight.shape)
         if dims is None:
@@ -100,7 +100,7 @@ class Adafactor(torch.optim.Optimizer):
         mean = (1 - self.momentum) * scaled + self.rounded_momentum * momentum
         momentum.copy_(torch.where(is_good, mean, momentum))
         change = group["lr"] * mean + group["weight_decay"] * group["factor"] * weight
-        weight.sub_(torch.where(is_good, change, 0.0))
+        weight.sub_(change.masked_fill(~is_good, 0.0))
 
 
 def factored_dims(shape: torch.Size) -> tuple[int, int] | None:

@@ -29,7 +29,7 @@ class FiniteCheck:
         is_bad = self.context.maximum((~(loss.isfinite() & grad_norm.isfinite())).long())
         self.num_bad = self.num_bad + is_bad
         is_end = (self.bad_step == 0) & (self.num_bad > self.max_skipped_steps)
-        self.bad_step = torch.where(is_end, step, self.bad_step)
+        self.bad_step = self.bad_step.masked_fill(is_end, step)
         return ((is_bad > 0) | (self.bad_step > 0)).float()
 
     def ended_at(self) -> int:

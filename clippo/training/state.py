@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,9 +66,12 @@ class PairEmbedder(nn.Module):
             self.norms = mean_norm(z_images), mean_norm(z_texts)
             return normalized(z_images), normalized(z_texts)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Context of bfloat16 products."""
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.in_bfloat16)
+        device_type = self.model.device.type
+        if not torch.amp.is_autocast_available(device_type):  # such as "meta"
+            return nullcontext()
+        return torch.autocast(device_type, torch.bfloat16, enabled=self.in_bfloat16)
 
 
 def mean_norm(z: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 
 from clippo.errors import UserError
 from clippo.model import ByteTextConfig, Clippo
+from clippo.training.checkpoint import checked_optimizer_state
 from clippo.training.muon import Muon
 from clippo.training.optimizers import AdamWConfig, MuonConfig
-from clippo.training.checkpoint import checked_optimizer_state
 from clippo.training.trainer import train
 from tests.clippo.training.test_trainer import losses, same, state, train_until
 

@@ -443,6 +443,67 @@ def test_some_steps_that_are_not_finite_may_be_skipped(tiny_config, tmp_path, mo
         train(dataclasses.replace(config, max_skipped_steps=1), tmp_path / "few")
 
 
+def test_a_run_goes_back_and_on_with_other_batches(tiny_config, tmp_path, monkeypatch):
+    """And again from the same checkpoint when it is resumed, to the same weights."""
+    config = dataclasses.replace(
+        tiny_config, steps=10, checkpoint_every=4, log_every=1, evaluators={}, max_rewinds=1
+    )
+    step_of, order, seen = trainer.cached_contrastive_step, WeightedOrder.__call__, []
+
+    def noted(self, step):
+        seen.append(step)
+        return order(self, step)
+
+    def spoiled(embed, *args, **kwargs):
+        value = step_of(embed, *args, **kwargs)
+        return value * torch.nan if seen[-1] == 5 else value
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", spoiled)
+    monkeypatch.setattr(WeightedOrder, "__call__", noted)
+    with pytest.warns(UserWarning, match="not finite at step 6: the run goes on from step 4 with other"):
+        train(config, tmp_path / "whole")
+    assert seen == [*range(12)]  # the batches 4 and 5 are left out
+    assert [*losses(tmp_path / "whole")] == [*range(1, 11)]
+    seen.clear()
+    train_until(10, config, tmp_path / "cut")
+    assert RunFolder(tmp_path / "cut").newest_checkpoint().name == "step-000008"
+    seen.clear()
+    train(config, tmp_path / "cut", resume=True)
+    assert seen == [10, 11]
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    with pytest.raises(UserError, match=r"not finite at step 6; .*--max-rewinds is 0"):
+        train(dataclasses.replace(config, max_rewinds=0), tmp_path / "none")
+
+
+def test_the_last_steps_leave_no_patches_out(tiny_config, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny_config, steps=6, evaluators={}, patch_dropout=0.5, unmasked_steps=2)
+    step_of, dropped = trainer.cached_contrastive_step, []
+
+    def noted(embed, *args, **kwargs):
+        dropped.append(embed.patch_dropout)
+        return step_of(embed, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", noted)
+    train(config, tmp_path / "run")
+    assert dropped == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_products_in_bfloat16_train_float32_weights(finished, tiny_config, tmp_path):
+    model = train(dataclasses.replace(tiny_config, precision="bfloat16"), tmp_path / "run")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    found, expected = losses(tmp_path / "run"), losses(finished)
+    assert found != expected
+    assert found == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.long
+def test_compiled_blocks_train_as_the_others_do(finished, tiny_config, tmp_path):
+    train(dataclasses.replace(tiny_config, compile=True), tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), abs=1e-3)
+    assert state(tmp_path / "run").keys() == state(finished).keys()
+
+
 def test_equal_texts_are_merged_on_request(tiny_config, tmp_path, monkeypatch):
     given = []
     forward = SoftmaxLoss.forward
