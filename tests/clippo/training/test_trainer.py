@@ -465,7 +465,8 @@ def test_a_run_goes_back_and_on_with_other_batches(tiny_config, tmp_path, monkey
     assert seen == [*range(12)]  # the batches 4 and 5 are left out
     assert [*losses(tmp_path / "whole")] == [*range(1, 11)]
     seen.clear()
-    train_until(10, config, tmp_path / "cut")
+    with pytest.warns(UserWarning, match="the run goes on from step 4"):
+        train_until(10, config, tmp_path / "cut")
     assert RunFolder(tmp_path / "cut").newest_checkpoint().name == "step-000008"
     seen.clear()
     train(config, tmp_path / "cut", resume=True)
