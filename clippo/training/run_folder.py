@@ -322,11 +322,18 @@ class RunFolder:
             append_line(self.rejected_file, {"step": step, "key": key, "reason": reason})
 
     def drop_metrics_after(self, step: int) -> None:
-        """Remove the lines that a run wrote between its last checkpoint and its end."""
+        """Remove the lines that a run wrote between its last checkpoint and its end.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
         for file in (self.metrics_file, self.evaluations_file, self.rejected_file):
             if file.exists():
                 lines = file.read_text(errors="replace").splitlines()
-                write_text(file, "".join(f"{line}\n" for line in lines if step_of_line(line) <= step))
+                try:
+                    write_text(file, "".join(f"{line}\n" for line in lines if step_of_line(line) <= step))
+                except OSError as error:
+                    raise UserError(f"cannot write into {file}: {error.strerror}") from error
 
 
 def sha256_of(tensor: torch.Tensor) -> str:

@@ -42,8 +42,8 @@ WAYS = {
 # None is the beginning. The fourth step writes the checkpoint of step 4, and removes that of step 2.
 WINDOWS = {"start": (False, None, 0), "save": (False, 3, 4), "resume": (True, None, 2)}
 
-TIMED = ("pairs_per_s", "step_time", "data_time", "elapsed_s")
-SINCE_THE_START = ("cut_texts", "rejected", "skipped_steps")  # of the process
+TIMED = ("pairs_per_s", "flops_per_s", "step_time", "data_time", "elapsed_s", "memory_bytes")
+SINCE_THE_START = ("cut_texts", "rejected", "skipped_steps", "inked_share")  # of the process
 
 killer = ctypes.CDLL(os.environ["LD_PRELOAD"])
 killer.call.restype = ctypes.c_char_p
@@ -143,7 +143,7 @@ def contents(folder: Path) -> dict[str, Any]:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             ignored = {*TIMED, *SINCE_THE_START}
             found[path.name] = [{k: v for k, v in line.items() if k not in ignored} for line in lines]
-        else:
+        elif path.name != "curves.png":  # which shows the speed
             found[str(path.relative_to(folder))] = path.is_file() and path.read_bytes()
     return found
 

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         not shutil.which("cc") or platform.libc_ver()[0] != "glibc", reason="there is no compiler or no glibc"
     ),
@@ -76,16 +76,7 @@ def test_a_checkpoint_counts_from_its_rename_on(outcomes):
 
 
 @pytest.mark.parametrize("way", FAILURES)
-@pytest.mark.parametrize(
-    "window",
-    [
-        "start",
-        "save",
-        pytest.param(
-            "resume", marks=pytest.mark.xfail(strict=True, reason="drop_metrics_after raises OSError")
-        ),
-    ],
-)
+@pytest.mark.parametrize("window", FIRST_STEPS)
 def test_a_failing_disk_ends_a_run_with_one_error(outcomes, way, window):
     errors = [(outcome, outcome["ended"]["error"]) for outcome in of(outcomes, way, window)]
     for outcome, error in errors:
