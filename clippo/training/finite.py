@@ -1,13 +1,18 @@
-"""Steps whose loss or gradient is not finite, counted on the device."""
+"""Steps whose loss or gradient is not finite: counted on the device, and what is done about them."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from clippo.training.parallel import DistributedContext
+from clippo.training.run_folder import RunFolder
+from clippo.training.state import TrainState
 
-__all__ = ["FiniteCheck"]
+__all__ = ["FiniteCheck", "rewind"]
 
 
 class FiniteCheck:
@@ -35,3 +40,30 @@ class FiniteCheck:
     def ended_at(self) -> int:
         """The step from which on nothing was changed; 0 if there is none. The host waits for the device."""
         return int(self.bad_step.item())
+
+
+def rewind(
+    folder: RunFolder,
+    state: TrainState,
+    fingerprints: Mapping[str, str],
+    step: int,
+    bad_step: int,
+    context: DistributedContext,
+) -> int:
+    """Restore the newest checkpoint, from which the run goes on with the batches after `step`.
+
+    Returns:
+        The step of the checkpoint.
+    """
+    taken = step + state.left_out
+    folder.wait()
+    restored = folder.load_checkpoint(state, fingerprints)
+    state.left_out = taken - restored
+    if context.is_main_process:
+        folder.drop_metrics_after(restored)
+        warnings.warn(
+            f"the loss or its gradient is not finite at step {bad_step}: the run goes on from step "
+            f"{restored} with other batches",
+            stacklevel=2,
+        )
+    return restored

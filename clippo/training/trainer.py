@@ -23,8 +23,9 @@ from clippo.seeds import torch_seed
 from clippo.training.batches import batches_from
 from clippo.training.config import TrainConfig
 from clippo.training.curves import draw
-from clippo.training.finite import FiniteCheck
+from clippo.training.finite import FiniteCheck, rewind
 from clippo.training.initialisation import initialise
+from clippo.training.memory import keep_freed_memory
 from clippo.training.parallel import DistributedContext, release
 from clippo.training.run_folder import RunFolder
 from clippo.training.signals import Requests, Stopped
@@ -231,40 +232,3 @@ def take_step(
     if state.average is not None:
         state.average.update_parameters(state.model)
     return value, grad_norm
-
-
-def rewind(
-    folder: RunFolder,
-    state: TrainState,
-    fingerprints: dict[str, str],
-    step: int,
-    bad_step: int,
-    context: DistributedContext,
-) -> int:
-    """Restore the newest checkpoint, from which the run goes on with the batches after `step`.
-
-    Returns:
-        The step of the checkpoint.
-    """
-    taken = step + state.left_out
-    folder.wait()
-    restored = folder.load_checkpoint(state, fingerprints)
-    state.left_out = taken - restored
-    if context.is_main_process:
-        folder.drop_metrics_after(restored)
-        warnings.warn(
-            f"the loss or its gradient is not finite at step {bad_step}: the run goes on from step "
-            f"{restored} with other batches",
-            stacklevel=2,
-        )
-    return restored
-
-
-def keep_freed_memory() -> None:
-    """Raise glibc's mmap threshold to 32 MiB, so that the memory of freed activations is reused.
-
-    Larger blocks than the threshold are returned to the system when they are freed, and mapped again page by
-    page, which takes 8 % of a step of the emoji recipe on two cores. glibc raises the threshold to the size
-    of the largest block that was freed, up to 32 MiB; other C libraries are not affected.
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)

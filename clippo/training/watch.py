@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from clippo.model.packing import PackedPatches
 from clippo.training.config import TrainConfig
 from clippo.training.finite import FiniteCheck
 from clippo.training.flops import peak_flops, step_flops
+from clippo.training.memory import memory_bytes
 from clippo.training.parallel import DistributedContext
 from clippo.training.state import TrainState
 
@@ -165,11 +164,3 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def memory_bytes(device: torch.device) -> int:
-    """The most memory that this process has taken so far: of its GPU, or of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
