@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Implementations", "in_transform", "select"]
+__all__ = ["BACKEND_VARIABLE", "Implementations", "in_transform", "select"]
 
 Implementations = Mapping[str, Callable[..., Any]]
 

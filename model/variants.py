@@ -13,7 +13,7 @@ from clippo.model.checkpoints.big_vision import load_big_vision
 from clippo.model.clippo import Clippo, ClippoConfig
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 
-__all__ = ["PUBLISHED", "create_model", "list_models"]
+__all__ = ["PUBLISHED", "create_model", "list_models", "named_config"]
 
 # width, depth, mlp_dim, num_heads; the names are those of the ViT papers, So400m is from arXiv 2305.13035.
 VARIANTS = {

@@ -2,7 +2,7 @@
 # Train on a Slurm cluster, on all GPUs of some nodes:
 #
 #   sbatch --nodes=4 scripts/slurm.sh RECIPE FOLDER [FLAG...]
-#   sbatch --nodes=4 scripts/slurm.sh own /shared/runs/photos --data 'wds:/shared/photos/*.tar' --batch-size 16384
+#   sbatch --nodes=4 scripts/slurm.sh own /shared/runs/photos --data 'tars:/shared/photos/*.tar' --batch-size 16384
 #
 # FOLDER and the data lie on a file system that all nodes share. torchrun is that of the environment in which sbatch
 # is called. What sbatch gets on the command line takes the place of the options below.

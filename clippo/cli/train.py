@@ -12,6 +12,7 @@ import tyro
 
 from clippo.arguments import call
 from clippo.data.base import SourceConfig
+from clippo.data.made_up import MadeUpConfig
 from clippo.data.spec import data_config
 from clippo.errors import UserError
 from clippo.model.configs import choices, kind_of
@@ -32,6 +33,7 @@ Train a model by a recipe, then measure it. Under torchrun every process takes i
     clippo train emoji --loss sigmoid --out runs/sigmoid
     clippo train emoji --model.text bytes --model.num-towers 2 --out runs/two-towers
     torchrun --nproc-per-node 8 -m clippo train emoji --batch-size 2048
+    clippo train yfcc100m --dry-run 0                             what it needs, on made-up data
     clippo train emoji --out runs/mine --resume                   as it was begun, from its config.json
     clippo train emoji --out runs/mine --resume --steps 6000      the same, but longer
 
@@ -56,6 +58,7 @@ def main(arguments: list[str]) -> None:
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
         out: Path = Path("runs") / name,
         resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+        dry_run: int | None = None,
     ) -> None:
         """Train by a recipe.
 
@@ -64,8 +67,14 @@ def main(arguments: list[str]) -> None:
             out: folder of the run.
             resume: continue the run in that folder with its own configuration, of which arguments may change
                 the length and the intervals; or start it if there is none yet.
+            dry_run: print what the run needs, and take so many steps on made-up data; 0 computes nothing.
         """
+        from clippo.training.dry_run import dry_run as run_dry
         from clippo.training.trainer import train
+
+        if dry_run is not None:
+            run_dry(config, dry_run)
+            return
 
         train(config, out, resume=resume)
 
@@ -88,11 +97,12 @@ def new(name: str, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
             taken.setdefault(parameter, []).append(rest[at + 1])
             del rest[at : at + 2]
     if "data" in parameters:
-        if "data" not in taken and not {"-h", "--help"} & {*rest}:
+        is_dry = any(argument in ("-h", "--help", "--dry-run") for argument in rest)
+        if "data" not in taken and not is_dry:
             raise UserError(
                 f"clippo train {name} needs --data, such as folder:photos; see clippo data --help"
             )
-        taken["data"] = [data_config(taken.get("data", ["emoji"]))]
+        taken["data"] = [data_config(taken["data"]) if "data" in taken else MadeUpConfig()]
     return function(**{parameter: values[-1] for parameter, values in taken.items()}), rest
 
 

@@ -175,7 +175,8 @@ class AdamWConfig(OptimizerConfig):
     def build(self, parameters: NamedParameters, sizes: TowerConfig) -> torch.optim.AdamW:
         # Fused kernels honour `found_inf`.
         groups = self.groups([*parameters])
-        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), fused=True)
+        is_fused = not groups[0]["params"][0].is_meta
+        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), fused=is_fused)
 
 
 def transposed(tensor: Tensor) -> Tensor:

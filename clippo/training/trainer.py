@@ -34,7 +34,7 @@ from clippo.training.trackers import check_packages, open_trackers
 from clippo.training.watch import Watch
 from clippo_kernels import cached_contrastive_step
 
-__all__ = ["train"]
+__all__ = ["take_step", "train"]
 
 CURVES = "curves.png"
 

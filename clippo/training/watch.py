@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from clippo.data.loader import Batch
 from clippo.errors import UserError
-from clippo.model import RenderedTextConfig
+from clippo.model import ClippoConfig, RenderedTextConfig
 from clippo.model.checkpoints.safetensors import whole
 from clippo.model.packing import PackedPatches
 from clippo.training.config import TrainConfig
@@ -25,7 +25,7 @@ from clippo.training.memory import memory_bytes
 from clippo.training.parallel import DistributedContext
 from clippo.training.state import TrainState
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "text_lengths_of"]
 
 
 class Watch:
@@ -85,11 +85,7 @@ class Watch:
     def _count_tokens(self, batch: Batch) -> None:
         """Count what the tower reads of a batch; the other processes are taken to read as much."""
         model = self.config.model
-        text_lengths = torch.full((len(batch.texts),), model.num_patches)
-        if isinstance(batch.texts, PackedPatches):
-            text_lengths = batch.texts.varlen.cu_seqlens.diff()
-        elif batch.text_mask is not None:
-            text_lengths = batch.text_mask.sum(1)
+        text_lengths = text_lengths_of(batch, model)
         self.num_tokens += int(text_lengths.sum())
         self.num_patches += len(batch.texts) * model.num_patches
         kept = max(1, round(model.num_patches * (1 - self.config.patch_dropout)))
@@ -164,3 +160,12 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def text_lengths_of(batch: Batch, model: ClippoConfig) -> Tensor:
+    """The number of tokens that a model reads of each text, (B,)."""
+    if isinstance(batch.texts, PackedPatches):
+        return batch.texts.varlen.cu_seqlens.diff()
+    if batch.text_mask is not None:
+        return batch.text_mask.sum(1)
+    return torch.full((len(batch.texts),), model.num_patches)

@@ -286,7 +286,10 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         ),
         (["render", "dog", "--out", "x.png", "--renderer", "paragraph", "--fonts", "no.otf"], "no.otf"),
         (["train"], "clippo train needs a recipe: dictionary, emoji"),
-        (["train", "cats"], "recipe must be one of dictionary, emoji, own; got 'cats'"),
+        (
+            ["train", "cats"],
+            "recipe must be one of dictionary, emoji, laion400m, laion400m_l16, own, yfcc100m; got 'cats'",
+        ),
         (["train", "own"], "clippo train own needs --data, such as folder:photos"),
         (["train", "own", "--data", "photos"], "photos is not a folder, and has none of the endings"),
         (["train", "emoji", "--data", "folder:none", "--out", "new"], "none is not a folder"),

@@ -1,0 +1,71 @@
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from clippo.cli import main
+from clippo.data.made_up import MadeUpConfig
+from clippo.recipes import find_recipe
+from clippo.training.dry_run import LiveBytes, dry_run, made_up_batch, memory, needs, num_parameters
+from clippo.training.optimizers import AdafactorConfig
+
+
+def test_live_bytes_are_those_that_somebody_holds():
+    with LiveBytes() as live:
+        a = torch.empty(1000, device="meta")
+        b = a.view(10, 100) + 1
+        assert live.now == 8000
+        del a
+        assert (live.now, live.peak) == (4000, 8000)
+        c = b[0]
+        del b
+        assert live.now == 4000  # which c is a part of
+        del c
+        assert live.now == 0
+
+
+@pytest.mark.parametrize(("optimizer", "bytes_of_a_weight"), [(None, 16), (AdafactorConfig(), 10)])
+def test_what_stays_between_steps_is_known(tiny_config, optimizer, bytes_of_a_weight):
+    """float32 weights and gradients, and two float32 moments or a bfloat16 one and some vectors."""
+    model = dataclasses.replace(tiny_config.model, width=128, mlp_dim=512)
+    config = dataclasses.replace(tiny_config, model=model, optimizer=optimizer or tiny_config.optimizer)
+    held, active = memory(config, made_up_batch(config, 8))
+    assert held == pytest.approx(bytes_of_a_weight * num_parameters(config), rel=0.1)
+    _, twice = memory(config, made_up_batch(config, 16))
+    assert 1.5 < twice / active < 2.5
+    checkpointed = dataclasses.replace(
+        config, grad_checkpointing=True, model=dataclasses.replace(config.model, depth=6)
+    )
+    deep = dataclasses.replace(checkpointed, grad_checkpointing=False)
+    batch = made_up_batch(deep, 8)
+    assert memory(checkpointed, batch)[1] < 0.5 * memory(deep, batch)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "hours"),
+    [("yfcc100m", "93.5", 305), ("laion400m", "93.5", 152), ("laion400m_l16", "316.7", 531)],
+)
+@pytest.mark.slow
+def test_the_recipes_at_published_scale_are_counted(name, parameters, hours):
+    """A B/16 has 35.3 GFLOP for an image of 196 patches (two for a multiply-add), and a step three times two
+    of them for each pair.
+    """
+    config = find_recipe(name)(MadeUpConfig())
+    text = needs(config)
+    assert f"{parameters} M" in text
+    assert re.search(rf"^computed +{hours} hours of an H100", text, re.M)
+    if name == "yfcc100m":
+        pairs = config.steps * config.batch_size
+        assert float(re.search(r"([\d.e+]+) FLOP", text)[1]) == pytest.approx(6 * 35.3e9 * pairs, rel=0.01)
+
+
+def test_steps_on_made_up_data(tiny_config, capsys):
+    dry_run(dataclasses.replace(tiny_config, init_from="nowhere.npz"), 2)
+    assert '2 steps on made-up data: {"step": 2,' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_dry_run_needs_no_data(capsys):
+    main(["train", "own", "--dry-run", "0"])
+    assert "parameters" in capsys.readouterr().out
