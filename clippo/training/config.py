@@ -141,6 +141,11 @@ class TrainConfig:
         for name, choices in (("parallel", ("ddp", "fsdp")), ("precision", ("auto", "bfloat16", "float32"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.parallel == "fsdp" and not self.optimizer.works_sharded:
+            raise UserError(
+                "optimizer must be one that works on parts of a matrix, such as adamw, for parallel fsdp, got "
+                f"{self.optimizer.name}"
+            )
         self.schedule.check(steps=self.steps, warmup_steps=self.warmup_steps)
         resize = getattr(self.transform, "resize", self.model.resize)
         if resize != self.model.resize:

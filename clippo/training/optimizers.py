@@ -44,6 +44,7 @@ class OptimizerConfig(ABC):
     """
 
     name: ClassVar[str]
+    works_sharded: ClassVar[bool] = True  # or it needs each parameter whole, which fully_shard divides
     weight_decay: float
     lr_multipliers: tuple[str, ...] = ()
     wd_multipliers: tuple[str, ...] = ()
@@ -203,6 +204,7 @@ class AdafactorConfig(OptimizerConfig):
     """
 
     name: ClassVar[str] = "adafactor"
+    works_sharded: ClassVar[bool] = False
     weight_decay: float = 1e-4
     momentum: float = 0.9
 
@@ -244,6 +246,7 @@ class MuonConfig(OptimizerConfig):
     """
 
     name: ClassVar[str] = "muon"
+    works_sharded: ClassVar[bool] = False
     weight_decay: float = 0.05
     momentum: float = 0.95
     beta1: float = 0.9

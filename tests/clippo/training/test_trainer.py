@@ -296,6 +296,13 @@ def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"parallel": "zero"}, "parallel must be one of ddp, fsdp, got 'zero'"),
+        ({"precision": "float16"}, "precision must be one of auto, bfloat16, float32, got 'float16'"),
+        (
+            {"parallel": "fsdp", "optimizer": AdafactorConfig()},
+            "such as adamw, for parallel fsdp, got adafactor",
+        ),
+        ({"unmasked_steps": -1}, "unmasked_steps must not be negative, got -1"),
         ({"patch_dropout": 1.0}, "patch_dropout must be from 0 to below 1"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"workers": -1}, "workers must not be negative, got -1"),
