@@ -143,8 +143,8 @@ class TrainConfig:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.parallel == "fsdp" and not self.optimizer.works_sharded:
             raise UserError(
-                "optimizer must be one that works on parts of a matrix, such as adamw, for parallel fsdp, got "
-                f"{self.optimizer.name}"
+                "optimizer must be one that works on parts of a matrix, such as adamw, for parallel fsdp, "
+                f"got {self.optimizer.name}"
             )
         self.schedule.check(steps=self.steps, warmup_steps=self.warmup_steps)
         resize = getattr(self.transform, "resize", self.model.resize)

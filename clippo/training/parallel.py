@@ -162,7 +162,7 @@ def parallelize(
         fully_shard(module)
         return module
     if context.world_size > 1:
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
     return module
 
 
