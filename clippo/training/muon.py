@@ -37,7 +37,9 @@ class Muon(torch.optim.Optimizer):
         # Both get their parameters and state in each step, but cannot be made without a parameter.
         nothing = [torch.empty(0, 0)]
         self.muon = torch.optim.Muon(nothing, momentum=momentum, adjust_lr_fn="match_rms_adamw")
-        self.adamw = torch.optim.AdamW(nothing, betas=betas, fused=True)  # fused kernels honour `found_inf`
+        # Fused kernels honour `found_inf`; there are none for the meta tensors of a dry run.
+        is_fused = not groups[0]["params"][0].is_meta
+        self.adamw = torch.optim.AdamW(nothing, betas=betas, fused=is_fused)
         super().__init__(groups, self.adamw.defaults | {"lr": 0.0})
         self.matrices = matrices
 
@@ -52,7 +54,8 @@ class Muon(torch.optim.Optimizer):
             rest = [parameter for parameter in group["params"] if parameter not in self.matrices]
             others.append({**group, "params": rest})
         self.adamw.state, self.adamw.param_groups = self.state, others
-        self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
+        if self.adamw.defaults["fused"]:
+            self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
         self.adamw.step()
 
     def update_matrix(self, parameter: Tensor, group: dict[str, Any], is_good: Tensor) -> None:

@@ -8,7 +8,7 @@ from clippo.cli import main
 from clippo.data.made_up import MadeUpConfig
 from clippo.recipes import find_recipe
 from clippo.training.dry_run import LiveBytes, dry_run, made_up_batch, memory, needs, num_parameters
-from clippo.training.optimizers import AdafactorConfig
+from clippo.training.optimizers import AdafactorConfig, AdamWConfig, MuonConfig
 
 
 def test_live_bytes_are_those_that_somebody_holds():
@@ -25,11 +25,13 @@ def test_live_bytes_are_those_that_somebody_holds():
         assert live.now == 0
 
 
-@pytest.mark.parametrize(("optimizer", "bytes_of_a_weight"), [(None, 16), (AdafactorConfig(), 10)])
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_of_a_weight"), [(AdamWConfig(), 16), (AdafactorConfig(), 10), (MuonConfig(), 14)]
+)
 def test_what_stays_between_steps_is_known(tiny_config, optimizer, bytes_of_a_weight):
-    """float32 weights and gradients, and two float32 moments or a bfloat16 one and some vectors."""
+    """float32 weights and gradients, and two float32 moments, a bfloat16 one and some vectors, or one or two."""
     model = dataclasses.replace(tiny_config.model, width=128, mlp_dim=512)
-    config = dataclasses.replace(tiny_config, model=model, optimizer=optimizer or tiny_config.optimizer)
+    config = dataclasses.replace(tiny_config, model=model, optimizer=optimizer)
     held, _ = memory(config, made_up_batch(config, 8))
     assert held == pytest.approx(bytes_of_a_weight * num_parameters(config), rel=0.1)
 
