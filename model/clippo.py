@@ -165,7 +165,8 @@ class Clippo(nn.Module):
             return None, text_encoder(text_tokens, text_varlen)
         if self.text_encoder is not None:
             return self.tower.encoder(image_tokens, image_varlen), text_encoder(text_tokens, text_varlen)
-        if image_varlen is None and text_varlen is None:
+        has_one_length = image_tokens.shape[1:] == text_tokens.shape[1:]
+        if image_varlen is None and text_varlen is None and has_one_length:
             z = self.tower.encoder(torch.cat([image_tokens, text_tokens]))
         else:
             image_tokens, image_varlen = packed(image_tokens, image_varlen)

@@ -7,6 +7,8 @@ F = D / H features of a head, P patch size in px.
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,16 @@ from clippo_kernels import (
     patch_embed_select,
 )
 
-__all__ = ["LAYER_NORM_EPS", "Attention", "AttentionPool", "Block", "Mlp", "PatchEmbed", "lecun_normal_"]
+__all__ = [
+    "LAYER_NORM_EPS",
+    "Attention",
+    "AttentionPool",
+    "Block",
+    "Mlp",
+    "PatchEmbed",
+    "lecun_normal_",
+    "resample_pos_embed",
+]
 
 LAYER_NORM_EPS = 1e-6  # of the published models
 
@@ -33,11 +44,16 @@ class PatchEmbed(nn.Module):
         image_size: side of the square images in px.
         patch_size: side of a square patch in px.
         width: features of a token.
+
+    Attributes:
+        takes_smaller: whether smaller images are taken as well, with the position embedding resampled to
+            their grid of patches.
     """
 
     def __init__(self, image_size: int, patch_size: int, width: int) -> None:
         super().__init__()
         self.image_size = image_size
+        self.takes_smaller = False
         num_patches = (image_size // patch_size) ** 2
         self.weight = nn.Parameter(torch.empty(width, 3, patch_size, patch_size))
         self.bias = nn.Parameter(torch.empty(width))
@@ -65,10 +81,15 @@ class PatchEmbed(nn.Module):
         if images.ndim == 3:
             images = images.unsqueeze(1)
         side = self.image_size
+        if self.takes_smaller and images.ndim == 4:
+            side = min(side, images.shape[2])  # the width of (B, S, S, C), the height of (B, C, S, S)
         if images.ndim != 4 or (side, side) not in (images.shape[1:3], images.shape[2:]):
             raise ValueError(f"images must be {side} x {side} px, got shape {tuple(images.shape)}")
         mean, std = (0.5, 0.5) if images.dtype == torch.uint8 else (0.0, 1.0)
-        parameters = self.weight, self.bias, self.pos_embed
+        pos_embed: Tensor = self.pos_embed
+        if side != self.image_size:
+            pos_embed = resample_pos_embed(pos_embed, (side // self.weight.shape[-1]) ** 2)
+        parameters = self.weight, self.bias, pos_embed
         if keep_indices is None:
             return patch_embed(images, *parameters, mean=mean, std=std)
         return patch_embed_select(images, keep_indices, *parameters, mean=mean, std=std)
@@ -209,3 +230,19 @@ def lecun_normal_(weight: Tensor) -> None:
     # A standard normal cut at +-2 has this standard deviation; dividing by it restores the variance.
     std = fan_in**-0.5 / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
+    """Resample the position embedding of a square grid, (1, N, D), to (1, positions, D).
+
+    If the row of a class token precedes the grid, it is removed. The interpolation is bilinear with aligned
+    corners, as in big_vision.
+    """
+    own = isqrt(pos_embed.shape[1])
+    grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
+    if own**2 == positions:
+        return grid
+    # big_vision computes in float64.
+    grid_DYX = grid.double().reshape(1, own, own, -1).permute(0, 3, 1, 2)
+    resampled = F.interpolate(grid_DYX, size=(isqrt(positions),) * 2, mode="bilinear", align_corners=True)
+    return resampled.flatten(2).mT.to(pos_embed.dtype)

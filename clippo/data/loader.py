@@ -92,6 +92,10 @@ class Batches(Dataset[Batch | Exception]):
         num_rows: int = self.rows.stop - self.rows.start
         return num_rows * self.transform.image_size**2 * 4
 
+    def transform_of(self, step: int) -> Transform:
+        """The transform of the images of a step."""
+        return self.transform
+
     def __getitem__(self, number: int) -> Batch | Exception:
         try:
             return self.read(self.steps[number])
@@ -106,7 +110,7 @@ class Batches(Dataset[Batch | Exception]):
         for row, rng in islice(enumerate(rngs), self.rows.start, self.rows.stop):
             example, pixels = self.readable(step, row, indices, rejected)
             texts.append(choose(example.texts, rng))
-            images.append(self.transform(pixels, rng))
+            images.append(self.transform_of(step)(pixels, rng))
         cut = self.text_input.num_cut
         tokens = self.text_input.tokenize(texts)
         num_cut, mask = self.text_input.num_cut - cut, self.text_input.mask(tokens)
@@ -130,7 +134,7 @@ class Batches(Dataset[Batch | Exception]):
         for attempt in range(MAX_ATTEMPTS):
             try:
                 example = self.source[index]
-                return example, pixels_of(example, at_least=self.transform.decode_at_least)
+                return example, pixels_of(example, at_least=self.transform_of(step).decode_at_least)
             except BrokenExampleError as error:
                 rejected.append((error.key, error.reason))
             rng = generator(self.seed, "instead", step, row, attempt)

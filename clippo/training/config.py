@@ -19,7 +19,7 @@ from clippo.training.parallel import Parallel
 from clippo.training.schedules import CosineConfig, ScheduleConfig
 from clippo.training.trackers import check_trackers
 
-__all__ = ["MAX_WORKERS", "TrainConfig"]
+__all__ = ["MAX_WORKERS", "TrainConfig", "image_sizes"]
 
 MAX_COUNT = 2**31 - 1  # PyTorch's DataLoader and range() end in an OverflowError a little above
 MAX_WORKERS = 256  # more have to be a slip of the finger, and a machine does not survive it
@@ -55,6 +55,9 @@ class TrainConfig:
         patch_dropout: share of the patches of an image that a step leaves out, from 0 to below 1.
         unmasked_steps: the last steps, which leave no patches out (the "unmasked tuning" of FLIP, arXiv
             2212.00794).
+        resolutions: "SIZE=SHARE", images of SIZE px for that share of the steps; several follow one another,
+            and the rest of the steps has the size of the model. Position embeddings are resampled. Texts are
+            drawn at the size of the model throughout.
         grad_checkpointing: save memory by computing the inner activations of each block twice.
         init_from: a model whose weights the run begins with, see `clippo.training.initialisation`; none by
             default.
@@ -101,6 +104,7 @@ class TrainConfig:
     max_logit_scale: float = 100.0
     patch_dropout: float = 0.0
     unmasked_steps: int = 0
+    resolutions: tuple[str, ...] = ()
     grad_checkpointing: bool = False
     init_from: str | None = None
     residual_scale: float = 1.0
@@ -141,6 +145,7 @@ class TrainConfig:
         for name, choices in (("parallel", ("ddp", "fsdp")), ("precision", ("auto", "bfloat16", "float32"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        image_sizes(self)
         if self.parallel == "fsdp" and not self.optimizer.works_sharded:
             raise UserError(
                 "optimizer must be one that works on parts of a matrix, such as adamw, for parallel fsdp, "
@@ -157,3 +162,26 @@ class TrainConfig:
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout must be from 0 to below 1, got {self.patch_dropout}")
         check_trackers(self.trackers)
+
+
+def image_sizes(config: TrainConfig) -> list[tuple[int, int]]:
+    """The sizes in px of the images before they have that of the model, and before which step each ends.
+
+    Raises:
+        UserError: something else than "SIZE=SHARE", a size that the model cannot take, or shares of more than
+            the whole run.
+    """
+    found, end = [], 0.0
+    for spec in config.resolutions:
+        size, _, share = spec.partition("=")
+        try:
+            found.append((int(size), round((end + float(share)) * config.steps)))
+            end += float(share)
+        except ValueError as error:
+            raise UserError(f"resolutions must be SIZE=SHARE, such as 112=0.5, got {spec!r}") from error
+        P, largest = config.model.patch_size, config.model.image_size
+        if not (0 < int(size) <= largest and int(size) % P == 0):
+            raise UserError(f"resolutions must be multiples of {P} px up to {largest}, got {size}")
+        if not (float(share) > 0 and end <= 1):
+            raise UserError(f"the shares of resolutions must be above 0, and at most 1 in all, got {spec!r}")
+    return found

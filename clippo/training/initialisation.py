@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from clippo.errors import UserError
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, load_vit
-from clippo.model.checkpoints.big_vision import resample_pos_embed
 from clippo.model.configs import flat, to_dict
+from clippo.model.layers import resample_pos_embed
 from clippo.training.run_folder import load_model
 
 __all__ = ["initialise"]

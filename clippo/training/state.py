@@ -107,6 +107,7 @@ class TrainState:
         # On a CPU, casts to bfloat16 cost more than it saves at the widths that are trained there.
         on_gpu = context.device.type == "cuda"
         bfloat16 = on_gpu if config.precision == "auto" else config.precision == "bfloat16"
+        model.tower.patch_embed.takes_smaller = bool(config.resolutions)
         pairs = PairEmbedder(model, loss, bfloat16=bfloat16).to(context.device)
         average = None
         if config.ema_decay:

@@ -88,7 +88,8 @@ class Watch:
         text_lengths = text_lengths_of(batch, model)
         self.num_tokens += int(text_lengths.sum())
         self.num_patches += len(batch.texts) * model.num_patches
-        kept = max(1, round(model.num_patches * (1 - self.config.patch_dropout)))
+        num_patches = (batch.images.shape[1] // model.patch_size) ** 2
+        kept = max(1, round(num_patches * (1 - self.config.patch_dropout)))
         image_lengths = torch.full((len(batch.images),), kept)
         processes = self.context.world_size
         self.flops += step_flops(model, image_lengths.repeat(processes), text_lengths.repeat(processes))

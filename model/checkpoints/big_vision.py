@@ -21,17 +21,17 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clippo.files import atomic_path, check_file
 from clippo.model.checkpoints.names import unwrapped_name
 from clippo.model.checkpoints.safetensors import is_finite
 from clippo.model.clippo import Clippo, ClippoConfig
+from clippo.model.layers import resample_pos_embed
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
-__all__ = ["load_big_vision", "load_vit", "published_views", "resample_pos_embed", "save_big_vision"]
+__all__ = ["load_big_vision", "load_vit", "published_views", "save_big_vision"]
 
 DONT_LOAD = (
     "^head/",
@@ -335,22 +335,6 @@ def stacked_name(name: str) -> str | None:
     """Name of the stack that holds an array: `.../encoderblock_3/x` is in `.../encoderblock/x`; or None."""
     match = BLOCK.match(name)
     return f"{match[1]}{match[3]}" if match else None
-
-
-def resample_pos_embed(pos_embed: Tensor, positions: int) -> Tensor:
-    """Resample the position embedding of a square grid, (1, N, D), to (1, positions, D).
-
-    If the row of a class token precedes the grid, it is removed. The interpolation is bilinear with aligned
-    corners, as in big_vision.
-    """
-    own = isqrt(pos_embed.shape[1])
-    grid = pos_embed[:, pos_embed.shape[1] - own**2 :]
-    if own**2 == positions:
-        return grid
-    # big_vision computes in float64.
-    grid_DYX = grid.double().reshape(1, own, own, -1).permute(0, 3, 1, 2)
-    resampled = F.interpolate(grid_DYX, size=(isqrt(positions),) * 2, mode="bilinear", align_corners=True)
-    return resampled.flatten(2).mT.to(pos_embed.dtype)
 
 
 def modern_name(name: str) -> str:

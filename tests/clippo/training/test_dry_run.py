@@ -29,7 +29,7 @@ def test_live_bytes_are_those_that_somebody_holds():
     ("optimizer", "bytes_of_a_weight"), [(AdamWConfig(), 16), (AdafactorConfig(), 10), (MuonConfig(), 14)]
 )
 def test_what_stays_between_steps_is_known(tiny_config, optimizer, bytes_of_a_weight):
-    """float32 weights and gradients, and two float32 moments, a bfloat16 one and some vectors, or one or two."""
+    """float32 weights and gradients; two float32 moments, a bfloat16 one and some vectors, or one and two."""
     model = dataclasses.replace(tiny_config.model, width=128, mlp_dim=512)
     config = dataclasses.replace(tiny_config, model=model, optimizer=optimizer)
     held, _ = memory(config, made_up_batch(config, 8))

@@ -302,6 +302,9 @@ def test_patch_dropout_follows_from_the_seed_and_the_step(tiny_config, tmp_path)
             {"parallel": "fsdp", "optimizer": AdafactorConfig()},
             "such as adamw, for parallel fsdp, got adafactor",
         ),
+        ({"resolutions": ("32",)}, "resolutions must be SIZE=SHARE, such as 112=0.5, got '32'"),
+        ({"resolutions": ("40=0.5",)}, "resolutions must be multiples of 16 px up to 48, got 40"),
+        ({"resolutions": ("32=0.7", "32=0.4")}, "at most 1 in all, got '32=0.4'"),
         ({"unmasked_steps": -1}, "unmasked_steps must not be negative, got -1"),
         ({"patch_dropout": 1.0}, "patch_dropout must be from 0 to below 1"),
         ({"seed": -1}, "seed must not be negative, got -1"),
@@ -494,6 +497,29 @@ def test_the_last_steps_leave_no_patches_out(tiny_config, tmp_path, monkeypatch)
     monkeypatch.setattr(trainer, "cached_contrastive_step", noted)
     train(config, tmp_path / "run")
     assert dropped == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("tokens", ["all", "inked"])
+def test_images_grow_in_the_course_of_a_run(tiny_config, tmp_path, monkeypatch, tokens):
+    config = dataclasses.replace(
+        tiny_config, steps=8, checkpoint_every=4, evaluators={}, resolutions=("16=0.25", "32=0.25"),
+        model=dataclasses.replace(tiny_config.model, text=RenderedTextConfig(tokens=tokens)),
+    )  # fmt: skip
+    step_of, sizes = trainer.cached_contrastive_step, []
+
+    def noted(embed, images, *args, **kwargs):
+        sizes.append(images.shape[1])
+        value = step_of(embed, images, *args, **kwargs)
+        assert embed.model.tower.patch_embed.pos_embed.grad.abs().sum(-1).min() > 0  # of all positions
+        return value
+
+    monkeypatch.setattr(trainer, "cached_contrastive_step", noted)
+    train(config, tmp_path / "whole")
+    assert sizes == [16, 16, 32, 32, 48, 48, 48, 48]
+    sizes.clear()
+    train_until(6, config, tmp_path / "cut")
+    train(config, tmp_path / "cut", resume=True)
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
 
 
 @pytest.mark.slow

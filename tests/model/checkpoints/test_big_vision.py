@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from clippo.model import Clippo, ClippoConfig, create_model, load_big_vision, load_vit, save_big_vision
-from clippo.model.checkpoints.big_vision import big_vision_arrays, resample_pos_embed
+from clippo.model.checkpoints.big_vision import big_vision_arrays
+from clippo.model.layers import resample_pos_embed
 from clippo_kernels import contrastive_loss
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
