@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import torch
 
 from clippo.data.base import Source
 from clippo.data.loader import Batch, Batches, load
 from clippo.data.order import Order
 from clippo.data.transform import Transform
+from clippo.model.text_input import TextInput
 from clippo.training.config import TrainConfig, image_sizes
-from clippo.training.state import TrainState
 
 __all__ = ["batches_from"]
 
@@ -41,15 +38,27 @@ class GrowingBatches(Batches):
 
 def batches_from(
     step: int,
+    left_out: int,
+    *,
     config: TrainConfig,
-    state: TrainState,
     source: Source,
     order: Order,
+    text_input: TextInput,
     rows: slice,
-    device: torch.device,
+    pin_memory: bool,
 ) -> Iterator[Batch]:
-    """Give the rows of one process of each batch from a step on, without those that were left out."""
-    text_input = copy.deepcopy(state.model.text_input).cpu()  # the workers' own
+    """Give the rows of one process of each batch of a run.
+
+    Args:
+        step: of the first batch.
+        left_out: batches before it that were left out.
+        config: the run.
+        source: the examples.
+        order: says which are in a batch.
+        text_input: the workers' own.
+        rows: those of this process.
+        pin_memory: as of `load`.
+    """
     growing = [(end, config.transform.build(size)) for size, end in image_sizes(config)]
     batches = GrowingBatches(
         source,
@@ -57,9 +66,9 @@ def batches_from(
         config.transform.build(config.model.image_size),
         text_input,
         rows=rows,
-        steps=range(step + state.left_out, config.steps + state.left_out),
+        steps=range(step + left_out, config.steps + left_out),
         seed=config.seed,
         growing=growing,
-        left_out=state.left_out,
+        left_out=left_out,
     )
-    return load(batches, workers=config.workers, pin_memory=device.type == "cuda")
+    return load(batches, workers=config.workers, pin_memory=pin_memory)

@@ -62,7 +62,6 @@ class PairEmbedder(nn.Module):
         with trusted_indices(), self.autocast():
             z_images, z_texts = self.model.embed(images.to(device, non_blocking=True), texts, kept, mask)
             assert z_images is not None and z_texts is not None  # noqa: PT018
-            assert z_images is not None and z_texts is not None  # noqa: PT018
             self.norms = mean_norm(z_images), mean_norm(z_texts)
             return normalized(z_images), normalized(z_texts)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import signal
 import warnings
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -91,6 +93,11 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
         if config.init_from is not None and folder.newest_checkpoint() is None:
             begun_with = initialise(model, config.init_from)
 
+        make_batches = partial(
+            batches_from, config=config, source=source, order=order, rows=rows,
+            text_input=copy.deepcopy(model.text_input), pin_memory=context.device.type == "cuda",
+        )  # fmt: skip
+
         # The processes join, and share the model.
         stack.enter_context(context.joined())
         state = TrainState.build(config, model, loss, context)
@@ -107,7 +114,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
             print(f"{folder.path}: {state.num_parameters / 1e6:.2f} M parameters, {len(source):,} examples")
             if begun_with:
                 print(begun_with)
-        batches = batches_from(step, config, state, source, order, rows, context.device)
+        batches = make_batches(step, state.left_out)
         names = config.trackers if context.is_main_process else ()
         trackers = stack.enter_context(open_trackers(names, folder.path, to_dict(config), step))
         check = FiniteCheck(config.max_skipped_steps, context)
@@ -138,7 +145,7 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
                     )
                 num_rewinds += 1
                 step = rewind(folder, state, fingerprints, step, bad_step, context)
-                batches = batches_from(step, config, state, source, order, rows, context.device)
+                batches = make_batches(step, state.left_out)
                 check = FiniteCheck(config.max_skipped_steps, context)
                 watch.rewound(step)
                 continue
