@@ -70,6 +70,8 @@ def kernels(monkeypatch):
     for module in (_foreach_utils, importlib.import_module("torch.optim.optimizer")):
         if hasattr(module, "_get_fused_kernels_supported_devices"):
             monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    build = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **kw: build(groups, **kw | {"fused": True}))
 
 
 @pytest.fixture
