@@ -157,6 +157,7 @@ def test_a_job_saves_goes_back_into_the_queue_and_goes_on(job, tmp_path):
     assert calls[2] == calls[3] == [*calls[0], "--resume"]
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_itself_is_not_put_back(job, tmp_path):
     process = job("own", tmp_path / "run", ENDING="done")
     wait_until(lambda: len(logged(tmp_path, "ready")) == 4)

@@ -9,6 +9,7 @@ from clippo.data.emoji import EmojiConfig, EmojiSource
 from clippo.evaluation.retrieval import RetrievalConfig
 from clippo.model import ClippoConfig
 from clippo.recipes import find_recipe
+from clippo.training import trainer
 from clippo.training.config import TrainConfig
 from clippo.training.trainer import train
 
@@ -47,3 +48,9 @@ def finished(tmp_path_factory, tiny_config) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(tiny_config, folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Draw no learning curves, which takes half a second a run; `finished` has drawn its own."""
+    monkeypatch.setattr(trainer, "draw", lambda runs, file: None)

@@ -68,6 +68,7 @@ def test_a_photograph_that_says_how_it_is_held_is_turned():
     np.testing.assert_array_equal(rgb_pixels(Image.open(file)), pixels[::-1, ::-1])
 
 
+@pytest.mark.slow
 def test_very_small_and_very_large_images():
     assert (preprocess_image(np.full((1, 1, 3), 7, np.uint8), 224) == 7).all()
     # A gigabyte of pixels that takes no memory, and must not be copied.

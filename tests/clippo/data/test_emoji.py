@@ -39,6 +39,7 @@ def test_an_example_has_a_picture_and_texts_with_the_shares_asked_for(emoji):
     assert weights == {"dog face": 0.5, "dog": 0.5}
 
 
+@pytest.mark.slow
 def test_no_two_pictures_are_the_same(emoji):
     assert len({picture.tobytes() for picture in emoji.pictures}) == len(emoji)
 

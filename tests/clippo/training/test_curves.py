@@ -70,6 +70,7 @@ def test_a_finished_run_is_drawn(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_marked(tmp_path):
     """By crosses at the top of the panel of the loss, which is constant and so in the middle."""
     draw([run_of(tmp_path / "none", loss=1.0)], tmp_path / "none.png")
@@ -94,6 +95,7 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path):
     assert inked(pixels(tmp_path / "curves.png"), "loss", BLUE) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [(), (20,)])
 def test_runs_that_have_hardly_begun(tmp_path, steps):
     """Nothing, or a dot."""

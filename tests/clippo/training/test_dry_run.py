@@ -25,6 +25,7 @@ def test_live_bytes_are_those_that_somebody_holds():
         assert live.now == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "bytes_of_a_weight"), [(AdamWConfig(), 16), (AdafactorConfig(), 10), (MuonConfig(), 14)]
 )
@@ -36,6 +37,7 @@ def test_what_stays_between_steps_is_known(tiny_config, optimizer, bytes_of_a_we
     assert held == pytest.approx(bytes_of_a_weight * num_parameters(config), rel=0.1)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(tiny_config):
     config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, depth=6))
     batch = made_up_batch(config, 128)
@@ -64,6 +66,7 @@ def test_the_recipes_at_published_scale_are_counted(name, parameters, hours):
         assert float(re.search(r"([\d.e+]+) FLOP", text)[1]) == pytest.approx(6 * 35.3e9 * pairs, rel=0.01)
 
 
+@pytest.mark.slow
 def test_steps_on_made_up_data(tiny_config, capsys):
     dry_run(dataclasses.replace(tiny_config, init_from="nowhere.npz"), 2)
     assert '2 steps on made-up data: {"step": 2,' in capsys.readouterr().out

@@ -82,18 +82,20 @@ def config(tiny_config):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("patch_dropout", [0.0, 0.5])
+@pytest.mark.parametrize("text", ["inked", *(pytest.param(x, marks=pytest.mark.slow) for x in [*TEXTS][1:])])
+@pytest.mark.parametrize("patch_dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_no_step_waits_for_the_device(config, text, patch_dropout):
     model = dataclasses.replace(config.model, **TEXTS[text])
     steps_on_meta(dataclasses.replace(config, model=model, patch_dropout=patch_dropout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"loss": SigmoidLossConfig()}, {"optimizer": AdafactorConfig()}])
 def test_no_other_loss_or_optimizer_does(config, change):
     steps_on_meta(dataclasses.replace(config, micro_batch_size=16, **change))
 
 
+@pytest.mark.slow
 def test_a_step_that_does_is_found(config, monkeypatch):
     normal = trainer.cached_contrastive_step
     monkeypatch.setattr(

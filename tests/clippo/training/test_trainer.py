@@ -108,7 +108,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     assert losses(tmp_path / "run") == losses(finished)
 
 
-@pytest.mark.parametrize("cut_at", [7, 13])
+@pytest.mark.parametrize("cut_at", [7, pytest.param(13, marks=pytest.mark.slow)])
 def test_the_mean_of_the_weights_is_kept_evaluated_and_resumed(tiny_config, tmp_path, cut_at, monkeypatch):
     config = dataclasses.replace(tiny_config, ema_decay=0.9)
     weights, mean, step = [], None, trainer.cached_contrastive_step
@@ -416,7 +416,11 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
     assert RunFolder(tmp_path / "run").newest_checkpoint() is None
 
 
-@pytest.mark.parametrize("optimizer", [AdamWConfig(), AdafactorConfig()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "optimizer",
+    [AdamWConfig(), pytest.param(AdafactorConfig(), marks=pytest.mark.slow)],
+    ids=["adamw", "adafactor"],
+)
 def test_some_steps_that_are_not_finite_may_be_skipped(tiny_config, tmp_path, monkeypatch, optimizer):
     config = dataclasses.replace(
         tiny_config, optimizer=optimizer, steps=8, checkpoint_every=4, log_every=1, evaluators={},
@@ -453,6 +457,7 @@ def test_some_steps_that_are_not_finite_may_be_skipped(tiny_config, tmp_path, mo
         train(dataclasses.replace(config, max_skipped_steps=1), tmp_path / "few")
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_and_on_with_other_batches(tiny_config, tmp_path, monkeypatch):
     """And again from the same checkpoint when it is resumed, to the same weights."""
     config = dataclasses.replace(
@@ -499,6 +504,7 @@ def test_the_last_steps_leave_no_patches_out(tiny_config, tmp_path, monkeypatch)
     assert dropped == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["all", "inked"])
 def test_images_grow_in_the_course_of_a_run(tiny_config, tmp_path, monkeypatch, tokens):
     config = dataclasses.replace(
