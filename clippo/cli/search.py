@@ -28,7 +28,8 @@ def search(run: Path, query: str, /, top: int = 10, out: Path | None = None) -> 
         out: Draw the query, as the model reads it, and what was found, into this picture file.
     """
     from clippo.data.decode import read_all
-    from clippo.evaluation.retrieval import embed_images, find_images
+    from clippo.evaluation.embedding import embed_images
+    from clippo.evaluation.retrieval import find_images
     from clippo.evaluation.sheet import Finding, draw_sheet
     from clippo.training.run_folder import RunFolder, with_renderer
 

@@ -12,9 +12,34 @@ from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.model import Clippo
 
-__all__ = ["Evaluator", "EvaluatorConfig", "Metrics"]
+__all__ = ["Estimate", "Evaluator", "EvaluatorConfig", "Metrics"]
 
-# By name. The parts of a name are separated by "/", and the last says what is measured.
+
+class Estimate(float):
+    """A measured value that knows how sure it is. `clippo.evaluation.intervals` makes them.
+
+    Attributes:
+        low, high: bounds of the 95 % confidence interval.
+    """
+
+    __slots__ = ("high", "low")
+    low: float
+    high: float
+
+    def __new__(cls, value: float, low: float, high: float) -> Estimate:
+        made = super().__new__(cls, value)
+        made.low, made.high = low, high
+        return made
+
+    def __repr__(self) -> str:
+        return f"{float(self)} [{self.low}, {self.high}]"
+
+    def __reduce__(self) -> tuple[type[Estimate], tuple[float, float, float]]:
+        return Estimate, (float(self), self.low, self.high)
+
+
+# By name. The parts of a name are separated by "/", and the last says what is measured. What is a mean or
+# another statistic of a sample is an `Estimate`.
 Metrics = dict[str, float]
 
 
@@ -27,6 +52,11 @@ class Evaluator(ABC):
 
         The same model gives the same metrics, whatever the state of random number generators.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of the data that is measured on, such as that of a `Source`; "" if there is none."""
+        return ""
 
     def picture(self, model: Clippo) -> Image.Image | None:
         """Draw something for people to look at, if there is anything to see."""
@@ -46,4 +76,7 @@ class EvaluatorConfig(ABC):
         Args:
             data, transform: what a run trains on, for evaluators that take parts of the same data.
             image_size: side in px of the images that the model takes.
+
+        Raises:
+            UserError: the data are not there, or cannot be measured on.
         """

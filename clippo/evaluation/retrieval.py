@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clippo.data.base import Example, Source, SourceConfig, Split
-from clippo.data.decode import pixels_of, read_all
+from clippo.data.base import Source, SourceConfig, Split
+from clippo.data.decode import read_all
 from clippo.data.transform import Transform, TransformConfig
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.embedding import embed_images
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
-__all__ = ["RetrievalConfig", "embed_images", "find_images"]
+__all__ = ["RetrievalConfig", "find_images"]
 
 KS = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
@@ -182,17 +183,6 @@ def chance_at_k(partners: Tensor, groups: Tensor) -> dict[int, float]:
             missed *= ((N - m - i) / (N - i)).clamp(min=0)
         chance[k] = 100 * (1 - missed).mean().item()
     return chance
-
-
-def embed_images(
-    model: Clippo, examples: Sequence[Example], transform: Transform, batch_size: int = 256
-) -> Tensor:
-    """Embed the images of examples, without random changes: (N, E), on the CPU."""
-    parts = []
-    for start in range(0, len(examples), batch_size):
-        pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]
-        parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
-    return torch.cat(parts)
 
 
 def find_images(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
-from clippo.evaluation.base import Evaluator, EvaluatorConfig
+from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig
 from clippo.files import atomic_path
 from clippo.model import Clippo
 from clippo.results import Row, provenance, write_results
@@ -29,15 +29,26 @@ def build(
 
 
 def evaluate(model: Clippo, evaluators: Mapping[str, Evaluator]) -> list[Row]:
-    """Run the evaluators by name: a row of "evaluator", "metric" and "value" for each metric."""
+    """Run the evaluators by name.
+
+    Returns:
+        A row of "evaluator", "metric" and "value" for each metric, and "low" and "high" of an `Estimate`.
+    """
     was_training = model.training
     model.eval()
     rows = []
     for name, evaluator in tqdm(evaluators.items(), desc="evaluate", unit="evaluator", leave=False):
         metrics = evaluator(model)
-        rows += [{"evaluator": name, "metric": metric, "value": value} for metric, value in metrics.items()]
+        rows += [row(name, metric, value) for metric, value in metrics.items()]
     model.train(was_training)
     return rows
+
+
+def row(evaluator: str, metric: str, value: float) -> Row:
+    found: Row = {"evaluator": evaluator, "metric": metric, "value": float(value)}
+    if isinstance(value, Estimate):
+        found |= {"low": value.low, "high": value.high}
+    return found
 
 
 def report(
@@ -55,7 +66,8 @@ def report(
         The files.
     """
     files = [folder / RESULTS_FILE]
-    write_results(files[0], provenance(**about), rows)
+    data = {name: evaluator.fingerprint for name, evaluator in evaluators.items()}
+    write_results(files[0], provenance(**about, data=data), rows)
     for name, evaluator in evaluators.items():
         picture = evaluator.picture(model)
         if picture is not None:

@@ -5,11 +5,11 @@ import torch
 from clippo.data.base import Example, Source, Text
 from clippo.data.emoji import EmojiConfig
 from clippo.data.transform import PlaceConfig, SquashConfig
+from clippo.evaluation.embedding import embed_images
 from clippo.evaluation.retrieval import (
     Retrieval,
     RetrievalConfig,
     chance_at_k,
-    embed_images,
     find_images,
     recall_at_k,
 )

@@ -1,0 +1,27 @@
+"""Embeddings of the examples that are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clippo.data.base import Example
+from clippo.data.decode import pixels_of
+from clippo.data.transform import Transform
+from clippo.model import Clippo
+
+__all__ = ["embed_images"]
+
+
+def embed_images(
+    model: Clippo, examples: Sequence[Example], transform: Transform, batch_size: int = 256
+) -> Tensor:
+    """Embed the images of examples, without random changes: (N, E), on the CPU."""
+    parts = []
+    for start in range(0, len(examples), batch_size):
+        pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]
+        parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
+    return torch.cat(parts)

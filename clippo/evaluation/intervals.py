@@ -1,0 +1,111 @@
+"""Confidence intervals of what is measured on a sample.
+
+Intervals are those of the percentile bootstrap (Efron 1979): the sample is drawn anew from itself 1,000
+times, and the interval holds 95 % of the values that come out. They say how much a value would change with
+other examples of the same kind, and not with another seed of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clippo.evaluation.base import Estimate
+from clippo.seeds import generator
+
+__all__ = ["bootstrap", "mean_estimate"]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+Z = 1.959964  # of the normal distribution, for 95 %
+MAX_DRAWN = 2**24  # numbers at a time, 128 MiB
+
+
+def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
+    """The mean of scores with its confidence interval.
+
+    Scores of 0 and 1 have Wilson's interval (Wilson 1927), which does not shrink to a point where all scores
+    are equal, as the bootstrap's does. Where the two scores are 0 and 100, so are the bounds.
+
+    Args:
+        scores: (N,) of each example.
+        clusters: (N,) numbers; examples of one number, such as the captions of an image, are drawn together.
+
+    Raises:
+        ValueError: no scores, or another number of clusters.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or not len(scores):
+        raise ValueError(f"scores must be (N,) with N above 0, got {scores.shape}")
+    if clusters is None:
+        values, counts = np.unique(scores, return_counts=True)
+        top = float(values[-1])
+        if top in (0.0, 1.0, 100.0) and set(values.tolist()) <= {0.0, top}:
+            return wilson(float(scores.mean()), len(scores), top or 1.0)
+        sums, sizes = values, np.ones(len(values))
+    else:
+        _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+        if numbers.shape != scores.shape:
+            raise ValueError(f"clusters must be ({len(scores)},), one a score, got {numbers.shape}")
+        both = np.stack([np.bincount(numbers, weights=scores), np.bincount(numbers)], axis=1)
+        unique, counts = np.unique(both, axis=0, return_counts=True)
+        sums, sizes = unique.T
+    N, rng = int(counts.sum()), generator(0, "bootstrap")
+    means = []
+    for drawn in blocks(len(counts)):
+        times = rng.multinomial(N, counts / N, drawn)
+        means.append((times @ sums) / (times @ sizes))
+    return Estimate(float(scores.mean()), *bounds(np.concatenate(means)))
+
+
+def bootstrap(statistic: Callable[..., float], *columns: Any, clusters: ArrayLike | None = None) -> Estimate:
+    """A statistic of a sample with its confidence interval, such as a correlation.
+
+    Args:
+        statistic: takes the columns and gives a number. A resample for which it gives nan, such as a
+            correlation of constants, does not count.
+        columns: arrays of N rows, such as predictions and labels.
+        clusters: as of `mean_estimate`.
+
+    Raises:
+        ValueError: no rows.
+    """
+    columns = tuple(np.asarray(column) for column in columns)
+    N = len(columns[0])
+    if not N:
+        raise ValueError("the columns must not be empty")
+    rng = generator(0, "bootstrap")
+    members = [np.array([i]) for i in range(N)]
+    if clusters is not None:
+        _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+        members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(members), size=len(members))
+        rows = drawn if clusters is None else np.concatenate([members[i] for i in drawn])
+        found.append(statistic(*(column[rows] for column in columns)))
+    known = np.array(found)[~np.isnan(found)]
+    value = float(statistic(*columns))
+    return Estimate(value, *(bounds(known) if len(known) else (value, value)))
+
+
+def wilson(mean: float, count: int, top: float) -> Estimate:
+    """Wilson's interval of a proportion, whose scores are 0 and `top`."""
+    p = mean / top
+    center = (p + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * np.sqrt(p * (1 - p) / count + Z**2 / (4 * count**2))
+    return Estimate(mean, top * min(p, max(0.0, center - half)), top * max(p, min(1.0, center + half)))
+
+
+def bounds(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def blocks(width: int) -> list[int]:
+    """How many resamples of so many values are drawn at a time."""
+    size = max(1, min(RESAMPLES, MAX_DRAWN // width))
+    return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
