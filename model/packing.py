@@ -12,6 +12,8 @@ __all__ = [
     "KeptPatches",
     "PackedPatches",
     "VarlenInfo",
+    "concatenated",
+    "copied",
     "equal_lengths",
     "join",
     "keep_where",
@@ -103,6 +105,17 @@ class PackedPatches:
         """Copy to memory from which a GPU reads faster; torch's DataLoader calls this."""
         varlen = VarlenInfo(self.varlen.cu_seqlens.pin_memory(), self.varlen.max_seqlen)
         return PackedPatches(self.pixels.pin_memory(), self.positions.pin_memory(), varlen)
+
+
+def concatenated(first: Tensor | PackedPatches, second: Tensor | PackedPatches) -> Tensor | PackedPatches:
+    """The rows of `first` followed by those of `second`, which is of the same kind."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    assert isinstance(first, PackedPatches)
+    assert isinstance(second, PackedPatches)
+    pixels = torch.cat([first.pixels, second.pixels])
+    positions = torch.cat([first.positions, second.positions])
+    return PackedPatches(pixels, positions, join(first.varlen, second.varlen))
 
 
 def equal_lengths(count: int, length: int, device: torch.device) -> VarlenInfo:

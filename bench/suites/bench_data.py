@@ -85,7 +85,7 @@ def test_read(benchmark: Any, tars: str, name: str, monkeypatch: pytest.MonkeyPa
 
         def read() -> int:
             steps = range(len(source) // 100)
-            return sum(len(source[index].image) for step in steps for index in order(step).tolist())
+            return sum(len(source[index].image or b"") for step in steps for index in order(step).tolist())
     else:
         webdataset = pytest.importorskip("webdataset")
         dataset = (

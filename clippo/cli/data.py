@@ -34,6 +34,8 @@ A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed
     parquet:data/*.parquet          as on the Hugging Face Hub; also .arrow
     emoji:?languages=en,zh          emoji and their names
     dictionary:                     what `clippo data fetch dictionary` has written
+    sentences:texts/*.txt           pairs of consecutive sentences; also .md, .jsonl(.gz, .zst) and .parquet
+    packages:?languages=en,de       the same of what `clippo data fetch texts` has written
 
 `clippo train own --data SPEC` trains on it."""
 
@@ -62,8 +64,8 @@ def check(spec: str, /, *, size: int = 224, sheet: Path | None = None) -> None:
     source = source_config(spec).build("all", image_size=size)
     findings = find(source, renderer)
     print(findings)
-    if sheet is not None and len(findings.sides):
-        images, texts = random_pairs(source, SquashConfig().build(size), count=24)
+    if sheet is not None and len(findings.lengths):
+        images, texts = random_pairs(source, SquashConfig().build(size), renderer, count=24)
         save_picture(draw_pairs(images, list(renderer(texts))), sheet)
 
 

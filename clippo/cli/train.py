@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,11 +84,11 @@ def main(arguments: list[str]) -> None:
 def new(name: str, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
     """The configuration of a recipe, and the arguments that it has not taken.
 
-    A recipe that depends on the data, such as `own`, takes --data and --init-from itself.
+    A recipe that depends on the data, such as `own`, takes --data and other arguments of its own itself.
     """
     function: Callable[..., TrainConfig] = find_recipe(name)
     parameters = inspect.signature(function).parameters
-    taken: dict[str, Any] = {}
+    taken: dict[str, list[str]] = {}
     rest = [part for argument in arguments for part in halves(argument)]
     for parameter in parameters:
         flag = f"--{parameter.replace('_', '-')}"
@@ -96,14 +96,31 @@ def new(name: str, arguments: list[str]) -> tuple[TrainConfig, list[str]]:
             at = rest.index(flag)
             taken.setdefault(parameter, []).append(rest[at + 1])
             del rest[at : at + 2]
+    values = {name: value_of(name, given) for name, given in taken.items()}
     if "data" in parameters:
         is_dry = any(argument in ("-h", "--help", "--dry-run") for argument in rest)
-        if "data" not in taken and not is_dry:
+        if "data" not in values and not is_dry:
             raise UserError(
                 f"clippo train {name} needs --data, such as folder:photos; see clippo data --help"
             )
-        taken["data"] = [data_config(taken["data"]) if "data" in taken else MadeUpConfig()]
-    return function(**{parameter: values[-1] for parameter, values in taken.items()}), rest
+        values.setdefault("data", MadeUpConfig())
+    return function(**values), rest
+
+
+def value_of(name: str, given: Sequence[str]) -> Any:
+    """The value of an argument of a recipe: sources may be given several times, of others the last counts.
+
+    Raises:
+        UserError: it is not such a value.
+    """
+    if name in ("data", "sentences"):
+        return data_config(given)
+    if name != "sentence_share":
+        return given[-1]
+    try:
+        return float(given[-1])
+    except ValueError:
+        raise UserError(f"--sentence-share must be a number, got {given[-1]!r}") from None
 
 
 def begun(arguments: list[str], out: Path) -> TrainConfig | None:

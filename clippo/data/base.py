@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -32,20 +32,26 @@ class Text:
 
 @dataclass(frozen=True)
 class Example:
-    """An image and the texts that describe it.
+    """An image and the texts that describe it, or a pair of texts.
 
     Attributes:
         key: names the example in messages, and is unique within its source.
         image: (H, W, 3) uint8, or (H, W, 4) with an alpha channel that is premultiplied; or the bytes of a
-            file that `clippo.data.decode` reads.
-        texts: at least one. The first of a language is the one that evaluation uses.
+            file that `clippo.data.decode` reads. None for a pair of texts.
+        texts: at least one. The first of a language is the one that evaluation uses. Of a pair the first is
+            drawn in the place of the image.
         label: the class that the image belongs to, if the source knows classes.
     """
 
     key: str
-    image: np.ndarray | bytes
+    image: np.ndarray | bytes | None
     texts: tuple[Text, ...]
     label: str | None = None
+
+    @property
+    def captions(self) -> tuple[Text, ...]:
+        """The texts that go with the image; of a pair of texts the second."""
+        return self.texts[1:] if self.image is None else self.texts
 
 
 class BrokenExampleError(ValueError):
@@ -106,6 +112,11 @@ class Source(ABC):
         return [(self, 1.0)]
 
     @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many texts or examples were left out when the source was opened, by the reason."""
+        return {}
+
+    @property
     def fingerprint(self) -> str:
         """Checksum of the number of examples and of 64 of them, spread evenly.
 
@@ -114,8 +125,9 @@ class Source(ABC):
         checksum = hashlib.sha256(str(len(self)).encode())
         for index in sorted({i * len(self) // 64 for i in range(64)} if len(self) else ()):
             example = self[index]
-            checksum.update(repr((example.key, np.shape(example.image), example.texts)).encode())
-            checksum.update(np.ascontiguousarray(example.image).tobytes())
+            image = b"" if example.image is None else example.image
+            checksum.update(repr((example.key, np.shape(image), example.texts)).encode())
+            checksum.update(np.ascontiguousarray(image).tobytes())
         return checksum.hexdigest()
 
 
@@ -124,6 +136,11 @@ class SourceConfig(ABC):
     """Configuration of a source. The subclasses are the choices, each in the file of its source."""
 
     name: ClassVar[str]
+
+    @property
+    def text_share(self) -> float:
+        """The share of the examples of training that are pairs of texts."""
+        return 0.0
 
     @abstractmethod
     def build(self, split: Split, *, image_size: int) -> Source:

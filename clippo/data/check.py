@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from clippo.data.base import BrokenExampleError, Example, Source
 from clippo.data.decode import pixels_of
-from clippo.data.records import FilesSource
 from clippo.data.transform import Transform
 from clippo.model.preprocess import resized
 from clippo.renderer import Renderer
@@ -36,8 +35,7 @@ class Findings:
         languages, scripts: how many texts are in each; a text may have several scripts.
         cut: texts that do not fit into the image of the renderer.
         missing: texts with characters that no font of the renderer has.
-        left_out: how many texts the source left out for each reason.
-        bare: examples that it left out because they have no text.
+        left_out: how many texts and examples the source left out for each reason.
         same_bytes: pictures whose file came before.
         same_look: other pictures that have the same outlines as one that came before, as most do that were
             only resized or compressed.
@@ -52,8 +50,7 @@ class Findings:
     scripts: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     missing: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    bare: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
     same_bytes: int = 0
     same_look: int = 0
     same_text: int = 0
@@ -61,11 +58,8 @@ class Findings:
     def __str__(self) -> str:
         """Lines for people."""
         lines = [f"{self.examples:,} examples, {len(self.lengths):,} texts"]
-        if self.bare or self.left_out:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
-            lines.append(
-                f"left out: {self.bare:,} examples without a text" + f"; texts: {reasons}" * bool(reasons)
-            )
+        if self.left_out:
+            lines.append("left out: " + ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items()))
         lines.append(f"broken: {len(self.broken):,}")
         lines += [f"  {key}: {reason}" for key, reason in self.broken[:10]]
         lines += ["  ..."] * (len(self.broken) > 10)
@@ -103,19 +97,18 @@ def check(source: Source, renderer: Renderer) -> Findings:
         source: the examples.
         renderer: draws the texts as a model would read them.
     """
-    found = Findings(examples=len(source))
-    if isinstance(source, FilesSource):
-        found.left_out, found.bare = source.records.left_out, source.records.num_bare
+    found = Findings(examples=len(source), left_out=source.left_out)
     seen: set[bytes] = set()
     texts: list[str] = []
     for index in tqdm(range(len(source)), desc="check", unit="example", leave=False):
         try:
             example = source[index]
-            pixels = pixels_of(example)
+            pixels = None if example.image is None else pixels_of(example)
         except BrokenExampleError as error:
             found.broken.append((error.key, error.reason))
             continue
-        found.sides.append((pixels.shape[0], pixels.shape[1]))
+        if pixels is not None:
+            found.sides.append((pixels.shape[0], pixels.shape[1]))
         found.languages.update(text.language or "" for text in example.texts)
         count_duplicates(example, pixels, seen, found)
         texts += [text.text for text in example.texts]
@@ -126,8 +119,13 @@ def check(source: Source, renderer: Renderer) -> Findings:
     return found
 
 
-def random_pairs(source: Source, transform: Transform, *, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """Draw readable examples without repetition: their pictures as of `transform`, and their first texts."""
+def random_pairs(
+    source: Source, transform: Transform, renderer: Renderer, *, count: int
+) -> tuple[list[np.ndarray], list[str]]:
+    """Draw readable examples without repetition: their pictures as of `transform`, and their first texts.
+
+    Of a pair of texts, the first is drawn in the place of a picture.
+    """
     images: list[np.ndarray] = []
     texts: list[str] = []
     for index in np.random.default_rng(0).permutation(len(source)).tolist():
@@ -135,8 +133,13 @@ def random_pairs(source: Source, transform: Transform, *, count: int) -> tuple[l
             break
         with suppress(BrokenExampleError):
             example = source[index]
-            images.append(transform(pixels_of(example)))
-            texts.append(example.texts[0].text)
+            if example.image is None:
+                first, second = (text.text for text in example.texts)
+                images.append(np.repeat(renderer([first])[0][..., None], 3, axis=2))
+                texts.append(second)
+            else:
+                images.append(transform(pixels_of(example)))
+                texts.append(example.texts[0].text)
     return images, texts
 
 
@@ -148,7 +151,7 @@ def count_texts(texts: Sequence[str], renderer: Renderer, found: Findings) -> No
     found.scripts.update(script for scripts in report.scripts for script in scripts if script)
 
 
-def count_duplicates(example: Example, pixels: np.ndarray, seen: set[bytes], found: Findings) -> None:
+def count_duplicates(example: Example, pixels: np.ndarray | None, seen: set[bytes], found: Findings) -> None:
     def is_new(kind: bytes, content: bytes) -> bool:
         digest = hashlib.blake2b(kind + content, digest_size=12).digest()
         is_new = digest not in seen
@@ -156,6 +159,8 @@ def count_duplicates(example: Example, pixels: np.ndarray, seen: set[bytes], fou
         return is_new
 
     found.same_text += not is_new(b"text", example.texts[0].text.encode("utf-8", "surrogatepass"))
+    if pixels is None:
+        return
     outlines = outlines_of(pixels)
     looks_new = not outlines.any() or is_new(b"look", outlines.tobytes())
     if not is_new(b"file", example.image if isinstance(example.image, bytes) else pixels.tobytes()):

@@ -73,6 +73,8 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def members_of(example: Example, names: set[str]) -> Iterator[tuple[str, bytes]]:
     """The members of an example. A dot ends the name of one, so that there must be none in it."""
+    if example.image is None:
+        raise UserError(f"{example.key} is a pair of texts; tars are for pictures with texts")
     pixels = pixels_of(example)
     plain = example.key.replace(".", "-").strip("/")
     name = next(name for n in count(1) if (name := plain if n == 1 else f"{plain}-{n}") not in names)

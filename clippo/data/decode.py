@@ -33,8 +33,10 @@ def pixels_of(example: Example, *, at_least: int = 0) -> np.ndarray:
         at_least: as of `decode`.
 
     Raises:
-        BrokenExampleError: its picture cannot be decoded.
+        BrokenExampleError: its picture cannot be decoded, or it is a pair of texts.
     """
+    if example.image is None:
+        raise BrokenExampleError(example.key, "a pair of texts, which has no picture")
     if isinstance(example.image, np.ndarray):
         return example.image
     try:
@@ -49,7 +51,8 @@ def read_all(source: Source) -> list[Example]:
     for index in range(len(source)):
         try:
             example = source[index]
-            pixels_of(example)
+            if example.image is not None:
+                pixels_of(example)
             found.append(example)
         except BrokenExampleError as error:
             broken.append(error)

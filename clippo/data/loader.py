@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from clippo.data.base import BrokenExampleError, Example, Source, Text
 from clippo.data.decode import pixels_of
 from clippo.data.order import Order
+from clippo.data.pairs import FirstSides
 from clippo.data.transform import Transform
 from clippo.errors import UserError
 from clippo.model.packing import PackedPatches
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
     """The examples of a step that belong to one process.
 
     Attributes:
-        images: (B, S, S, 3) uint8.
+        images: (B, S, S, 3) uint8; `FirstSides` if some of the pairs are pairs of texts.
         texts: what the text input of the model gave, such as (B, S, S) uint8 rendered text, or its patches.
         text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
         labels: (B,) int64, equal for equal texts.
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
         rejected: keys of examples that could not be read, and why. Others have taken their places.
     """
 
-    images: Tensor
+    images: Tensor | FirstSides
     texts: Tensor | PackedPatches
     text_mask: Tensor | None
     labels: Tensor
@@ -105,22 +106,43 @@ class Batches(Dataset[Batch | Exception]):
     def read(self, step: int) -> Batch:
         indices = self.order(step).tolist()
         rngs = generators(self.seed, "examples", step, count=len(indices))
-        images, texts = [], []
+        images: list[np.ndarray] = []
+        texts: list[str] = []
+        first_texts: list[str] = []
+        is_text: list[bool] = []
         rejected: list[tuple[str, str]] = []
         for row, rng in islice(enumerate(rngs), self.rows.start, self.rows.stop):
             example, pixels = self.readable(step, row, indices, rejected)
-            texts.append(choose(example.texts, rng))
-            images.append(self.transform_of(step)(pixels, rng))
+            is_text.append(pixels is None)
+            if pixels is None:
+                first_texts.append(example.texts[0].text)
+                texts.append(example.texts[1].text)
+            else:
+                texts.append(choose(example.texts, rng))
+                images.append(self.transform_of(step)(pixels, rng))
         cut = self.text_input.num_cut
-        tokens = self.text_input.tokenize(texts)
-        num_cut, mask = self.text_input.num_cut - cut, self.text_input.mask(tokens)
+        tokens, mask = self.tokens_of(texts)
+        first: Tensor | FirstSides
+        if images:
+            first = torch.from_numpy(np.stack(images))
+        else:
+            size = self.transform_of(step).image_size
+            first = torch.zeros(0, size, size, 3, dtype=torch.uint8)
+        if first_texts:
+            first = FirstSides(first, *self.tokens_of(first_texts), torch.tensor(is_text))
         labels = torch.tensor([label_of(text) for text in texts])
-        return Batch(torch.from_numpy(np.stack(images)), tokens, mask, labels, num_cut, rejected)
+        return Batch(first, tokens, mask, labels, self.text_input.num_cut - cut, rejected)
+
+    def tokens_of(self, texts: Sequence[str]) -> tuple[Tensor | PackedPatches, Tensor | None]:
+        tokens = self.text_input.tokenize(texts)
+        return tokens, self.text_input.mask(tokens)
 
     def readable(
         self, step: int, row: int, indices: Sequence[int], rejected: list[tuple[str, str]]
-    ) -> tuple[Example, np.ndarray]:
+    ) -> tuple[Example, np.ndarray | None]:
         """The example in a row of a batch and its pixels, or another one in the place of a broken one.
+
+        A pair of texts has no pixels.
 
         Args:
             step, row: of the batch, and in it. They and the seed decide which example takes the place.
@@ -134,6 +156,8 @@ class Batches(Dataset[Batch | Exception]):
         for attempt in range(MAX_ATTEMPTS):
             try:
                 example = self.source[index]
+                if example.image is None:
+                    return example, None
                 return example, pixels_of(example, at_least=self.transform_of(step).decode_at_least)
             except BrokenExampleError as error:
                 rejected.append((error.key, error.reason))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import ClassVar
 
 import numpy as np
@@ -41,6 +42,20 @@ class MixtureConfig(SourceConfig):
             )
         if not all(0 < share < float("inf") for share in self.shares):
             raise UserError(f"shares must be above 0 and finite, got {' '.join(map(str, self.shares))}")
+
+    @property
+    def text_share(self) -> float:
+        """The share of the examples of training that are pairs of texts.
+
+        Raises:
+            UserError: it depends on the sizes of the sources.
+        """
+        own = [source.text_share for source in self.sources]
+        if len(set(own)) == 1:
+            return own[0]
+        if not self.shares:
+            raise UserError("a mixture of pictures and pairs of texts needs shares: --data A=1 --data B=1")
+        return float(sum(map(mul, own, self.shares)) / sum(self.shares))
 
     def build(self, split: Split, *, image_size: int) -> MixtureSource:
         sources = [source.build(split, image_size=image_size) for source in self.sources]

@@ -21,7 +21,7 @@ from clippo.data.table import column_of, path_in, text_columns
 from clippo.data.webdataset import expanded
 from clippo.errors import UserError
 
-__all__ = ["ParquetConfig"]
+__all__ = ["ParquetConfig", "RowGroups"]
 
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "img", "picture", "file_name", "filepath")
 KEPT_BYTES = 2**28  # of the row groups that were read last, for each process

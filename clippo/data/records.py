@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -184,6 +184,11 @@ class FilesSource(Source):
     @property
     def runs(self) -> Runs | None:
         return self.images.runs(self.rows)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        bare = {"examples without a text": self.records.num_bare} if self.records.num_bare else {}
+        return bare | {f"texts: {reason}": count for reason, count in self.records.left_out.items()}
 
     @property
     def fingerprint(self) -> str:

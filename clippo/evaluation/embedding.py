@@ -19,7 +19,12 @@ __all__ = ["embed_images"]
 def embed_images(
     model: Clippo, examples: Sequence[Example], transform: Transform, batch_size: int = 256
 ) -> Tensor:
-    """Embed the images of examples, without random changes: (N, E), on the CPU."""
+    """Embed the images of examples, without random changes: (N, E), on the CPU.
+
+    Of a pair of texts, the first takes the place of the image.
+    """
+    if examples and all(example.image is None for example in examples):
+        return model.encode_text([example.texts[0].text for example in examples]).cpu()
     parts = []
     for start in range(0, len(examples), batch_size):
         pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]

@@ -134,7 +134,7 @@ class Retrieval(Evaluator):
         """The first text of each example in each language that is measured, by the number of the example."""
         found: dict[str, dict[int, str]] = {}
         for number, example in enumerate(self.examples):
-            for text in example.texts:
+            for text in example.captions:
                 found.setdefault(text.language or "any", {}).setdefault(number, text.text)
         asked = set(self.queries.tolist())
         return {

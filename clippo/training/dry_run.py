@@ -25,7 +25,7 @@ from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
 from clippo.training.state import TrainState, build_model
 from clippo.training.trainer import take_step, train
-from clippo.training.watch import text_lengths_of
+from clippo.training.watch import image_lengths_of, text_lengths_of
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 __all__ = ["dry_run"]
@@ -47,7 +47,8 @@ def dry_run(config: TrainConfig, steps: int) -> None:
     Raises:
         UserError: as of `train`.
     """
-    config = dataclasses.replace(config, data=MadeUpConfig(), evaluators={}, trackers=(), init_from=None)
+    data = MadeUpConfig(text_share=config.data.text_share)
+    config = dataclasses.replace(config, data=data, evaluators={}, trackers=(), init_from=None)
     if int(os.environ.get("RANK", 0)) == 0:
         print(needs(config))
     if steps:
@@ -97,7 +98,8 @@ def num_parameters(config: TrainConfig) -> int:
 
 def made_up_batch(config: TrainConfig, pairs: int) -> Batch:
     size = config.model.image_size
-    source = MadeUpConfig(count=4 * pairs).build("train", image_size=size)
+    data = MadeUpConfig(count=4 * pairs, text_share=config.data.text_share)
+    source = data.build("train", image_size=size)
     model = build_model(config)
     batches = Batches(
         source, order_of(source, pairs, seed=0), config.transform.build(size), model.text_input,
@@ -108,10 +110,10 @@ def made_up_batch(config: TrainConfig, pairs: int) -> Batch:
 
 def mean_flops(config: TrainConfig, batch: Batch) -> float:
     """FLOPs of a step of the run, whose texts are as long as those of a batch."""
-    lengths = text_lengths_of(batch, config.model)
-    images = torch.full((len(lengths),), max(1, round(config.model.num_patches * (1 - config.patch_dropout))))
-    times = config.batch_size // len(lengths)
-    return step_flops(config.model, images.repeat(times), lengths.repeat(times))
+    images = image_lengths_of(batch, config.model, config.patch_dropout)
+    texts = text_lengths_of(batch, config.model)
+    times = config.batch_size // len(batch.texts)
+    return step_flops(config.model, images.repeat(times), texts.repeat(times))
 
 
 def memory(config: TrainConfig, batch: Batch) -> tuple[int, int]:

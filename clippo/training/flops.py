@@ -52,15 +52,19 @@ def step_flops(config: ClippoConfig, image_lengths: Tensor, text_lengths: Tensor
 
     Args:
         config: the model.
-        image_lengths, text_lengths: (B,) each, as for `forward_flops`.
+        image_lengths, text_lengths: as for `forward_flops`, (I,) and (2 B - I,): of a pair of texts both
+            sides are texts.
 
     Raises:
-        ValueError: as of `forward_flops`, or different numbers of images and texts.
+        ValueError: as of `forward_flops`, or numbers of images and texts that make no pairs.
     """
     forward = forward_flops(config, image_lengths, text_lengths)
-    B = len(image_lengths)
-    if len(text_lengths) != B:
-        raise ValueError(f"text_lengths must have one entry for each of {B} images, got {len(text_lengths)}")
+    I, T = len(image_lengths), len(text_lengths)  # noqa: E741
+    if T < I or (I + T) % 2:
+        raise ValueError(
+            f"text_lengths must have one entry for each of {I} images, and two a pair of texts, got {T}"
+        )
+    B = (I + T) // 2
     logits = 2 * B * B * config.embed_dim
     return 3 * forward - patch_embed_flops(config, image_lengths, text_lengths) + 3 * logits
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from clippo.data.pairs import FirstSides
 from clippo.errors import UserError
 from clippo.model import Clippo, RenderedTextConfig
 from clippo.model.checkpoints.safetensors import whole
 from clippo.model.clippo import normalized
-from clippo.model.packing import patch_dropout
+from clippo.model.packing import concatenated, copied, patch_dropout
 from clippo.seeds import torch_seed
 from clippo.training.config import TrainConfig
 from clippo.training.losses import Loss
@@ -45,16 +46,22 @@ class PairEmbedder(nn.Module):
         self.patch_dropout = 0.0
         self.norms: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, images: Tensor, texts: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor | FirstSides, texts: Any) -> tuple[Tensor, Tensor]:
         """Embed B pairs: two (B, E) of unit length.
 
         Args:
-            images: (B, S, S, 3) uint8, on any device.
+            images: (B, S, S, 3) uint8, on any device; or first sides, of which some are texts. These go
+                through the tower together with the second sides.
             texts: output of the tokenizer, or that and its mask.
         """
         texts, mask = texts if isinstance(texts, tuple) else (texts, None)
         device = self.model.device
-        kept = None
+        num_pairs, order, kept = len(texts), None, None
+        if isinstance(images, FirstSides):
+            order = copied(images.order, device)
+            texts = concatenated(texts, images.texts)
+            mask = None if mask is None or images.text_mask is None else torch.cat([mask, images.text_mask])
+            images = images.images
         if self.patch_dropout:
             grid = images.shape[1] // self.model.config.patch_size
             kept = patch_dropout(len(images), grid**2, self.patch_dropout)
@@ -63,6 +70,9 @@ class PairEmbedder(nn.Module):
             z_images, z_texts = self.model.embed(images.to(device, non_blocking=True), texts, kept, mask)
             assert z_images is not None and z_texts is not None  # noqa: PT018
             self.norms = mean_norm(z_images), mean_norm(z_texts)
+            if order is not None:
+                z_images = torch.cat([z_images, z_texts[num_pairs:]])[order]
+                z_texts = z_texts[:num_pairs]
             return normalized(z_images), normalized(z_texts)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -74,8 +84,9 @@ class PairEmbedder(nn.Module):
 
 
 def mean_norm(z: Tensor) -> Tensor:
+    """The mean length of the rows, 0 if there are none."""
     norm: Tensor = torch.linalg.vector_norm(z.detach().float(), dim=-1)
-    return norm.mean()
+    return norm.sum() / max(1, len(norm))
 
 
 @dataclass

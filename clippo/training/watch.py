@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clippo.data.loader import Batch
+from clippo.data.pairs import FirstSides
 from clippo.errors import UserError
 from clippo.model import ClippoConfig, RenderedTextConfig
 from clippo.model.checkpoints.safetensors import whole
@@ -25,7 +26,7 @@ from clippo.training.memory import memory_bytes
 from clippo.training.parallel import DistributedContext
 from clippo.training.state import TrainState
 
-__all__ = ["Watch", "text_lengths_of"]
+__all__ = ["Watch", "image_lengths_of", "text_lengths_of"]
 
 
 class Watch:
@@ -87,10 +88,8 @@ class Watch:
         model = self.config.model
         text_lengths = text_lengths_of(batch, model)
         self.num_tokens += int(text_lengths.sum())
-        self.num_patches += len(batch.texts) * model.num_patches
-        num_patches = (batch.images.shape[1] // model.patch_size) ** 2
-        kept = max(1, round(num_patches * (1 - self.config.patch_dropout)))
-        image_lengths = torch.full((len(batch.images),), kept)
+        self.num_patches += len(text_lengths) * model.num_patches
+        image_lengths = image_lengths_of(batch, model, self.config.patch_dropout)
         processes = self.context.world_size
         self.flops += step_flops(model, image_lengths.repeat(processes), text_lengths.repeat(processes))
 
@@ -163,10 +162,25 @@ class Watch:
         self.close()
 
 
+def image_lengths_of(batch: Batch, model: ClippoConfig, patch_dropout: float) -> Tensor:
+    """The number of patches that a model reads of each image, (I,)."""
+    images = batch.images.images if isinstance(batch.images, FirstSides) else batch.images
+    num_patches = (images.shape[1] // model.patch_size) ** 2
+    return torch.full((len(images),), max(1, round(num_patches * (1 - patch_dropout))))
+
+
 def text_lengths_of(batch: Batch, model: ClippoConfig) -> Tensor:
-    """The number of tokens that a model reads of each text, (B,)."""
-    if isinstance(batch.texts, PackedPatches):
-        return batch.texts.varlen.cu_seqlens.diff()
-    if batch.text_mask is not None:
-        return batch.text_mask.sum(1)
-    return torch.full((len(batch.texts),), model.num_patches)
+    """The number of tokens that a model reads of each text, those in the place of images last."""
+    lengths = lengths_of(batch.texts, batch.text_mask, model)
+    if isinstance(batch.images, FirstSides):
+        first = lengths_of(batch.images.texts, batch.images.text_mask, model)
+        return torch.cat([lengths, first])
+    return lengths
+
+
+def lengths_of(texts: Tensor | PackedPatches, mask: Tensor | None, model: ClippoConfig) -> Tensor:
+    if isinstance(texts, PackedPatches):
+        return texts.varlen.cu_seqlens.diff()
+    if mask is not None:
+        return mask.sum(1)
+    return torch.full((len(texts),), model.num_patches)

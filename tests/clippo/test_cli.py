@@ -290,6 +290,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             ["train", "cats"],
             "recipe must be one of dictionary, emoji, laion400m, laion400m_l16, own, yfcc100m; got 'cats'",
         ),
+        (["train", "yfcc100m", "--sentence-share", "x"], "--sentence-share must be a number, got 'x'"),
         (["train", "own"], "clippo train own needs --data, such as folder:photos"),
         (["train", "own", "--data", "photos"], "photos is not a folder, and has none of the endings"),
         (["train", "emoji", "--data", "folder:none", "--out", "new"], "none is not a folder"),

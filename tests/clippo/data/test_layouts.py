@@ -10,6 +10,7 @@ from clippo.data.check import check, random_pairs
 from clippo.data.convert import convert
 from clippo.data.decode import pixels_of
 from clippo.data.emoji import EmojiConfig
+from clippo.data.made_up import MadeUpConfig
 from clippo.data.spec import source_config
 from clippo.data.transform import SquashConfig
 from clippo.errors import UserError
@@ -143,8 +144,7 @@ def test_check(files, tmp_path):
         (root / f"{number:02}.txt").write_text(text)
     found = check(source_config(f"folder:{root}").build("all", image_size=64), AlignedRenderer(64))
     assert found.examples == 27
-    assert found.bare == 1
-    assert found.left_out == {"no letters": 1}
+    assert found.left_out == {"examples without a text": 1, "texts: no letters": 1}
     assert [key for key, _ in found.broken] == ["25"]
     assert (found.same_bytes, found.same_text) == (2, 1)
     assert found.scripts["Hani"] == 1
@@ -152,7 +152,7 @@ def test_check(files, tmp_path):
     lines = str(found).splitlines()
     assert lines[:3] == [
         "27 examples, 26 texts",
-        "left out: 1 examples without a text; texts: 1 no letters",
+        "left out: 1 examples without a text, 1 texts: no letters",
         "broken: 1",
     ]
     assert "pictures: width 40 to 40 px, median 40; height 40 to 40 px, median 40" in lines
@@ -165,9 +165,22 @@ def test_pairs_are_those_that_can_be_read(files, tmp_path):
         (tmp_path / f"{number}.txt").write_text(text)
     source = source_config(f"folder:{tmp_path}").build("all", image_size=32)
     (tmp_path / "3.jpg").unlink()
-    images, texts = random_pairs(source, SquashConfig().build(32), count=24)
+    transform, renderer = SquashConfig().build(32), AlignedRenderer(32)
+    images, texts = random_pairs(source, transform, renderer, count=24)
     assert len(images) == len(texts) == 4
-    assert len(random_pairs(source, SquashConfig().build(32), count=2)[1]) == 2
+    assert len(random_pairs(source, transform, renderer, count=2)[1]) == 2
+
+
+def test_pairs_of_texts_are_checked_and_drawn(tmp_path):
+    source = MadeUpConfig(count=4, words=2, text_share=0.5).build("all", image_size=64)
+    found = check(source, AlignedRenderer(64))
+    assert (found.examples, len(found.sides), len(found.lengths), found.broken) == (4, 2, 6, [])
+    images, texts = random_pairs(source, SquashConfig().build(64), AlignedRenderer(64), count=4)
+    assert {image.shape for image in images} == {(64, 64, 3)}
+    seconds = {text.text for index in (1, 3) for text in source[index].texts[1:]}
+    assert seconds <= {*texts}
+    with pytest.raises(UserError, match="made-up/1 is a pair of texts; tars are for pictures with texts"):
+        convert(source, tmp_path, per_tar=10)
 
 
 def test_pictures_that_look_alike(tmp_path, files):

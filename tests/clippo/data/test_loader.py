@@ -56,6 +56,37 @@ def same(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
+class Pairs(Source):
+    """Squares, and pairs of texts in every third place."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Example:
+        if index % 3 == 0:
+            return Example(f"pair {index}", None, (Text(f"a{index}"), Text(f"b{index}")))
+        return Example(f"square {index}", np.full((32, 32, 3), index, np.uint8), (Text(f"b{index}"),))
+
+
+@pytest.mark.parametrize("renderer", [UnifontRenderer, AlignedRenderer])
+def test_pairs_of_texts_have_two_texts(renderer):
+    batches = batches_of(
+        source=Pairs, weights=None, renderer=renderer, text=RenderedTextConfig(tokens="inked")
+    )
+    batch, indices = batches.read(0), batches.order(0).tolist()
+    first = batch.images
+    assert first.is_text.tolist() == [index % 3 == 0 for index in indices]
+    assert len(first.images) + len(first.texts) == len(batch.texts) == len(first) == 8
+    expected = batches.tokens_of([f"a{index}" for index in indices if index % 3 == 0])
+    if renderer is UnifontRenderer:
+        assert torch.equal(first.texts, expected[0])
+        assert torch.equal(first.text_mask, expected[1])
+    else:
+        assert torch.equal(first.texts.pixels, expected[0].pixels)
+    parts = [batches_of(source=Pairs, weights=None, rows=rows).read(0) for rows in (slice(0, 3), slice(3, 8))]
+    assert [len(part.images) for part in parts] == [3, 5]
+
+
 def test_batches_have_images_texts_and_the_tokens_of_the_texts():
     [batch] = load(batches_of(steps=range(1)), workers=0)
     assert batch.images.shape == (8, 32, 32, 3)

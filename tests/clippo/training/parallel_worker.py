@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from clippo.data.loader import Batches
+from clippo.data.made_up import MadeUpConfig
+from clippo.data.mixture import MixtureConfig
 from clippo.data.order import order_of
 from clippo.model.checkpoints.safetensors import whole
 from clippo.recipes.emoji import recipe
@@ -36,14 +38,16 @@ CONFIG = dataclasses.replace(
     merge_equal_texts=True,
 )
 LOSSES = {"softmax": SoftmaxLossConfig(), "sigmoid": SigmoidLossConfig()}
+# Half of the pairs are pairs of texts, of which each rank may have another number.
+MIXED = MixtureConfig(sources=(CONFIG.data, MadeUpConfig(count=64, words=3, text_share=1.0)), shares=(1, 1))
 MICRO_BATCHES = (16, 3)
 PARALLEL = ("ddp", "fsdp")
 
 
-def batches_of(context, model) -> list:
+def batches_of(context, model, data=CONFIG.data) -> list:
     """This rank's share of the batches, the same pictures and texts for any number of ranks."""
     size = CONFIG.model.image_size
-    source = CONFIG.data.build("train", image_size=size)
+    source = data.build("train", image_size=size)
     order = order_of(source, CONFIG.batch_size, seed=0)
     rows = context.shard(CONFIG.batch_size)
     transform = CONFIG.transform.build(size)
@@ -75,6 +79,7 @@ def losses(config, context, batches) -> list[float]:
 
 def results(context, parallels=PARALLEL) -> dict:
     batches = batches_of(context, build_model(CONFIG))
+    mixed = batches_of(context, build_model(CONFIG), MIXED)[0]
     found = {}
     for parallel, chunk, loss in product(parallels, MICRO_BATCHES, LOSSES):
         # Without a bound on its norm, the gradient is the one that was exchanged.
@@ -82,6 +87,8 @@ def results(context, parallels=PARALLEL) -> dict:
             CONFIG, parallel=parallel, micro_batch_size=chunk, loss=LOSSES[loss], grad_clip_norm=1e9
         )
         found[parallel, chunk, loss] = gradients(config, context, batches[0])
+        if loss == "softmax":
+            found[parallel, chunk, "texts"] = gradients(config, context, mixed)
     for parallel in parallels:
         config = dataclasses.replace(CONFIG, parallel=parallel, micro_batch_size=3)
         found[parallel, "curve"] = losses(config, context, batches)

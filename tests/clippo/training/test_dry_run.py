@@ -6,8 +6,19 @@ import torch
 
 from clippo.cli import main
 from clippo.data.made_up import MadeUpConfig
+from clippo.data.mixture import MixtureConfig
+from clippo.data.sentences import SentencesConfig
+from clippo.errors import UserError
 from clippo.recipes import find_recipe
-from clippo.training.dry_run import LiveBytes, dry_run, made_up_batch, memory, needs, num_parameters
+from clippo.training.dry_run import (
+    LiveBytes,
+    dry_run,
+    made_up_batch,
+    mean_flops,
+    memory,
+    needs,
+    num_parameters,
+)
 from clippo.training.optimizers import AdafactorConfig, AdamWConfig, MuonConfig
 
 
@@ -64,6 +75,35 @@ def test_the_recipes_at_published_scale_are_counted(name, parameters, hours):
     if name == "yfcc100m":
         pairs = config.steps * config.batch_size
         assert float(re.search(r"([\d.e+]+) FLOP", text)[1]) == pytest.approx(6 * 35.3e9 * pairs, rel=0.01)
+
+
+def test_sentences_make_a_published_run_longer_and_cheaper():
+    recipe = find_recipe("yfcc100m")
+    sentences = SentencesConfig(path="c4/*.json.gz")
+    steps = {}
+    for share in (0.25, 0.5, 0.75):
+        config = recipe(MadeUpConfig(), sentences=sentences, sentence_share=share)
+        assert config.data.text_share == share
+        assert config.evaluators.keys() == {"images", "sentences"}
+        steps[share] = config.steps
+    assert steps == {0.25: 333_333, 0.5: 500_000, 0.75: 500_000}
+    assert recipe(sentences).data.text_share == 1.0
+    with pytest.raises(UserError, match="sentence_share must be between 0 and 1, got 1.0"):
+        recipe(MadeUpConfig(), sentences=sentences, sentence_share=1.0)
+
+
+@pytest.mark.slow
+def test_steps_with_sentences_are_counted(tiny_config, capsys):
+    """A text of 16 cells takes fewer tokens than an image of 9 patches takes products."""
+    mixed = MixtureConfig(sources=(MadeUpConfig(), SentencesConfig(path="x.txt")), shares=(1, 1))
+    flops = {}
+    for name, data in (("images", MadeUpConfig()), ("mixed", mixed)):
+        config = dataclasses.replace(tiny_config, data=data)
+        made_up = dataclasses.replace(config, data=MadeUpConfig(text_share=data.text_share))
+        flops[name] = mean_flops(config, made_up_batch(made_up, 16))
+    assert 0.5 * flops["images"] < flops["mixed"] < 1.5 * flops["images"]
+    dry_run(dataclasses.replace(tiny_config, data=mixed), 2)
+    assert '2 steps on made-up data: {"step": 2,' in capsys.readouterr().out
 
 
 @pytest.mark.slow

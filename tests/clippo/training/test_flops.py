@@ -156,8 +156,15 @@ def test_lengths_are_checked():
         forward_flops(ALL, torch.ones(2), NONE)
     with pytest.raises(ValueError, match=r"text_lengths must be integers .* of shape \(1, 2\)"):
         forward_flops(ALL, NONE, torch.ones(1, 2, dtype=torch.int32))
-    with pytest.raises(ValueError, match="one entry for each of 0 images, got 2"):
-        step_flops(ALL, NONE, torch.tensor([9, 9]))
+    with pytest.raises(ValueError, match="for each of 0 images, and two a pair of texts, got 1"):
+        step_flops(ALL, NONE, torch.tensor([9]))
+
+
+def test_a_pair_of_texts_costs_what_its_tokens_cost():
+    """Two images and two texts have the tokens of one image and three texts, but more colour."""
+    nine = torch.full((4,), 9)
+    colour = 2 * 2 * 9 * 2 * ALL.patch_size**2 * ALL.width  # forward and backward of two channels of an image
+    assert step_flops(ALL, nine[:2], nine[:2]) == step_flops(ALL, nine[:1], nine[:3]) + colour
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clippo.data.loader import Batches
+from clippo.data.made_up import MadeUpConfig
 from clippo.data.order import order_of
 from clippo.model import ByteTextConfig, RenderedTextConfig
 from clippo.training import trainer
@@ -87,6 +88,14 @@ def config(tiny_config):
 def test_no_step_waits_for_the_device(config, text, patch_dropout):
     model = dataclasses.replace(config.model, **TEXTS[text])
     steps_on_meta(dataclasses.replace(config, model=model, patch_dropout=patch_dropout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", TEXTS)
+def test_nor_does_one_with_pairs_of_texts(config, text):
+    model = dataclasses.replace(config.model, **TEXTS[text])
+    data = MadeUpConfig(count=100, words=2, text_share=0.5)
+    steps_on_meta(dataclasses.replace(config, model=model, data=data, patch_dropout=0.5))
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def ranks(request, run_ranks, tmp_path_factory):
     return run_ranks(WORKER, request.param, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "texts"])
 @pytest.mark.parametrize("micro_batch", [16, 3])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_the_gradients_are_those_of_one_process(alone, ranks, parallel, micro_batch, loss):

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from clippo.data.emoji import EmojiSource
+from clippo.data.made_up import MadeUpConfig
+from clippo.data.mixture import MixtureConfig
 from clippo.data.order import WeightedOrder
 from clippo.errors import UserError
+from clippo.evaluation.retrieval import RetrievalConfig
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
 from clippo.model.configs import to_dict
 from clippo.renderer import ParagraphRenderer, ParagraphRendererConfig
@@ -21,7 +24,7 @@ from clippo.training.losses import SigmoidLossConfig, SoftmaxLoss
 from clippo.training.optimizers import AdafactorConfig, AdamWConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
-from clippo.training.schedules import CosineConfig
+from clippo.training.schedules import ConstantConfig, CosineConfig
 from clippo.training.signals import Requests, Stopped
 from clippo.training.trainer import train
 
@@ -502,6 +505,29 @@ def test_the_last_steps_leave_no_patches_out(tiny_config, tmp_path, monkeypatch)
     monkeypatch.setattr(trainer, "cached_contrastive_step", noted)
     train(config, tmp_path / "run")
     assert dropped == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
+
+
+def test_pairs_of_texts_are_learned_beside_images(tiny_config, tmp_path):
+    """And a run that was cut off goes on bit for bit."""
+    texts = MadeUpConfig(count=32, words=1, text_share=1.0)
+    data = MixtureConfig(sources=(tiny_config.data, texts), shares=(1, 1))
+    evaluators = {"texts": RetrievalConfig(data=texts, queries="train", candidates="train")}
+    config = dataclasses.replace(
+        tiny_config,
+        data=data,
+        evaluators=evaluators,
+        patch_dropout=0.5,
+        micro_batch_size=6,
+        checkpoint_every=5,
+    )
+    train(config, tmp_path / "whole")
+    found = losses(tmp_path / "whole")
+    assert found[20] < found[5]
+    train(dataclasses.replace(config, steps=10, schedule=ConstantConfig()), tmp_path / "cut")
+    constant = dataclasses.replace(config, schedule=ConstantConfig())
+    train(constant, tmp_path / "cut", resume=True)
+    train(constant, tmp_path / "constant")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "constant")
 
 
 @pytest.mark.slow
