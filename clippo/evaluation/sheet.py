@@ -38,7 +38,7 @@ def draw_sheet(
 ) -> Image.Image:
     """Draw a row for each finding: the query as rendered, then the images that were found.
 
-    The wanted image has a green frame.
+    The wanted image has a green frame. Of a pair of texts, the first is drawn in the place of the image.
     """
     columns = 1 + max(len(finding.found) for finding in findings)
     pitch = CELL_PX + GAP_PX
@@ -52,7 +52,10 @@ def draw_sheet(
         sheet.paste(cell(queries[row]), (GAP_PX, y))
         for column, index in enumerate(finding.found, start=1):
             x = 2 * GAP_PX + column * pitch
-            sheet.paste(cell(transform(pixels_of(examples[index]))), (x, y))
+            example = examples[index]
+            is_text = example.image is None
+            pixels = render([example.texts[0].text])[0] if is_text else transform(pixels_of(example))
+            sheet.paste(cell(pixels), (x, y))
             color = RIGHT if index == finding.wanted else WRONG
             draw.rectangle((x - 3, y - 3, x + CELL_PX + 2, y + CELL_PX + 2), outline=color, width=3)
     return sheet
