@@ -29,12 +29,14 @@ from clippo.data.base import Example, Source, SourceConfig, Split, Text
 from clippo.data.remote import cache_folder
 from clippo.errors import UserError
 from clippo.files import remove
+from clippo.results import version_of
 
 __all__ = ["Document", "SentencePairSource", "SentencePairsConfig", "sentences_of"]
 
 MAX_HELD_OUT = 5000  # documents; of each one pair is measured
 PARAGRAPH = re.compile(r"\n\s*\n")
 ABOUT_FILE = "about.json"
+VERSION = 1  # of the files and of the rules by which sentences are found; another is written anew
 
 
 class Document(NamedTuple):
@@ -120,7 +122,7 @@ class SentencePairsConfig(SourceConfig, ABC):
         """
 
     def build(self, split: Split, *, image_size: int = 0) -> SentencePairSource:
-        key = json.dumps([self.name, repr(self), self.state])
+        key = json.dumps([VERSION, version_of("sentencex"), self.name, repr(self), self.state])
         folder = cache_folder("sentences") / hashlib.sha256(key.encode()).hexdigest()
         if not (folder / ABOUT_FILE).exists():
             write_once(self, folder)
