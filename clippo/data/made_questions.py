@@ -216,17 +216,17 @@ def yes_or_no(things: dict[str, list[int]], count: int) -> Iterator[tuple[str, s
 def copied(cutout: np.ndarray, copies: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Draw one to four copies on plain ground: (size, size, 3) uint8.
 
-    One fills the picture, two a half each, more a quarter each, but for a random margin.
+    One fills the picture, two a half each, more a quarter each, but for a random margin of a pixel or more.
     """
     across, down = min(copies, 2), 1 + (copies > 2)
     out = np.full((size, size, 3), BACKGROUND, np.uint8)
     cell_height, cell_width = size // down, size // across
-    side = min(cell_height, cell_width)
+    largest = min(cell_height, cell_width) - 2
     for cell in rng.permutation(across * down)[:copies].tolist():
         row, column = divmod(cell, across)
-        own = max(1, round(side * rng.uniform(0.75, 1)))
-        top = row * cell_height + int(rng.integers(cell_height - own + 1))
-        left = column * cell_width + int(rng.integers(cell_width - own + 1))
+        own = round(largest * rng.uniform(0.75, 1))
+        top = row * cell_height + 1 + int(rng.integers(cell_height - own - 1))
+        left = column * cell_width + 1 + int(rng.integers(cell_width - own - 1))
         small = resized(cutout, own, "bicubic")
         ground = out[top : top + own, left : left + own]
         if small.shape[2] == 4:

@@ -47,15 +47,16 @@ class Vqa2Config(QuestionsConfig):
         root, part = Path(self.root), SPLITS[split]
         texts = listed(root / f"v2_OpenEnded_mscoco_{part}_questions.json", "questions")
         annotations = listed(root / f"v2_mscoco_{part}_annotations.json", "annotations")
-        text_of = {entry["question_id"]: entry["question"] for entry in texts}
         try:
+            text_of = {entry["question_id"]: entry["question"] for entry in texts}
             asked = [question_of(entry, text_of[entry["question_id"]]) for entry in annotations]
-        except KeyError as error:
+            files = {question.picture: f"COCO_{part}_{int(question.picture):012}.jpg" for question in asked}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"an annotation of {root}/v2_mscoco_{part}_annotations.json lacks {error}, or its question"
+                f"the questions and annotations of {part} in {root} are not in the layout of VQA v2, or an "
+                f"annotation lacks its question: {type(error).__name__}: {error}"
             ) from error
         pictures = root / part
-        files = {question.picture: f"COCO_{part}_{int(question.picture):012}.jpg" for question in asked}
         present = set(os.listdir(pictures)) if pictures.is_dir() else set()
         if missing := [file for file in files.values() if file not in present]:
             raise UserError(

@@ -33,6 +33,7 @@ Position = Literal["top", "middle", "bottom"]
 BLOCK = 256  # pictures in memory at a time
 BLANK = 127  # grey level of the picture of a question alone: the background of rendered text
 SHEET_ROWS, SHEET_COLUMNS = 4, 6
+CELL_PX, TITLE_PX, GAP_PX, DPI = 152, 38, 8, 100
 RIGHT, WRONG = "#2ea043", "#cf222e"
 
 
@@ -79,8 +80,8 @@ class Vqa(Evaluator):
         position, min_count, seed: as of `VqaConfig`.
 
     Raises:
-        UserError: no question is to be trained on or measured, no answer comes often enough, or a kind of
-            question is never trained.
+        UserError: too few questions, no answer that comes often enough, or a kind of question that is
+            measured but never trained.
     """
 
     def __init__(
@@ -92,8 +93,12 @@ class Vqa(Evaluator):
         min_count: int = 9,
         seed: int = 0,
     ) -> None:
-        if not len(train) or not len(held_out):
-            raise UserError(f"there must be questions, got {len(train)} to train on and {len(held_out)}")
+        pictures = {question.picture for question in train.asked}
+        if len(pictures) < 2 or not len(held_out):
+            raise UserError(
+                "there must be questions about two pictures to train on, and one to measure; got "
+                f"{len(pictures)} pictures and {len(held_out)} questions"
+            )
         self.train, self.held_out = train, held_out
         self.position: Position = position
         self.seed = seed
@@ -173,15 +178,14 @@ class Vqa(Evaluator):
 
     def picture(self, model: Clippo) -> Image.Image | None:
         """Questions as the model reads them, with its answers, and the right ones where they differ."""
-        from matplotlib.figure import Figure  # takes half a second
-
         if not reads_pixels(model):
             return None
+        from matplotlib.figure import Figure  # takes half a second
+
         z_train, z_held_out = (
             embed(model, part, self.position, ["drawn"])["drawn"] for part in (self.train, self.held_out)
         )
         answers, asked = self.answered(z_train, z_held_out), self.held_out.asked
-        figure = Figure(figsize=(1.6 * SHEET_COLUMNS, 1.9 * SHEET_ROWS), layout="constrained")
         shown = spread(asked, SHEET_ROWS * SHEET_COLUMNS)
         pixels = compose(
             [self.held_out.image(index) for index in shown],
@@ -189,13 +193,18 @@ class Vqa(Evaluator):
             renderer_of(model),
             self.position,
         )
-        for place, (index, image) in enumerate(zip(shown, pixels, strict=True), start=1):
-            axes = figure.add_subplot(SHEET_ROWS, SHEET_COLUMNS, place)
-            axes.imshow(image)
-            axes.set_axis_off()
+        width, height = SHEET_COLUMNS * (CELL_PX + GAP_PX), SHEET_ROWS * (CELL_PX + TITLE_PX)
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        for place, (index, image) in enumerate(zip(shown, pixels, strict=True)):
+            row, column = divmod(place, SHEET_COLUMNS)
+            x, y = column * (CELL_PX + GAP_PX) + GAP_PX // 2, height - (row + 1) * (CELL_PX + TITLE_PX)
+            resized = Image.fromarray(image).resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST)
+            figure.figimage(np.asarray(resized), x, y)
             is_right = vqa_accuracy(answers[index], asked[index].answers) > 0
             title = answers[index] if is_right else f"{answers[index]}\n(right: {asked[index].answer})"
-            axes.set_title(title, fontsize=8, color=RIGHT if is_right else WRONG)
+            place_of_title = ((x + CELL_PX / 2) / width, (y + CELL_PX + GAP_PX / 2) / height)
+            color = RIGHT if is_right else WRONG
+            figure.text(*place_of_title, title, ha="center", va="bottom", fontsize=8, color=color)
         encoded = io.BytesIO()
         figure.savefig(encoded, format="png")  # with Agg
         return Image.open(encoded).convert("RGB")
@@ -212,7 +221,7 @@ def embed(model: Clippo, questions: Questions, position: Position, names: Sequen
         if "drawn" in names:
             asked = texts[start : start + BLOCK]
             parts["drawn"].append(model.encode_image_text(images, asked, position=position).cpu())
-        if "picture_only" in names:
+        if {"picture_only", "late_fusion"} & set(names):
             parts["picture_only"].append(model.encode_image(images).cpu())
     out = {name: torch.cat(own) for name, own in parts.items()}
     if "question_only" in names:
