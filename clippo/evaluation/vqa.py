@@ -109,23 +109,20 @@ class Vqa(Evaluator):
                 f"comes; got {min_count}"
             )
         self.targets = SoftTargets([question.answers for question in train.asked], self.vocabulary)
-        self.answers_of_kind = self.answers_by_kind()
-        if missing := {question.kind for question in held_out.asked} - self.answers_of_kind.keys():
+        self.counts = self.counts_by_kind()
+        if missing := {question.kind for question in held_out.asked} - self.counts.keys():
             raise UserError(
                 f"questions of the kind {', '.join(sorted(missing))} are measured but never trained"
             )
 
-    def answers_by_kind(self) -> dict[str, Counter[str]]:
-        """How often each answer of the vocabulary is a right one in training, by kind of question."""
+    def counts_by_kind(self) -> dict[str, np.ndarray]:
+        """How many training questions of each kind each answer of the vocabulary is right of, in part: (V,)."""
         columns: dict[str, list[int]] = defaultdict(list)
         for index, question in enumerate(self.train.asked):
             start, end = self.targets.ends[index : index + 2]
             columns[question.kind] += self.targets.columns[start:end].tolist()
-        return {
-            kind: Counter({self.vocabulary[column]: count for column, count in Counter(own).items()})
-            for kind, own in columns.items()
-            if own
-        }
+        V = len(self.vocabulary)
+        return {kind: np.bincount(own, minlength=V) for kind, own in columns.items() if own}
 
     def __call__(self, model: Clippo) -> Metrics:
         names = ["picture_only", "late_fusion"]
@@ -137,12 +134,8 @@ class Vqa(Evaluator):
         metrics: Metrics = {}
         for name in names:
             metrics |= self.scored(name, self.answered(z_train[name], z_held_out[name]))
-        asked = self.held_out.asked
-        majority = {
-            kind: max(self.vocabulary, key=lambda answer: answers[answer])
-            for kind, answers in self.answers_of_kind.items()
-        }
-        metrics |= self.scored("majority", [majority[question.kind] for question in asked])
+        majority = {kind: self.vocabulary[counts.argmax()] for kind, counts in self.counts.items()}
+        metrics |= self.scored("majority", [majority[question.kind] for question in self.held_out.asked])
         return metrics | self.chance()
 
     def answered(self, z_train: Tensor, z_held_out: Tensor) -> list[str]:
@@ -163,13 +156,16 @@ class Vqa(Evaluator):
 
     def chance(self) -> Metrics:
         """The accuracy that is expected of an answer drawn from those of the kind of question."""
+        asked = self.held_out.asked
+        targets = SoftTargets([question.answers for question in asked], self.vocabulary)
         expected = []
-        for question in self.held_out.asked:
-            possible = self.answers_of_kind[question.kind]
-            expected.append(sum(vqa_accuracy(a, question.answers) for a in possible) / len(possible))
+        for question, start, end in zip(asked, targets.ends, targets.ends[1:], strict=False):
+            is_possible = self.counts[question.kind] > 0
+            scores = targets.scores[start:end][is_possible[targets.columns[start:end]]]
+            expected.append(scores.sum() / is_possible.sum())
         return {
             f"chance/{kind}": float(100 * np.mean(np.array(expected)[rows]))
-            for kind, rows in rows_by_kind(self.held_out.asked).items()
+            for kind, rows in rows_by_kind(asked).items()
         }
 
     @property
@@ -213,8 +209,8 @@ class Vqa(Evaluator):
 def embed(model: Clippo, questions: Questions, position: Position, names: Sequence[str]) -> dict[str, Tensor]:
     """Embeddings of the questions by name, see `Vqa`: (N, E) float32 each, late_fusion (N, 2 E)."""
     texts = [question.text for question in questions.asked]
-    distinct = list(dict.fromkeys(texts))
-    rows = [distinct.index(text) for text in texts]
+    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    distinct, rows = list(number), [number[text] for text in texts]
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for start in range(0, len(texts), BLOCK):
         images = [questions.image(index) for index in range(start, min(start + BLOCK, len(texts)))]
@@ -223,11 +219,15 @@ def embed(model: Clippo, questions: Questions, position: Position, names: Sequen
             parts["drawn"].append(model.encode_image_text(images, asked, position=position).cpu())
         if {"picture_only", "late_fusion"} & set(names):
             parts["picture_only"].append(model.encode_image(images).cpu())
+    if "question_only" in names:
+        blank = np.full((model.config.image_size, model.config.image_size, 3), BLANK, np.uint8)
+        for start in range(0, len(distinct), BLOCK):
+            asked = distinct[start : start + BLOCK]
+            z = model.encode_image_text([blank] * len(asked), asked, position=position)
+            parts["question_only"].append(z.cpu())
     out = {name: torch.cat(own) for name, own in parts.items()}
     if "question_only" in names:
-        size = model.config.image_size
-        blank = [np.full((size, size, 3), BLANK, np.uint8)] * len(distinct)
-        out["question_only"] = model.encode_image_text(blank, distinct, position=position).cpu()[rows]
+        out["question_only"] = out["question_only"][rows]
     if "late_fusion" in names:
         out["late_fusion"] = torch.cat([out["picture_only"], model.encode_text(distinct).cpu()[rows]], dim=1)
     return out

@@ -1,98 +1,59 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from clippo.data.questions import Question
 from clippo.data.vqa2 import Vqa2Config
 from clippo.errors import UserError
 
-ANSWERS = ["net"] * 6 + ["netting", "net", "mesh", "a net"]
 
-
-def write_part(root, part, question_ids):
-    """A part of VQA v2 in its layout: two questions a photograph."""
-    (root / part).mkdir(parents=True)
-    about = {"info": {"version": "2.0"}, "license": {}, "data_type": "mscoco", "data_subtype": part}
-    questions, annotations = [], []
-    for question_id in question_ids:
-        image_id = question_id // 1000
-        questions.append(
-            {"image_id": image_id, "question": f"What is {question_id}?", "question_id": question_id}
-        )
-        answers = [
-            {"answer": answer, "answer_confidence": "yes", "answer_id": number}
-            for number, answer in enumerate(ANSWERS, start=1)
-        ]
-        annotations.append(
-            {
-                "question_type": "what is", "multiple_choice_answer": "net", "answers": answers,
-                "image_id": image_id, "answer_type": ("other", "yes/no")[question_id % 2],
-                "question_id": question_id,
-            }
-        )  # fmt: skip
-        grey = np.full((30, 40), image_id % 256, np.uint8)
-        Image.fromarray(grey).save(root / part / f"COCO_{part}_{image_id:012}.jpg")
-    listed = {"task_type": "Open-Ended", "questions": questions[::-1]}  # the files need not have one order
-    (root / f"v2_OpenEnded_mscoco_{part}_questions.json").write_text(json.dumps(about | listed))
-    content = about | {"annotations": annotations}
-    (root / f"v2_mscoco_{part}_annotations.json").write_text(json.dumps(content))
-
-
-@pytest.fixture
-def root(tmp_path):
-    write_part(tmp_path / "vqa", "train2014", [9000, 9001, 131074000])
-    write_part(tmp_path / "vqa", "val2014", [42000])
-    return tmp_path / "vqa"
-
-
-def test_questions_are_read_in_the_layout_of_vqa_v2(root):
-    train = Vqa2Config(root=str(root)).build("train", 64)
+def test_questions_are_read_in_the_layout_of_vqa_v2(vqa2_root):
+    train = Vqa2Config(root=str(vqa2_root)).build("train", 64)
+    answers = ["net"] * 6 + ["netting", "net", "mesh", "a net"]
     assert len(train) == 3
-    assert train.asked[0] == Question("9000", "9", "What is 9000?", tuple(ANSWERS), "net", "other")
+    assert train.asked[0] == Question("9000", "9", "What is 9000?", tuple(answers), "net", "other")
     assert [question.kind for question in train.asked] == ["other", "yes_no", "other"]
     assert train.asked[2].picture == "131074"
     assert train.image(1).shape == (30, 40, 3)  # grey photographs become RGB
-    held_out = Vqa2Config(root=str(root)).build("held_out", 64)
+    held_out = Vqa2Config(root=str(vqa2_root)).build("held_out", 64)
     assert [question.key for question in held_out.asked] == ["42000"]
     assert (held_out.image(0) == 42).all()
     assert train.fingerprint != held_out.fingerprint
 
 
-def test_what_is_missing_is_named(root, tmp_path):
+def test_what_is_missing_is_named(vqa2_root, tmp_path):
     with pytest.raises(UserError, match=r"questions\.root must be the folder"):
         Vqa2Config(root="")
     with pytest.raises(UserError, match=r"nowhere/v2_OpenEnded_mscoco_train2014_questions\.json"):
         Vqa2Config(root=str(tmp_path / "nowhere")).build("train", 64)
-    photograph = root / "train2014" / "COCO_train2014_000000000009.jpg"
-    opened = Vqa2Config(root=str(root)).build("train", 64)
+    photograph = vqa2_root / "train2014" / "COCO_train2014_000000000009.jpg"
+    opened = Vqa2Config(root=str(vqa2_root)).build("train", 64)
     photograph.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"cannot read the photograph .*000009\.jpg: not a picture"):
         opened.image(0)
     photograph.unlink()
     with pytest.raises(UserError, match=r"lacks 1 of 2 photographs, such as COCO_train2014_000000000009"):
-        Vqa2Config(root=str(root)).build("train", 64)
-    shutil.rmtree(root / "train2014")
+        Vqa2Config(root=str(vqa2_root)).build("train", 64)
+    shutil.rmtree(vqa2_root / "train2014")
     with pytest.raises(UserError, match="lacks 2 of 2 photographs"):
-        Vqa2Config(root=str(root)).build("train", 64)
+        Vqa2Config(root=str(vqa2_root)).build("train", 64)
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"questions": []}', '{"questions": {}}'])
-def test_files_of_another_layout_are_refused(root, content):
-    (root / "v2_OpenEnded_mscoco_train2014_questions.json").write_text(content)
+def test_files_of_another_layout_are_refused(vqa2_root, content):
+    (vqa2_root / "v2_OpenEnded_mscoco_train2014_questions.json").write_text(content)
     with pytest.raises(UserError, match=r"v2_OpenEnded_mscoco_train2014_questions\.json"):
-        Vqa2Config(root=str(root)).build("train", 64)
+        Vqa2Config(root=str(vqa2_root)).build("train", 64)
 
 
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [("question", "KeyError: 131074000"), ("answers", "KeyError: 'answers'"), ("number", "x")],
 )
-def test_an_annotation_that_lacks_something_is_refused(root, lost, reason):
+def test_an_annotation_that_lacks_something_is_refused(vqa2_root, lost, reason):
     name = "questions" if lost == "question" else "annotations"
-    file = root / f"v2_{'OpenEnded_' * (name == 'questions')}mscoco_train2014_{name}.json"
+    file = vqa2_root / f"v2_{'OpenEnded_' * (name == 'questions')}mscoco_train2014_{name}.json"
     content = json.loads(file.read_text())
     if lost == "question":
         del content[name][0]
@@ -102,4 +63,4 @@ def test_an_annotation_that_lacks_something_is_refused(root, lost, reason):
         content[name][0]["image_id"] = "x"
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"train2014 in .* are not in the layout of VQA v2.*{reason}"):
-        Vqa2Config(root=str(root)).build("train", 64)
+        Vqa2Config(root=str(vqa2_root)).build("train", 64)

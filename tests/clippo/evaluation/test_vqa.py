@@ -196,6 +196,13 @@ def test_the_configuration_is_kept_in_json():
         config.build(MadeUpConfig(), SquashConfig(), 64)
 
 
+def test_vqa_v2_is_measured_from_its_files(untrained, vqa2_root):
+    config = VqaConfig(questions=Vqa2Config(root=str(vqa2_root)), min_count=1)
+    metrics = config.build(MadeUpConfig(), SquashConfig(), 64)(untrained)
+    assert {name.partition("/")[2] for name in metrics} == {"all", "other"}
+    assert metrics["majority/other"] == 100  # "net", the only answer
+
+
 def test_the_fingerprint_is_that_of_both_parts(parts):
     assert Vqa(*parts).fingerprint == Vqa(Pictures(0, 80), Pictures(80, 40)).fingerprint
     assert Vqa(*parts).fingerprint != Vqa(parts[0], Pictures(81, 40)).fingerprint
