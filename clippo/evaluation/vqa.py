@@ -116,7 +116,7 @@ class Vqa(Evaluator):
             )
 
     def counts_by_kind(self) -> dict[str, np.ndarray]:
-        """How many training questions of each kind each answer of the vocabulary is right of, in part: (V,)."""
+        """How many training questions of each kind each of the V answers is right of, in part: (V,)."""
         columns: dict[str, list[int]] = defaultdict(list)
         for index, question in enumerate(self.train.asked):
             start, end = self.targets.ends[index : index + 2]
