@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -296,6 +297,14 @@ class Clippo(nn.Module):
         return torch.cat([torch.zeros(0, self.config.embed_dim, device=self.device), *parts])
 
     # Files
+
+    def weights_sha256(self) -> str:
+        """SHA-256 of the names, types, shapes and values of all weights, in whatever file they came."""
+        checksum = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            checksum.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return checksum.hexdigest()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder, which is made if it is missing.

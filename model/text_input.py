@@ -98,6 +98,11 @@ class TextInput(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def max_tokens(self) -> int:
+        """Tokens of the longest text."""
+
+    @property
+    @abstractmethod
     def num_cut(self) -> int:
         """Strings that the tokenizer has cut so far, because they were too long."""
 
@@ -213,6 +218,10 @@ class RenderedText(TextInput):
         return PackedPatches(pixels, positions, VarlenInfo(cu_seqlens, max_seqlen))
 
     @property
+    def max_tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
     def num_cut(self) -> int:
         return int(getattr(self.renderer, "num_cut", 0))  # not every renderer counts
 
@@ -303,6 +312,10 @@ class ByteText(TextInput):
     @property
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        return self._tokenizer.max_bytes
 
     @property
     def num_cut(self) -> int:

@@ -1,1 +1,1 @@
-"""Formats that models are read from and written to, one module each."""
+"""Formats that models are read from and written to, and what other programs expect of one; a module each."""

@@ -170,6 +170,18 @@ def test_a_model_starts_on_the_meta_device(clippo):
         assert torch.equal(value, clippo.state_dict()[name]), name
 
 
+def test_the_checksum_is_of_the_weights_and_not_of_a_file(clippo, tmp_path):
+    checksum = clippo.weights_sha256()
+    clippo.save_pretrained(tmp_path)
+    assert Clippo.from_pretrained(tmp_path).weights_sha256() == checksum
+    other = copy.deepcopy(clippo)
+    assert other.weights_sha256() == checksum
+    with torch.no_grad():
+        other.logit_scale[0] += 1e-6
+    assert other.weights_sha256() != checksum
+    assert copy.deepcopy(clippo).half().weights_sha256() != checksum
+
+
 def test_texts_that_are_cut_are_warned_of_once():
     config = ClippoConfig(
         width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=16, image_size=64, embed_dim=8

@@ -1,6 +1,7 @@
 """Code written for open_clip and CLIP_benchmark runs on a Clippo."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clippo.model import create_model
-from clippo.model.checkpoints.open_clip import open_clip_trio
+from clippo.model import (
+    ByteTextConfig,
+    Clippo,
+    create_model,
+    load_for_clip_benchmark,
+    open_clip_trio,
+    save_big_vision,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +56,61 @@ def test_the_parts_can_be_pickled(clippo, pictures):
     assert torch.equal(model.encode_text(text), model_2.encode_text(text))
 
 
-def test_zero_shot_as_clip_benchmark_does_it(clippo, pictures):
-    """Its contract: a transform for a DataLoader, a tokenizer with `.to()`, encoders that leave lengths."""
-    model, transform, tokenizer = open_clip_trio(clippo)
+def test_clip_benchmark(clippo, pictures, tmp_path):
+    """It calls a loader, a transform, a tokenizer, and both encoders under autocast."""
+    clippo.save_pretrained(tmp_path)
+    arguments = {"model_name": "mine", "pretrained": str(tmp_path), "cache_dir": None, "device": "cpu"}
+    model, transform, tokenizer = load_for_clip_benchmark(**arguments)
+    model.eval()
+    names, prompts = ("cat", "dog", "house"), ("a photo of a {c}", "a picture of a {c}")
     dataset = [(transform(picture), label) for label, picture in enumerate(pictures)]
-    loader = torch.utils.data.DataLoader(dataset, batch_size=2)
-    device = torch.device("cpu")
-    with torch.no_grad():
-        weights = []
-        for name in ("cat", "dog", "house"):
-            texts = tokenizer([f"a photo of a {name}", f"a picture of a {name}"]).to(device)
-            embedding = F.normalize(model.encode_text(texts), dim=-1).mean(dim=0)
-            weights.append(embedding / embedding.norm())
-        classifier = torch.stack(weights, dim=1).to(device)
-        logits = torch.cat(
-            [
-                100 * F.normalize(model.encode_image(images.to(device)), dim=-1) @ classifier
-                for images, _ in loader
-            ]
-        )
-    assert logits.shape == (3, 3)
+    batches = list(torch.utils.data.DataLoader(dataset, batch_size=2))
+
+    def features(encoder, inputs):
+        with torch.no_grad(), torch.autocast("cpu", enabled=True):
+            return F.normalize(encoder(inputs.to("cpu")), dim=-1)
+
+    # Zero-shot classification: a text at a time, lengths of one before and after the mean.
+    means = [
+        features(model.encode_text, tokenizer([p.format(c=name) for p in prompts])).mean(0) for name in names
+    ]
+    classifier = torch.stack([mean / mean.norm() for mean in means], dim=1)
+    z_images = torch.cat([features(model.encode_image, images) for images, _ in batches])
+    # Retrieval: the captions of a batch together. The linear probe takes the features of the images alone.
+    z_texts = features(model.encode_text, tokenizer([p.format(c=name) for name in names for p in prompts]))
+    expected = clippo.encode_text([p.format(c=name) for name in names for p in prompts])
+    tolerance = {"atol": 0.02, "rtol": 0}  # of bfloat16
+    torch.testing.assert_close(z_images.float(), clippo.encode_image(pictures), **tolerance)
+    torch.testing.assert_close(z_texts.float(), expected, **tolerance)
+    torch.testing.assert_close(
+        (z_images @ classifier).float(),
+        clippo.encode_image(pictures) @ F.normalize(expected.view(3, 2, -1).mean(1), dim=-1).T,
+        **tolerance,
+    )
+
+
+def test_a_file_of_big_vision_is_loaded_for_clip_benchmark(clippo, tmp_path):
+    published = create_model("clippo-mu16", image_size=32)
+    save_big_vision(published, tmp_path / "clippo.npz")
+    model, _, _ = load_for_clip_benchmark("mine", str(tmp_path / "clippo.npz"))
+    assert model.clippo.weights_sha256() == published.weights_sha256() != clippo.weights_sha256()
+
+
+def test_clip_benchmark_itself(clippo, pictures):
+    reason = "clip_benchmark 1.6 or later is not installed"
+    classification = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification", reason=reason)
+    retrieval = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval", reason=reason)
+    model, transform, tokenizer = open_clip_trio(clippo)
+    images = torch.stack([transform(picture) for picture in pictures])
+    templates = ["a photo of a {c}", "a {c}"]
+    classifier = classification.zero_shot_classifier(model, tokenizer, ["cat", "dog"], templates, "cpu")
+    loader = [(images, torch.tensor([0, 1, 0]))]
+    logits, _ = classification.run_classification(model, classifier, loader, "cpu")
+    assert logits.shape == (3, 2)
     assert logits.isfinite().all()
+    texts = [["a cat", "a dog"], ["a house"], ["a tree"]]
+    found = retrieval.evaluate(model, [(images, texts)], tokenizer, "cpu", recall_k_list=[3])
+    assert found["image_retrieval_recall@3"] == 1.0
 
 
 def test_fine_tuning(clippo, pictures):
@@ -86,17 +127,49 @@ def test_fine_tuning(clippo, pictures):
     assert tokenizer("one string").shape == (1, 64, 64)
 
 
-def test_zero_shot_as_open_clip_does_it(clippo, pictures):
-    """Its training code asks for one side at a time, and `visual` for the preprocessing."""
+def test_open_clip_takes_one_side_at_a_time(clippo, pictures):
+    """Its classifier is built with `encode_text`, or the model called with texts, and applied by a call."""
     model, preprocess, tokenizer = open_clip_trio(clippo)
     images, texts = torch.stack(list(map(preprocess, pictures))), tokenizer(["a cat", "a dog"])
     z_images, nothing, scale = model(image=images)
     assert nothing is None
-    torch.testing.assert_close(z_images, model.encode_image(images, normalize=True))
+    torch.testing.assert_close(z_images, clippo.encode_image(pictures))
     nothing, z_texts, _ = model(text=texts)
     assert nothing is None
+    torch.testing.assert_close(z_texts, clippo.encode_text(["a cat", "a dog"]))
     torch.testing.assert_close(z_texts, model.encode_text(texts, normalize=True))
     torch.testing.assert_close(scale, clippo.logit_scale.exp())
+    assert model.context_length == 16
     assert model.visual.image_size == (64, 64)
     assert model.visual.image_mean == model.visual.image_std == (0.5, 0.5, 0.5)
     assert torch.equal(model.visual(images), model.encode_image(images))
+
+
+def test_open_clip_trains_with_named_outputs(clippo, pictures):
+    model, preprocess, tokenizer = open_clip_trio(clippo, output_dict=True)
+    images, texts = torch.stack(list(map(preprocess, pictures))), tokenizer(["a", "b", "c"])
+
+    def loss(image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
+        logits = logit_scale * image_features @ text_features.T
+        return {"contrastive_loss": F.cross_entropy(logits, torch.arange(3))}
+
+    sum(loss(**model(images, texts), output_dict=True).values()).backward()
+    assert model.logit_scale.grad is not None
+    model.zero_grad(set_to_none=True)
+    named = model(image=images)
+    assert named["text_features"] is None
+    torch.testing.assert_close(named["image_features"], clippo.encode_image(pictures))
+
+
+def test_open_clip_itself(clippo, pictures):
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch, with torchvision, is not installed")
+    model, preprocess, tokenizer = open_clip_trio(clippo)
+    templates = (lambda name: f"a photo of a {name}", lambda name: f"a {name}")
+    classifier = open_clip.build_zero_shot_classifier(model, tokenizer, ["cat", "dog", "house"], templates)
+    z_images = model(image=torch.stack(list(map(preprocess, pictures))))[0]
+    assert (z_images @ classifier).shape == (3, 3)
+
+
+def test_the_context_of_a_model_that_reads_bytes(clippo):
+    config = replace(clippo.config, text=ByteTextConfig(max_bytes=48))
+    assert open_clip_trio(Clippo(config))[0].context_length == 48
