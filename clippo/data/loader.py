@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from clippo.model.packing import PackedPatches
 from clippo.model.text_input import TextInput
 from clippo.seeds import generator, generators
 
-__all__ = ["Batch", "Batches", "load", "worker_deaths_explained"]
+__all__ = ["Batch", "Batches", "load", "made_ahead", "worker_deaths_explained"]
 
 PREFETCHED_BYTES = 2**31  # of the batches that wait, for each process that trains
 MAX_ATTEMPTS = 100  # to find an example that can be read
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -100,7 +102,7 @@ class Batches(Dataset[Batch | Exception]):
     def __getitem__(self, number: int) -> Batch | Exception:
         try:
             return self.read(self.steps[number])
-        except Exception as error:  # DataLoader would bury the message in a traceback of the worker
+        except Exception as error:  # see `made_ahead`
             return error
 
     def read(self, step: int) -> Batch:
@@ -193,31 +195,50 @@ def load(batches: Batches, *, workers: int, pin_memory: bool = False) -> Iterato
         Exception: what went wrong with a batch, when its turn comes.
         UserError: a worker was killed.
     """
+    for batch in made_ahead(batches, workers=workers, item_bytes=batches.batch_bytes, pin_memory=pin_memory):
+        yield Batch(*batch)
+
+
+def made_ahead(
+    items: Dataset[Item | Exception], *, workers: int, item_bytes: int, pin_memory: bool = False
+) -> Iterator[Item]:
+    """Give the items of a data set in their order, made in worker processes.
+
+    Args:
+        items: gives what went wrong in the place of an item; DataLoader would bury the message of an error in
+            a traceback of the worker.
+        workers, pin_memory: as of `load`.
+        item_bytes: about the size of an item.
+
+    Raises:
+        Exception: what went wrong with an item, when its turn comes.
+        UserError: a worker was killed.
+    """
     loader = DataLoader(
-        batches,
+        items,
         batch_size=None,  # an item is a batch already
         num_workers=workers,
         # A fork of a process in which PyTorch has started its threads may hang.
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=prepare_worker if workers else None,
         pin_memory=pin_memory,
-        prefetch_factor=prefetched(batches.batch_bytes, workers) if workers else None,
+        prefetch_factor=prefetched(item_bytes, workers) if workers else None,
     )
     made = iter(loader)
     while True:
         try:
             with worker_deaths_explained():
-                batch = next(made)
+                item = next(made)
         except StopIteration:
             return
-        if isinstance(batch, Exception):
-            raise batch
-        yield Batch(*batch)
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
-def prefetched(batch_bytes: int, workers: int) -> int:
-    """How many batches each worker makes ahead: one to four, so that all fit into PREFETCHED_BYTES."""
-    return max(1, min(4, PREFETCHED_BYTES // (workers * batch_bytes)))
+def prefetched(item_bytes: int, workers: int) -> int:
+    """How many items each worker makes ahead: one to four, so that all fit into PREFETCHED_BYTES."""
+    return max(1, min(4, PREFETCHED_BYTES // (workers * item_bytes)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +22,9 @@ from clippo import __version__
 from clippo.arguments import colours_as_asked, one_line
 from clippo.cli import main
 from clippo.data.convert import png
+from clippo.data.decode import pixels_of
 from clippo.data.emoji import EmojiConfig
+from clippo.data.spec import source_config
 from clippo.recipes import find_recipe
 from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
@@ -67,6 +70,7 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
         ((str(SCRIPT),), ("data",), "clippo data check folder:photos --sheet pairs.png"),
         ((str(SCRIPT),), ("data", "check"), "--sheet"),
         (MODULE, ("evaluate",), "clippo evaluate runs/emoji"),
+        (MODULE, ("embed",), "clippo embed runs/photos folder:photos --out photos.npy"),
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
         ((str(SCRIPT),), ("fonts",), "clippo fonts unifont.otf"),
@@ -227,6 +231,49 @@ def test_embeddings_are_kept_until_something_changes(finished, tmp_path):
     assert torch.equal(run.cached_embeddings("b", lambda: second), second)
 
 
+def test_embed_a_folder_and_lines_with_a_run(finished, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)):
+        (tmp_path / f"photos/{number}.png").write_bytes(png(pixels))
+        (tmp_path / f"photos/{number}.txt").write_text(f"a picture\n{number} pictures\n")
+    (tmp_path / "photos/3.png").write_bytes(b"no picture")
+    (tmp_path / "photos/3.txt").write_text("a broken one")
+    monkeypatch.chdir(tmp_path)
+    main(["embed", str(finished), "photos", "--out", "z.npy"])
+    printed = capsys.readouterr().out
+    assert "left out: 3: not a picture" in printed
+    assert "9 x 32 float32, 1 examples left out\nwritten to z.npy, z.jsonl, z.manifest.json\n" in printed
+    model, config = RunFolder(finished).load_model(), RunFolder(finished).config()
+    source = source_config("photos").build("all", image_size=48)
+    z = np.load("z.npy").reshape(3, 3, 32)  # an image and two texts of each
+    for number in range(3):
+        pixels = config.transform.build(48)(pixels_of(source[number]))
+        expected = [model.encode_image(pixels[None])]
+        expected += [model.encode_text([text.text]) for text in source[number].texts]
+        np.testing.assert_allclose(z[number], torch.cat(expected), atol=1e-5)
+    manifest = json.loads(Path("z.manifest.json").read_text())
+    assert (manifest["data"], manifest["fingerprint"]) == ("photos", source.fingerprint)
+    assert manifest["transform"]["type"] == "place"
+    assert manifest["renderer"] == model.renderer.description
+
+    Path("lines.txt").write_text("\ufeffein Hund\r\n\r\nзмія\r\n", encoding="utf-8")
+    main(["embed", str(finished), "--texts", "lines.txt", "--out", "lines.parquet", "--dtype", "float16"])
+    assert "3 x 32 float16, 0 examples left out\nwritten to lines.parquet, " in capsys.readouterr().out
+    table = pyarrow.parquet.read_table("lines.parquet")
+    assert table["text"].to_pylist() == ["ein Hund", "", "змія"]
+    expected = model.encode_text(["ein Hund", "", "змія"])
+    np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_embed_the_standard_input(finished, cwd):
+    command = f"printf 'one\ntwo\n' | {SCRIPT} embed {finished} --texts - --out z.npy"
+    run = subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert [json.loads(line)["text"] for line in (cwd / "z.jsonl").read_text().splitlines()] == ["one", "two"]
+    assert np.load(cwd / "z.npy").shape == (2, 32)
+
+
 def test_colours(monkeypatch):
     assert (
         one_line("\x1b[31m╭─ Parsing error ─╮\n│ \x1b[1mError parsing config.model: no\x1b[0m │\n╰─╯") == "no"
@@ -244,7 +291,7 @@ def test_help_needs_no_torch(cwd):
     code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for verb in ("evaluate", "export", "fonts", "render", "runs", "search", "train"):
+    for verb in ("embed", "evaluate", "export", "fonts", "render", "runs", "search", "train"):
         assert f"  {verb} " in run.stdout
 
 
@@ -325,11 +372,26 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["runs", "RUN", "--plot", "no/a.png"], "cannot write the picture no/a.png"),
         (["fonts", "unifont.otf", "nowhere.otf"], "nowhere.otf"),
         (["fonts", "./model.py"], "model.py is not a font"),
+        (
+            ["embed", "RUN", "--out", "new"],
+            "clippo embed takes either data, such as folder:photos, or --texts",
+        ),
+        (["embed", "RUN", "emoji", "--texts", "model.py", "--out", "new"], "clippo embed takes either data"),
+        (
+            ["embed", "RUN", "--texts", "model.py", "--what", "images", "--out", "z.npy"],
+            "--what images does not",
+        ),
+        (["embed", "RUN", "--texts", "none.txt", "--out", "z.npy"], "there is no file none.txt"),
+        (["embed", "RUN", "emoji", "--out", "new"], "must end in .npy or .parquet, got new"),
+        (["embed", "RUN", "emoji", "--out", "no/z.npy"], "cannot write no/z.npy: there is no folder no"),
+        (["embed", "RUN", "emoji", "--out", "z.npy", "--workers", -1], "--workers must be from 0 to 256"),
+        (["embed", "RUN", "folder:none", "--out", "z.npy"], "none is not a folder"),
+        (["embed", "runs/mistyped", "emoji", "--out", "z.npy"], "runs/mistyped: there is no such file or"),
         (["export", "runs/mistyped", "--out", "a.pt2"], "runs/mistyped: there is no such file or folder"),
         (["export", "RUN", "--out", "no/a.pt2"], "cannot write no/a.pt2: there is no folder no"),
         (["train", "emoji", "--out", "new", "--model.width", 97], "num_heads must divide width: 3 does not"),
         (["train", "emoji", "--out", "new", "--optimizer.beta2", 1], "optimizer.beta2 must be from 0 to"),
-        (["paint"], "the verb must be one of data, evaluate, export, fonts"),
+        (["paint"], "the verb must be one of data, embed, evaluate, export, fonts"),
         (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
         (
             ["evaluate", "nowhere", "--recipe", "emoji"],
