@@ -305,7 +305,8 @@ def parquet_writer(out: Path, width: int, dtype: np.dtype[Any]) -> Iterator[Writ
             waiting.clear()
 
         yield write
-        flush()
+        if waiting:
+            flush()
 
 
 def parquet_modules(out: Path) -> tuple[Any, Any]:

@@ -136,7 +136,8 @@ class MtebEncoder:
             use_instructions=False,
             training_datasets=None,
             modalities=["image", "text"],
-            experiment_kwargs={"fusion": self.fusion},
+            # MTEB keeps the results of what is no default apart.
+            experiment_kwargs=None if self.fusion == "drawn" else {"fusion": self.fusion},
         )
 
 

@@ -110,6 +110,8 @@ def test_what_mteb_writes_down_names_the_weights(clippo, monkeypatch):
     assert meta.n_parameters == sum(parameter.numel() for parameter in clippo.parameters())
     other = create_model("clippo-mu16", image_size=64, embed_dim=8)
     assert MtebEncoder(other).mteb_model_meta.revision != meta.revision
+    assert meta.experiment_kwargs is None
+    assert MtebEncoder(clippo, fusion="sum").mteb_model_meta.experiment_kwargs == {"fusion": "sum"}
     encoder = MtebEncoder(clippo, revision="3000")
     assert encoder.mteb_model_meta.revision == "3000"
     encoder.mteb_model_meta = meta  # as MTEB does after it has loaded a model
