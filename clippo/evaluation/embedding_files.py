@@ -29,7 +29,7 @@ from clippo.files import atomic_path, sha256, write_text
 from clippo.model import Clippo
 from clippo.results import provenance
 
-__all__ = ["DType", "What", "Written", "blocks_of_lines", "blocks_of_source", "check_out", "write_embeddings"]
+__all__ = ["Block", "Written", "blocks_of_lines", "blocks_of_source", "check_out", "write_embeddings"]
 
 What = Literal["both", "images", "texts"]
 DType = Literal["float32", "float16"]
