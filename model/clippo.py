@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clippo.model.checkpoints import safetensors
 from clippo.model.configs import from_dict, to_dict
 from clippo.model.packing import KeptPatches, PackedPatches, VarlenInfo, equal_lengths, join
-from clippo.model.preprocess import Resize, check_range, preprocess_image, rgb_pixels
+from clippo.model.preprocess import Resize, check_range, preprocess_image, resized, rgb_pixels
 from clippo.model.text_input import RenderedText, RenderedTextConfig, TextInputConfig, TextRenderer
 from clippo.model.tower import Encoder, Tower, TowerConfig
 
@@ -248,7 +248,10 @@ class Clippo(nn.Module):
         renderer = self.renderer
         if not isinstance(renderer, Renderer):
             raise TypeError(f"renderer must be a clippo.renderer.Renderer, got {type(renderer).__name__}")
-        composed = compose([rgb_pixels(image) for image in images], texts, renderer, position)
+        composed = compose(
+            [rgb_pixels(image) for image in images], texts, renderer, position,
+            resize=lambda pixels, height, width: resized(pixels, (height, width), self.config.resize),
+        )  # fmt: skip
         return self.encode_image(composed, normalize=normalize)
 
     def similarity(self, images: Images, texts: Texts) -> Tensor:

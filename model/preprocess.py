@@ -38,31 +38,34 @@ def preprocess_image(image: Any, size: int, how: Resize = "bilinear") -> np.ndar
     return resized_untraced(rgb_pixels(image), size, how)
 
 
-def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
-    """Resize pixels to a square.
+def resized(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.ndarray:
+    """Resize pixels, without keeping their aspect ratio.
 
     Args:
         pixels: (H, W, C) uint8.
-        size: S, px.
+        size: height and width, px, or the side of a square.
         how: "bilinear", without antialiasing and truncated, as the published models were trained with (see
             `clippo.renderer.resize`); or "bicubic" with antialiasing, which is Pillow's within one grey level
             and takes half of its time.
 
     Returns:
-        (S, S, C) uint8.
+        (height, width, C) uint8.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     if how == "bilinear":
-        return resize(pixels, size, size)
-    if pixels.shape[:2] == (size, size):
+        return resize(pixels, height, width)
+    if pixels.shape[:2] == (height, width):
         return pixels
     pixels = np.require(pixels, requirements=["C", "W"])  # copies what PyTorch would warn of
     source = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # in channels_last
-    out = F.interpolate(source, (size, size), mode="bicubic", antialias=True)
+    out = F.interpolate(source, (height, width), mode="bicubic", antialias=True)
     return out[0].permute(1, 2, 0).contiguous().numpy()
 
 
 # torch.compile would trace NumPy, of which it knows a part.
-resized_untraced: Callable[[np.ndarray, int, Resize], np.ndarray] = torch.compiler.disable(resized)
+resized_untraced: Callable[[np.ndarray, int | tuple[int, int], Resize], np.ndarray] = torch.compiler.disable(
+    resized
+)
 
 
 def rgb_pixels(image: Any) -> np.ndarray:

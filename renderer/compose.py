@@ -1,6 +1,6 @@
 """Text inside photographs, for question answering, and pairs of sentences on one canvas."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +20,8 @@ def compose(
     questions: Sequence[str],
     renderer: Renderer,
     position: Position = "top",
+    *,
+    resize: Callable[[np.ndarray, int, int], np.ndarray] = resize,
 ) -> np.ndarray:
     """Write a question into a copy of each photograph, so that one image holds both.
 
@@ -34,6 +36,8 @@ def compose(
         renderer: draws the text; its size is the result's. Text of more than half the image is cut, unless
             the renderer adapts to the height, as ParagraphRenderer does; see `Renderer.with_height`.
         position: where the text goes.
+        resize: resizes a photograph (H, W, C) to rows and columns, as the model's preprocessing does; by
+            default that of the published models.
 
     Returns:
         (B, height, width, 3) uint8.

@@ -97,7 +97,8 @@ def blocks_of_source(
     Args:
         source: the examples.
         transform: turns their images into pixels, without random changes.
-        what: embed "images", "texts", or of each example "both", first its image and then its texts.
+        what: embed "images", "texts", or of each example "both", first its image and then its texts. A pair of
+            texts has no image.
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
@@ -133,7 +134,7 @@ class Blocks(Dataset[Block | Exception]):
         for index in indices:
             try:
                 example = self.source[index]
-                if self.what != "texts":
+                if self.what != "texts" and example.image is not None:
                     images.append(self.transform(pixels_of(example)))
                     rows.append(Row(example.key, "image", label=example.label))
             except BrokenExampleError as error:

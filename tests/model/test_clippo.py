@@ -106,6 +106,14 @@ def test_text_in_images(clippo, photographs):
         clippo.encode_image_text(photographs, questions[:2])
 
 
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+def test_an_image_without_a_question_is_the_image_itself(resize):
+    config = dataclasses.replace(create_model("clippo-mu16", image_size=64).config, resize=resize)
+    clippo = Clippo(config, ParagraphRenderer(64)).eval()
+    image = np.random.default_rng(0).integers(0, 256, (90, 50, 3), dtype=np.uint8)
+    torch.testing.assert_close(clippo.encode_image_text([image], [""]), clippo.encode_image([image]))
+
+
 def test_similarity(clippo, photographs):
     expected = clippo.encode_image(photographs) @ clippo.encode_text(TEXTS).T
     assert torch.equal(clippo.similarity(photographs, TEXTS), expected)
