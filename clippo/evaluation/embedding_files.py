@@ -97,8 +97,8 @@ def blocks_of_source(
     Args:
         source: the examples.
         transform: turns their images into pixels, without random changes.
-        what: embed "images", "texts", or of each example "both", first its image and then its texts. A pair of
-            texts has no image.
+        what: embed "images", "texts", or of each example "both", first its image and then its texts. A pair
+            of texts has no image.
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
