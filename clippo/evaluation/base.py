@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +45,14 @@ Metrics = dict[str, float]
 
 
 class Evaluator(ABC):
-    """A measure of a model."""
+    """A measure of a model.
+
+    Attributes:
+        headline: the metrics that say most, each with the metric of what guessing reaches, or "". A summary
+            of many evaluators shows those that are there.
+    """
+
+    headline: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def __call__(self, model: Clippo) -> Metrics:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from tqdm import tqdm
 
 from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
+from clippo.errors import UserError
 from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig
-from clippo.files import atomic_path
+from clippo.evaluation.summary import chart, headlines, markdown
+from clippo.files import atomic_path, write_text
 from clippo.model import Clippo
 from clippo.results import Row, provenance, write_results
 
-__all__ = ["build", "evaluate", "report", "table"]
+__all__ = ["RESULTS_FILE", "Measured", "build", "evaluate", "measure", "report", "table"]
 
 RESULTS_FILE = "results.json"
 MAX_LINES = 24  # of an evaluator in `table`; one of a hundred languages has hundreds
@@ -68,9 +72,94 @@ def report(
     files = [folder / RESULTS_FILE]
     data = {name: evaluator.fingerprint for name, evaluator in evaluators.items()}
     write_results(files[0], provenance(**about, data=data), rows)
+    return files + draw(model, evaluators, folder)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Result of `measure`.
+
+    Attributes:
+        rows: as of `evaluate`.
+        headlines: the rows that say most, see `clippo.evaluation.summary`.
+        missing: evaluators that could not run, and why.
+        files: what was written.
+    """
+
+    rows: list[Row]
+    headlines: list[Row]
+    missing: dict[str, str]
+    files: list[Path]
+
+
+def measure(
+    model: Clippo,
+    configs: Mapping[str, EvaluatorConfig],
+    data: SourceConfig,
+    transform: TransformConfig,
+    folder: Path,
+    *,
+    title: str,
+    skip_missing: bool = False,
+    **about: Any,
+) -> Measured:
+    """Make evaluators one after the other, run each, and write what is known after each into a folder.
+
+    The folder gets `results.json`, a picture an evaluator that has one, and `summary.md` and `summary.png`.
+
+    Args:
+        model: to be measured.
+        configs: the evaluators by name.
+        data, transform: as of `EvaluatorConfig.build`.
+        folder: where to write.
+        title: of the chart.
+        skip_missing: leave out evaluators whose data are not there.
+        about: joins the provenance of the results.
+
+    Raises:
+        UserError: as of `EvaluatorConfig.build`.
+    """
+    rows: list[Row] = []
+    missing: dict[str, str] = {}
+    shown: dict[str, Mapping[str, str]] = {}
+    fingerprints: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    results, *pictures = (folder / name for name in (RESULTS_FILE, "summary.md", "summary.png"))
+    bar = tqdm(configs.items(), desc="evaluate", unit="evaluator", leave=False)
+    for name, config in bar:
+        bar.set_postfix_str(name)
+        begun = time.perf_counter()
+        try:
+            evaluator = config.build(data, transform, model.config.image_size)
+        except UserError as error:
+            if not skip_missing:
+                raise
+            missing[name] = str(error)
+            continue
+        rows += evaluate(model, {name: evaluator})
+        shown[name], fingerprints[name] = evaluator.headline, evaluator.fingerprint
+        drawn = draw(model, {name: evaluator}, folder)
+        pictures = [*drawn, *pictures]
+        seconds[name] = round(time.perf_counter() - begun, 1)
+        known = provenance(**about, data=fingerprints, seconds=seconds)
+        left_out = [{"evaluator": name, "reason": reason} for name, reason in missing.items()]
+        write_results(results, known, rows, missing=left_out)
+    found = headlines(rows, shown)
+    if found:
+        write_text(folder / "summary.md", markdown(found) + "\n")
+        with atomic_path(folder / "summary.png") as path:
+            chart(found, title).save(path)
+    files = [results, *pictures] if found else []
+    return Measured(rows, found, missing, files)
+
+
+def draw(model: Clippo, evaluators: Mapping[str, Evaluator], folder: Path) -> list[Path]:
+    """Write the picture of each evaluator that has one into a folder, and return the files."""
+    files = []
     for name, evaluator in evaluators.items():
         picture = evaluator.picture(model)
         if picture is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             files.append(folder / f"{name}.png")
             with atomic_path(files[-1]) as path:
                 picture.save(path)

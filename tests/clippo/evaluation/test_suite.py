@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clippo.data.emoji import EmojiConfig
+from clippo.data.transform import PlaceConfig
+from clippo.errors import UserError
 from clippo.evaluation import suite
-from clippo.evaluation.base import Evaluator
+from clippo.evaluation.base import Estimate, Evaluator
+from clippo.evaluation.suites import find_suite, suite_names
 from clippo.model import create_model
 from clippo.results import read_results
 
@@ -64,3 +68,65 @@ def test_a_table_of_many_lines_shows_the_first():
     lines = suite.table(rows).splitlines()
     assert len(lines) == 1 + 24 + 1
     assert lines[-1] == "... and 76 more, in results.json"
+
+
+class Guess(Evaluator):
+    headline = {"top-1": "chance/top-1", "absent": ""}  # noqa: RUF012
+    fingerprint = "abc"
+
+    def __call__(self, model):
+        return {"chance/top-1": 10.0, "top-1": Estimate(25.0, 20.0, 31.0), "more": 1.0}
+
+
+class Config:
+    """Builds an evaluator, or says that its data are not there."""
+
+    def __init__(self, evaluator):
+        self.evaluator = evaluator
+
+    def build(self, data, transform, image_size):
+        if self.evaluator is None:
+            raise UserError("there is no folder data/imagenet")
+        return self.evaluator
+
+
+def test_what_is_there_is_measured_and_kept_after_each(model, tmp_path, monkeypatch):
+    class Fails(Evaluator):
+        def __call__(self, model):
+            raise RuntimeError("the third fails")
+
+    about = (EmojiConfig(), PlaceConfig(), tmp_path)
+    configs = {"guess": Config(Guess()), "gone": Config(None), "drawn": Config(Drawn())}
+    measured = suite.measure(model, configs, *about, title="a title", skip_missing=True, source="x")
+    assert measured.missing == {"gone": "there is no folder data/imagenet"}
+    assert [path.name for path in measured.files] == [
+        "results.json",
+        "drawn.png",
+        "summary.md",
+        "summary.png",
+    ]
+    assert all(path.stat().st_size for path in measured.files)
+    results = read_results(tmp_path / "results.json")
+    assert results.rows == measured.rows
+    assert results.rows[1] == {
+        "evaluator": "guess", "metric": "top-1", "value": 25.0, "low": 20.0, "high": 31.0,
+    }  # fmt: skip
+    assert results.provenance["data"] == {"guess": "abc", "drawn": ""}
+    assert results.provenance["seconds"].keys() == {"guess", "drawn"}
+    assert (tmp_path / "summary.md").read_text().splitlines()[2:] == [
+        "| guess | top-1 | 25.0 | 20.0 to 31.0 | 10.0 |",
+        "| drawn | R@1 | 50.0 |  |  |",
+    ]
+    with pytest.raises(UserError, match="there is no folder data/imagenet"):
+        suite.measure(model, configs, *about, title="")
+    with pytest.raises(RuntimeError):
+        suite.measure(model, {"guess": Config(Guess()), "fails": Config(Fails())}, *about, title="")
+    assert len(read_results(tmp_path / "results.json").rows) == 3  # of the first
+
+
+def test_suites_are_found_by_their_names(tmp_path):
+    assert suite_names() == ["miniature", "paper"]
+    for name in suite_names():
+        assert len(find_suite(name, tmp_path)) > 10
+    with pytest.raises(UserError, match="suite must be one of miniature, paper; got 'mine'"):
+        find_suite("mine", tmp_path)
