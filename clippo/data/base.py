@@ -40,13 +40,13 @@ class Example:
             file that `clippo.data.decode` reads. None for a pair of texts.
         texts: at least one. The first of a language is the one that evaluation uses. Of a pair the first is
             drawn in the place of the image.
-        label: the class that the image belongs to, if the source knows classes.
+        labels: the classes that the image belongs to, if the source knows classes; most have one.
     """
 
     key: str
     image: np.ndarray | bytes | None
     texts: tuple[Text, ...]
-    label: str | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def captions(self) -> tuple[Text, ...]:
@@ -95,6 +95,10 @@ class Source(ABC):
         Raises:
             BrokenExampleError: it cannot be read.
         """
+
+    def described(self, index: int) -> Example:
+        """An example with its texts and labels, and an empty image where that spares reading it."""
+        return self[index]
 
     @property
     def weights(self) -> np.ndarray | None:

@@ -90,8 +90,8 @@ def members_of(example: Example, names: set[str]) -> Iterator[tuple[str, bytes]]
         texts.setdefault(text.language or "", []).append(text.text)
     captions = texts[""] if texts.keys() == {""} else texts
     yield f"{name}.json", json.dumps({"captions": captions}, ensure_ascii=False).encode()
-    if example.label is not None:
-        yield f"{name}.cls", example.label.encode()
+    if example.labels:
+        yield f"{name}.cls", "\n".join(example.labels).encode()
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -99,8 +99,8 @@ class DictionarySource(FilesSource):
         self.languages = languages
         self.english_share = english_share
 
-    def __getitem__(self, index: int) -> Example:
-        example = super().__getitem__(index)
+    def example(self, row: int, image: bytes) -> Example:
+        example = super().example(row, image)
         texts = [text for text in example.texts if text.language in self.languages]
         other = (1 - self.english_share) / max(1, sum(text.language != "en" for text in texts))
         weights = (self.english_share if text.language == "en" else other for text in texts)

@@ -27,8 +27,8 @@ class FolderConfig(FilesConfig):
 
     The texts of `cats/1.jpg` are in `cats/1.txt` or `cats/1.caption`, one a line, or in `cats/1.json`, as
     {"caption": "..."}, {"captions": ["...", "..."]} or {"captions": {"en": "...", "de": "..."}}. Where no
-    picture has such a file, the folders are classes: the text of `golden_retriever/1.jpg` is "golden
-    retriever".
+    picture has such a file, the folders are classes: the label of `golden_retriever/1.jpg` is
+    "golden_retriever", and its text is "golden retriever".
     """
 
     name: ClassVar[str] = "folder"
@@ -48,7 +48,7 @@ class FolderConfig(FilesConfig):
                 is_kept = builder.add((stem, file), texts)
             else:
                 name = of_name(os.path.basename(folder))
-                is_kept = builder.add((stem, file), [(name, "")], label=folder)
+                is_kept = builder.add((stem, file), [], labels=[folder], class_names=[name])
             if is_kept:
                 kept.append(file)
         return builder.build(), FilesOfFolder(root, Strings(kept))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clippo.data.base import BrokenExampleError, Runs
-from clippo.data.captions import texts_of
+from clippo.data.captions import of_name, texts_of
 from clippo.data.folder import read_file
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
 from clippo.data.remote import is_remote, local_copy, opened, state_of
-from clippo.data.table import column_of, path_in, text_columns
+from clippo.data.table import column_of, labels_column, labels_of, path_in, text_columns
 from clippo.data.webdataset import expanded
 from clippo.errors import UserError
 
@@ -38,11 +40,14 @@ class ParquetConfig(FilesConfig):
         image: the column of the pictures; by default image, jpg, png, webp, img, picture, file_name or
             filepath.
         text: the columns of the texts, as of a table. They hold strings, or lists of these.
+        label: the column of the classes, as of a table. It holds strings, numbers, or lists of these. Numbers
+            have the names that the schema of Hugging Face gives them.
     """
 
     name: ClassVar[str] = "parquet"
     image: str = ""
     text: str = ""
+    label: str = ""
 
     def open(self) -> tuple[Records, Images]:
         files = files_of(self.path)
@@ -52,9 +57,11 @@ class ParquetConfig(FilesConfig):
         for number, file in enumerate(files):
             groups, stem = RowGroups(file), Path(file).stem
             columns.append(column_of(groups.schema.names, self.image, IMAGE_COLUMNS, "image", file))
-            texts = text_columns(groups.schema.names, self.text, file)
+            label = labels_column(groups.schema.names, self.label, file)
+            class_names = groups.class_names(label)
+            texts = text_columns(groups.schema.names, self.text, file, is_optional=label is not None)
             for group in range(len(groups)):
-                values = groups.read(group, [name for name, _ in texts])
+                values = groups.read(group, [*(name for name, _ in texts), *([label] if label else [])])
                 paths = groups.paths(group, columns[-1], values.num_rows)
                 for row in range(values.num_rows):
                     try:
@@ -63,10 +70,13 @@ class ParquetConfig(FilesConfig):
                             for name, code in texts
                             for text in texts_of(values.column(name)[row].as_py(), code)
                         ]
+                        labels = labels_of(values.column(label)[row].as_py()) if label else []
                     except ValueError as error:
                         raise UserError(f"{file}, row {row} of row group {group}: {error}") from error
                     names = [os.path.splitext(paths[row])[0], paths[row]] if paths[row] else []
-                    if builder.add((*names, f"{stem}/{group}/{row}", f"{file}/{group}/{row}"), own):
+                    names += [f"{stem}/{group}/{row}", f"{file}/{group}/{row}"]
+                    named = [class_names.get(one, of_name(one)) for one in labels]
+                    if builder.add(names, own, labels=labels, class_names=named):
                         places.append((number, group, row))
         return builder.build(), PicturesOfRows(files, columns, np.array(places, np.int64).reshape(-1, 3))
 
@@ -121,6 +131,14 @@ class RowGroups:
         if self.arrow.types.is_string(kind):
             return [path or "" for path in self.read(group, [column]).column(column).to_pylist()]
         return [""] * count
+
+    def class_names(self, column: str | None) -> dict[str, str]:
+        """The names of the numbers of a column of classes, where the schema has them as on the Hub."""
+        with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            feature = json.loads(self.schema.metadata[b"huggingface"])["info"]["features"][column]
+            names = feature.get("names") or feature["feature"]["names"]
+            return {str(number): str(name) for number, name in enumerate(names)}
+        return {}
 
     def __len__(self) -> int:
         return int(self.parquet.num_row_groups) if self.parquet else len(self.batches)

@@ -60,7 +60,7 @@ class Records:
         texts: of all examples, one after the other.
         languages: of all texts; "" where it is not known.
         first_text: (N + 1,) index of the first text of each example, and the number of texts.
-        labels: N classes; "" where there is none.
+        labels: the classes of the N examples, one a line; "" where there is none.
         left_out: how many texts were left out for each reason; see `RecordsBuilder`.
         num_bare: examples that were left out because no text of theirs was kept.
     """
@@ -98,13 +98,21 @@ class RecordsBuilder:
         self.left_out: Counter[str] = Counter()
         self.num_bare = 0
 
-    def add(self, names: Sequence[str], texts: Iterable[tuple[str, str]], *, label: str = "") -> bool:
+    def add(
+        self,
+        names: Sequence[str],
+        texts: Iterable[tuple[str, str]],
+        *,
+        labels: Iterable[str] = (),
+        class_names: Iterable[str] = (),
+    ) -> bool:
         """Add an example.
 
         Args:
             names: its key is the first of these that no other example has.
             texts: pairs of a text and its language, "" if that is not known.
-            label: its class.
+            labels: its classes; empty ones are left out.
+            class_names: of the labels. They are the texts of an example that has no others, however short.
 
         Returns:
             Whether it was kept.
@@ -123,11 +131,13 @@ class RecordsBuilder:
                 self.left_out[reason] += 1
             else:
                 kept.append((text, language))
+        kept = kept or [(name, "") for name in class_names if name]
         if not kept:
             self.num_bare += 1
             return False
         self.keys[key] = None
-        self.labels.append(label)
+        lines = dict.fromkeys(" ".join(label.split()) for label in labels)
+        self.labels.append("\n".join(filter(None, lines)))
         self.texts += [text for text, _ in kept]
         self.languages += [language for _, language in kept]
         self.first_text.append(len(self.texts))
@@ -179,7 +189,15 @@ class FilesSource(Source):
             image = self.images.read(row)
         except BrokenExampleError as error:
             raise BrokenExampleError(key, str(error)) from error
-        return Example(key, image, self.records.texts_of(row), self.records.labels[row] or None)
+        return self.example(row, image)
+
+    def described(self, index: int) -> Example:
+        return self.example(int(self.rows[index]), b"")
+
+    def example(self, row: int, image: bytes) -> Example:
+        """The example of a record with its image."""
+        labels = filter(None, self.records.labels[row].split("\n"))
+        return Example(self.records.keys[row], image, self.records.texts_of(row), tuple(labels))
 
     @property
     def runs(self) -> Runs | None:

@@ -10,53 +10,63 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clippo.data.captions import texts_of
+from clippo.data.captions import of_name, texts_of
 from clippo.data.folder import FilesOfFolder
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder, Strings
 from clippo.data.remote import opened
 from clippo.errors import UserError
 
-__all__ = ["TableConfig", "column_of", "path_in", "text_columns"]
+__all__ = ["TableConfig", "column_of", "labels_column", "labels_of", "path_in", "text_columns"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 IMAGE_COLUMNS = ("filepath", "file_name", "filename", "image", "path")  # open_clip's and the Hub's first
 TEXT_COLUMNS = ("title", "caption", "captions", "text", "texts")
+LABEL_COLUMNS = ("label", "labels", "class", "cls")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(FilesConfig):
     """Pictures and texts of a table, .csv, .tsv or .jsonl, whose first line names the columns.
 
-    Rows of one picture are one example with several texts.
+    Rows of one picture are one example with several texts. In a table without texts, the words of the labels
+    are the texts.
 
     Attributes:
         image: the column of the paths of the pictures, relative to the folder of the table; by default
             filepath, file_name, filename, image or path.
         text: the columns of the texts, "caption" or, with their languages, "en:caption,de:titel"; by default
             title, caption, captions, text or texts.
+        label: the column of the classes; by default label, labels, class or cls, if there is one.
     """
 
     name: ClassVar[str] = "table"
     image: str = ""
     text: str = ""
+    label: str = ""
 
     def open(self) -> tuple[Records, Images]:
         file = self.path
         root = os.path.dirname(file) or "."
         texts_by_image: dict[str, list[tuple[str, str]]] = {}
+        labels_by_image: dict[str, list[str]] = {}
         for number, row in rows_of(file):
             image_column = column_of(row, self.image, IMAGE_COLUMNS, "image", file)
-            columns = text_columns(row, self.text, file)
+            label_column = labels_column(row, self.label, file)
+            columns = text_columns(row, self.text, file, is_optional=label_column is not None)
             where = f"{file}, line {number}"
             image = path_in(root, row[image_column], where)
             try:
                 texts = [text for name, code in columns for text in texts_of(row[name], code)]
+                labels = [] if label_column is None else labels_of(row[label_column])
             except ValueError as error:
                 raise UserError(f"{where}: {error}") from error
             texts_by_image.setdefault(image, []).extend(texts)
+            labels_by_image.setdefault(image, []).extend(labels)
         builder, kept = RecordsBuilder(self.min_chars), []
         for image, texts in texts_by_image.items():
-            if builder.add((os.path.splitext(image)[0], image), texts):
+            labels = labels_by_image[image]
+            names = map(of_name, labels)
+            if builder.add((os.path.splitext(image)[0], image), texts, labels=labels, class_names=names):
                 kept.append(image)
         return builder.build(), FilesOfFolder(root, Strings(kept))
 
@@ -125,8 +135,37 @@ def column_of(columns: Collection[str], name: str, usual: Sequence[str], what: s
     raise UserError(f"{where} has {missing}; its columns are {', '.join(map(str, columns))}: set {what}=")
 
 
-def text_columns(columns: Collection[str], given: str, where: str) -> list[tuple[str, str]]:
-    """The columns of the texts and their languages: "caption", or "en:caption,de:titel"."""
+def labels_column(columns: Collection[str], given: str, where: str) -> str | None:
+    """The column of the labels, None if there is none and none is asked for."""
+    if not given and not set(columns) & set(LABEL_COLUMNS):
+        return None
+    return column_of(columns, given, LABEL_COLUMNS, "label", where)
+
+
+def labels_of(value: Any) -> list[str]:
+    """The classes of a value: a string, a number, or a list of these. Negative numbers are left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    labels = []
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(one, str | int | float | None):
+            raise ValueError(f"a label must be a string, a number, or a list; got {str(value)[:80]!r}")
+        if one is not None and (isinstance(one, str) or one >= 0):
+            labels.append(str(one))
+    return labels
+
+
+def text_columns(
+    columns: Collection[str], given: str, where: str, *, is_optional: bool = False
+) -> list[tuple[str, str]]:
+    """The columns of the texts and their languages: "caption", or "en:caption,de:titel".
+
+    Where they are optional and none is given, there may be none.
+    """
+    if is_optional and not given and not set(columns) & set(TEXT_COLUMNS):
+        return []
     found = []
     for part in given.split(","):
         language, _, name = part.rpartition(":")

@@ -27,12 +27,14 @@ from clippo.data.captions import Captions, in_json, in_lines, of_name
 from clippo.data.decode import MAX_BYTES
 from clippo.data.folder import PICTURE_SUFFIXES
 from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder
-from clippo.data.remote import cache_folder, cached_bytes, is_remote, local_copy, matching, state_of
+from clippo.data.remote import cache_folder, cached_bytes, is_remote, local_copy, matching, opened, state_of
 from clippo.errors import UserError
 from clippo.files import write_text
 
 __all__ = ["TarsConfig", "expanded"]
 
+CLASS_NAMES = "classnames.txt"
+INDEX_VERSION = 2  # of what the cache keeps of a tar
 TEXT_MEMBERS = {"txt": in_lines, "caption": in_lines, "json": in_json}
 MAX_TEXT_BYTES = 2**24  # of one text member
 MAX_FILES = 2**20  # that one pattern may name
@@ -47,8 +49,11 @@ class TarsConfig(FilesConfig):
 
     `path` may hold ranges and wildcards: `shards/{00000..01023}.tar`, `shards/{train,val}-*.tar`. A picture,
     `NAME.jpg` or another format, has its texts in `NAME.txt`, one a line, or in `NAME.json`, as beside the
-    pictures of a folder, and its class in `NAME.cls`. Several pictures of a name, such as `NAME.left.jpg`,
-    are examples with the same texts.
+    pictures of a folder, and its classes in `NAME.cls`, one a line. Several pictures of a name, such as
+    `NAME.left.jpg`, are examples with the same texts.
+
+    A picture without texts has the names of its classes. Where `classnames.txt` lies beside the tars or in
+    the folder above, as CLIP_benchmark writes it, classes that are numbers have its lines as names, from 0.
     """
 
     name: ClassVar[str] = "tars"
@@ -57,10 +62,13 @@ class TarsConfig(FilesConfig):
         tars = expanded(self.path, ".tar")
         builder = RecordsBuilder(self.min_chars)
         places: list[tuple[int, int, int]] = []
+        class_names = {folder: class_names_of(folder) for folder in dict.fromkeys(map(folder_of, tars))}
         for number, tar in enumerate(tars):
             for picture in pictures_of(tar):
                 names = (picture.name, f"{Path(tar).stem}/{picture.name}", f"{tar}/{picture.name}")
-                if builder.add(names, picture.texts, label=picture.label):
+                where, known = f"{tar}, {picture.name}", class_names[folder_of(tar)]
+                own = [name_of(label, known, where) for label in picture.labels]
+                if builder.add(names, picture.texts, labels=picture.labels, class_names=own):
                     places.append((number, picture.offset, picture.size))
         return builder.build(), FilesOfTars(tars, np.array(places, np.int64).reshape(-1, 3))
 
@@ -107,19 +115,53 @@ def braces_expanded(pattern: str) -> Iterator[str]:
         yield from braces_expanded(pattern[: found.start()] + part + pattern[found.end() :])
 
 
+def class_names_of(folder: str) -> list[str]:
+    """The lines of `classnames.txt` in a folder or in the one above; none where there is no such file."""
+    for path in (f"{folder}/{CLASS_NAMES}", f"{os.path.dirname(folder)}/{CLASS_NAMES}"):
+        try:
+            file = opened(path)
+        except UserError:  # there is none
+            continue
+        with file:
+            try:
+                return [line.strip() for line, _ in in_lines(file.read(MAX_TEXT_BYTES))]
+            except ValueError as error:
+                raise UserError(f"{path}: {error}") from error
+    return []
+
+
+def folder_of(tar: str) -> str:
+    return os.path.dirname(tar if is_remote(tar) else os.path.abspath(tar))
+
+
+def name_of(label: str, class_names: Sequence[str], where: str) -> str:
+    """The name of a class: a line of `classnames.txt`, or the words of the label.
+
+    Raises:
+        UserError: `classnames.txt` has no such line.
+    """
+    if not class_names or not label.isdecimal():
+        return of_name(label)
+    if int(label) >= len(class_names):
+        raise UserError(
+            f"{where}: the class {label} has no line in {CLASS_NAMES}, which has {len(class_names)}"
+        )
+    return class_names[int(label)]
+
+
 class Picture(NamedTuple):
-    """A picture in a tar: its name, texts and class, and where its bytes are."""
+    """A picture in a tar: its name, texts and classes, and where its bytes are."""
 
     name: str
     texts: Captions
-    label: str
+    labels: list[str]
     offset: int
     size: int
 
 
 def pictures_of(tar: str) -> list[Picture]:
     """The pictures of a tar, from the cache where it holds this tar as it is now."""
-    key = state_of(tar)
+    key = [*state_of(tar), INDEX_VERSION]
     name = hashlib.sha256(os.fsencode(key[0])).hexdigest()
     cache = cache_folder("tars") / f"{name}.json"
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -138,14 +180,14 @@ def read_pictures(tar: str) -> Iterator[Picture]:
         raise UserError(f"{tar} is compressed, so that it cannot be read at random: decompress it first")
     places: dict[str, list[tuple[str, int, int]]] = {}
     texts: dict[str, Captions] = {}
-    labels: dict[str, str] = {}
+    labels: dict[str, list[str]] = {}
     try:
         file = local_copy(tar)
-        with tarfile.open(file, "r:") as opened:
+        with tarfile.open(file, "r:") as members:
             size_of_tar = file.stat().st_size
             if size_of_tar % 512:  # tarfile takes a header that is cut off for the end
                 raise UserError(f"{tar} is cut off: its size is not a multiple of 512 bytes")
-            for member in opened:
+            for member in members:
                 folder, base = os.path.split(member.name)
                 name, _, ending = base.partition(".")
                 name, kind = os.path.join(folder, name), ending.lower().rpartition(".")[2]
@@ -156,30 +198,29 @@ def read_pictures(tar: str) -> Iterator[Picture]:
                 if f".{kind}" in PICTURE_SUFFIXES:
                     places.setdefault(name, []).append((ending, member.offset_data, member.size))
                 elif kind in (*TEXT_MEMBERS, "cls"):
-                    content = text_of(opened, member, tar)
+                    content = text_of(members, member, tar)
                     try:
                         if kind == "cls":
-                            labels[name] = in_lines(content)[0][0]
+                            labels[name] = [line.strip() for line, _ in in_lines(content)]
                         else:
                             texts.setdefault(name, []).extend(TEXT_MEMBERS[kind](content))
-                    except (ValueError, IndexError) as error:
+                    except ValueError as error:
                         raise UserError(f"{tar}, {member.name}: {error}") from error
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{tar} is not a whole tar: {error}") from error
     for name, found in places.items():
-        label = labels.get(name, "")
         for ending, offset, size in found:
             inner = ending.rpartition(".")[0]
             own = f"{name}.{inner}" if inner else name
-            yield Picture(own, texts.get(name) or [(of_name(label), "")] * bool(label), label, offset, size)
+            yield Picture(own, texts.get(name, []), labels.get(name, []), offset, size)
 
 
-def text_of(opened: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> bytes:
+def text_of(members: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> bytes:
     if member.size > MAX_TEXT_BYTES:
         raise UserError(
             f"{tar}, {member.name}: a text of {member.size:,} bytes, more than {MAX_TEXT_BYTES:,}"
         )
-    file = opened.extractfile(member)
+    file = members.extractfile(member)
     assert file is not None
     return file.read()
 

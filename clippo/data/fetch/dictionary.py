@@ -233,7 +233,7 @@ def flags(archive: Path, countries: Path) -> Iterator[Entry]:
         for language, translation in translations.items():
             if name := translation.gettext(usual) or translation.gettext(country["name"]):
                 names.setdefault(language, name)
-        yield Entry(code, "png", pictures[code], names)
+        yield Entry(code, "png", pictures[code], names, label=code)
 
 
 def names_of_emoji(archive: Path) -> Names:

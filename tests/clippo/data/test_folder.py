@@ -32,16 +32,17 @@ def test_files_beside_pictures(tmp_path):
 
 
 def test_folders_are_classes_where_no_picture_has_a_text(tmp_path):
-    for name in ("golden_retriever/1.jpg", "tabby/1.jpg", "birds/blue-tit/1.jpg", "1.jpg"):
+    for name in ("golden_retriever/1.jpg", "tabby/1.jpg", "birds/blue-tit/1.jpg", "1.jpg", "7/1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "readme.txt").write_text("not a caption")
     source = FolderConfig(path=str(tmp_path)).build("all")
-    found = [(source[i].texts[0].text, source[i].label) for i in range(len(source))]
+    found = [(source[i].texts[0].text, source[i].labels) for i in range(len(source))]
     assert found == [
-        ("blue tit", "birds/blue-tit"),
-        ("golden retriever", "golden_retriever"),
-        ("tabby", "tabby"),
+        ("7", ("7",)),
+        ("blue tit", ("birds/blue-tit",)),
+        ("golden retriever", ("golden_retriever",)),
+        ("tabby", ("tabby",)),
     ]
 
 

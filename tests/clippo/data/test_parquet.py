@@ -1,3 +1,4 @@
+import json
 import pickle
 import sys
 
@@ -14,7 +15,7 @@ ipc = pytest.importorskip("pyarrow.ipc")
 
 
 def write(file, columns, group=2):
-    table = arrow.table(columns)
+    table = columns if isinstance(columns, arrow.Table) else arrow.table(columns)
     if file.suffix == ".parquet":
         parquet.write_table(table, file, row_group_size=group)
         return
@@ -60,6 +61,28 @@ def test_the_image_feature_of_the_hub_and_paths(tmp_path, suffix):
     assert images.read(0) == b"of a file"
     with pytest.raises(BrokenExampleError, match=r"the picture \.\./d\.jpg is not in"):
         images.read(1)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_classes_have_the_names_of_the_hub(tmp_path, suffix):
+    feature = {"names": ["tabby cat", "7"], "_type": "ClassLabel"}
+    for number, (labels, own) in enumerate(
+        {(1, 0, -1): feature, ((0, 1), (), (1,)): {"feature": feature}}.items()
+    ):
+        about = json.dumps({"info": {"features": {"label": own}}})
+        table = arrow.table({"image": [b"0", b"1", b"2"], "label": [*labels]})
+        table = table.replace_schema_metadata({"huggingface": about})
+        write(tmp_path / f"{number}.{suffix}", table)
+    _, records, _ = read(str(tmp_path / f"0.{suffix}"))
+    assert list(records.labels) == ["1", "0"]
+    assert list(records.texts) == ["7", "tabby cat"]
+    _, records, _ = read(str(tmp_path / f"1.{suffix}"))
+    assert list(records.labels) == ["0\n1", "1"]
+    assert list(records.texts) == ["tabby cat", "7", "7"]
+    write(
+        tmp_path / f"2.{suffix}", {"image": [b"0"], "label": ["golden_retriever"]}
+    )  # of no schema of the Hub
+    assert list(read(str(tmp_path / f"2.{suffix}"))[1].texts) == ["golden retriever"]
 
 
 def test_few_row_groups_are_kept(tmp_path, monkeypatch):

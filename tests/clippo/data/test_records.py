@@ -26,7 +26,7 @@ def test_strings():
 def test_an_example_has_the_first_name_that_is_free():
     builder = RecordsBuilder(min_chars=2)
     assert builder.add(("a", "a.png"), [("a cat", "en"), ("3", "")])
-    assert builder.add(("a", "a.jpg"), [("a  dog\n", "")], label="dogs")
+    assert builder.add(("a", "a.jpg"), [("a  dog\n", "")], labels=["dogs", "", "big  dogs"])
     assert not builder.add(("b",), [("IMG_1", ""), ("2", "")])
     with pytest.raises(UserError, match=r"two examples have the name a\.jpg"):
         builder.add(("a", "a.jpg"), [("a cow", "")])
@@ -34,7 +34,7 @@ def test_an_example_has_the_first_name_that_is_free():
     assert list(records.keys) == ["a", "a.jpg"]
     assert [text.text for text in records.texts_of(1)] == ["a dog"]
     assert records.texts_of(0)[0].language == "en"
-    assert list(records.labels) == ["", "dogs"]
+    assert list(records.labels) == ["", "dogs\nbig dogs"]
     assert records.left_out == {"too short": 2, "the name of a file": 1}
     assert records.num_bare == 1
 

@@ -33,9 +33,29 @@ def test_columns_and_languages(tmp_path):
     assert texts_of(str(lines)) == {"a": [("a cat", None), ("a tom", None)]}
 
 
+def test_labels_stand_in_for_texts(tmp_path):
+    table = tmp_path / "classes.csv"
+    table.write_text("path,cls\na.jpg,tabby_cat\nb.jpg,3\na.jpg,dog\nc.jpg,\n")
+    assert texts_of(str(table)) == {"a": [("tabby cat", None), ("dog", None)], "b": [("3", None)]}
+    source = source_config(str(table)).build("all", image_size=0)
+    assert [source.described(row).labels for row in range(2)] == [("tabby_cat", "dog"), ("3",)]
+    lines = tmp_path / "pairs.jsonl"
+    rows = [{"path": "a.jpg", "text": "a cat", "kind": [7, "x"]}, {"path": "b.jpg", "text": "", "kind": -1}]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = source_config(f"table:{lines}?label=kind").build("all", image_size=0)
+    assert len(source) == 1
+    assert source.described(0).labels == ("7", "x")
+    assert source.described(0).texts[0].text == "a cat"
+
+
 @pytest.mark.parametrize(
     ("content", "query", "message"),
     [
+        (
+            "filepath,class\na.jpg,b\n",
+            "?label=x",
+            r"no column 'x'; its columns are filepath, class: set label=",
+        ),
         ("a,b\n1,2\n", "", r"has no column filepath, .* or path; its columns are a, b: set image="),
         ("filepath,b\n1,2\n", "", r"no column title, .* or texts; its columns are filepath, b: set text="),
         ("filepath,title\n1,2\n", "?image=x", r"has no column 'x'; its columns are filepath, title"),
@@ -67,6 +87,7 @@ def test_broken_tables_name_the_line(tmp_path, content, query, message):
         (b'{"file_name": "a.jpg", "text": "a"}\n{"file_name": "a.jpg"', r"pairs\.jsonl, line 2: Expecting"),
         (b"[1]\n", "line 1: a line must hold a JSON object"),
         (b'{"file_name": "a.jpg", "text": 3}', r"line 1: a text must be a string.*; got '3'"),
+        (b'{"file_name": "a.jpg", "label": {}}', r"line 1: a label must be a string.*; got '\{\}'"),
         (b'{"file_name": 3, "text": "a cat"}', r"line 1: the path of a picture must be a string, got 3"),
         (b'{"file_name": "a.jpg", "text": "caf\xe9"}', "text that is not UTF-8"),
     ],

@@ -29,7 +29,7 @@ def test_members(tmp_path):
     write_tar(tmp_path / "0.tar", {
         "x/a.jpg": b"1", "x/a.txt": b"a cat\na tom", "x/a.json": b'{"caption": {"de": "eine Katze"}}',
         "b.left.png": b"22", "b.right.png": b"333", "b.txt": b"two views",
-        "c.cls": b"golden_retriever", "c.webp": b"4444",
+        "c.cls": b"golden_retriever\ndog", "c.webp": b"4444",
         "d.jpg": b"5", "e.txt": b"a text alone", "f.npy": b"6", "._a.jpg": b"7",
     })  # fmt: skip
     records, images = open_tars(tmp_path / "0.tar")
@@ -37,13 +37,43 @@ def test_members(tmp_path):
         "x/a": [("a cat", None), ("a tom", None), ("eine Katze", "de")],
         "b.left": [("two views", None)],
         "b.right": [("two views", None)],
-        "c": [("golden retriever", None)],
+        "c": [("golden retriever", None), ("dog", None)],
     }
     assert [images.read(row) for row in range(4)] == [b"1", b"22", b"333", b"4444"]
-    assert list(records.labels) == ["", "", "", "golden_retriever"]
+    assert list(records.labels) == ["", "", "", "golden_retriever\ndog"]
     assert records.num_bare == 1
     copy = pickle.loads(pickle.dumps(images))  # noqa: S301 - our own
     assert copy.read(3) == b"4444"
+
+
+@pytest.mark.parametrize("place", ["classnames.txt", "test/classnames.txt"])
+def test_classes_of_clip_benchmark_are_numbers_of_lines(tmp_path, monkeypatch, place):
+    (tmp_path / "test").mkdir()
+    tar = {
+        "s0.webp": b"1",
+        "s0.cls": b"2",
+        "s1.webp": b"2",
+        "s1.cls": b"0",
+        "s2.webp": b"3",
+        "s2.cls": b"1\n2",
+    }
+    write_tar(tmp_path / "test" / "0.tar", tar)
+    (tmp_path / place).write_text("tench\n7\ntiger cat\n")
+    found = {
+        "s0": [("tiger cat", None)], "s1": [("tench", None)], "s2": [("7", None), ("tiger cat", None)],
+    }  # fmt: skip
+    assert texts_of(tmp_path / "test") == found
+    assert list(open_tars(tmp_path / "test")[0].labels) == ["2", "0", "1\n2"]
+    monkeypatch.chdir(tmp_path / "test")
+    assert texts_of("0.tar") == found
+    (tmp_path / place).write_text("tench\n")
+    with pytest.raises(
+        UserError, match=r"0\.tar, s0: the class 2 has no line in classnames\.txt, which has 1"
+    ):
+        open_tars(tmp_path / "test" / "0.tar")
+    (tmp_path / place).write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"classnames\.txt: text that is not UTF-8"):
+        open_tars(tmp_path / "test" / "0.tar")
 
 
 def test_names_that_come_in_several_tars(tmp_path):

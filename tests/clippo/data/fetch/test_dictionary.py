@@ -179,10 +179,10 @@ def test_every_collection_has_its_pictures_and_names(made):
         "fluent/1f408": cat,
         "fluent/2764": {"en": "red heart"},
     }  # fmt: skip
-    labels = {key: one.label for key, one in found.items()}
-    assert labels["stamps/animals/frog-1"] == labels["drawings/animals/guinea-pig"] == "animals"
-    assert labels["noto/1f408"] == labels["fluent/1f408"] == "animals-nature"
-    assert labels["flags/de"] is None
+    labels = {key: one.labels for key, one in found.items()}
+    assert labels["stamps/animals/frog-1"] == labels["drawings/animals/guinea-pig"] == ("animals",)
+    assert labels["noto/1f408"] == labels["fluent/1f408"] == ("animals-nature",)
+    assert labels["flags/de"] == ("de",)
     shapes = {key: pixels_of(one).shape for key, one in found.items()}
     assert shapes["stamps/food/plate"] == (64, 128, 3)
     assert shapes["openmoji/1f408"] == shapes["noto/1f408"] == (128, 128, 4)
