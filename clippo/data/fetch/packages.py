@@ -36,8 +36,8 @@ class Package:
         licence: of the parts that are used.
         version: the only one that is taken; "" takes that of the machine's distribution, which apt verifies.
         sha256: checksum of the file of that version.
-        wheel: of PyPI, the Python, ABI and platform of a wheel, which any machine takes, because nothing of it
-            runs; "" takes the source package.
+        wheel: of PyPI, the Python, ABI and platform of a wheel, which serves on any machine, because none of
+            it runs; "" takes the source package.
     """
 
     registry: Literal["apt", "npm", "pypi"]
