@@ -35,6 +35,7 @@ BIAS_FEATURE = 100.0  # so large that its weight, the bias, is hardly regularise
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 MAX_ITERATIONS = 1000  # of L-BFGS
 TOLERANCE = 1e-7  # of the gradient of the mean loss
+SWEPT_TOLERANCE = 1e-4  # while C is swept, where accuracies alone are compared
 TEMPERATURE = 0.07  # of the votes of neighbours
 BLOCK = 1024  # examples that are compared with all others at a time
 
@@ -151,7 +152,7 @@ def best_C(
     layer = np.zeros((x.shape[1] + 1, num_classes))
     best, best_accuracy = min(Cs), -1.0
     for C in sorted(Cs):  # each fit begins where the last one ended
-        layer = fitted(fit, y[~validates], C, layer)
+        layer = fitted(fit, y[~validates], C, layer, SWEPT_TOLERANCE)
         accuracy = float((logits_of(held, layer).argmax(1) == y[validates]).mean())
         if accuracy > best_accuracy:
             best, best_accuracy = C, accuracy
@@ -234,7 +235,9 @@ def least_squares(x: np.ndarray, y: np.ndarray, l2: float) -> np.ndarray:
     return out
 
 
-def fitted(x: np.ndarray, y: np.ndarray, C: float, start: np.ndarray) -> np.ndarray:
+def fitted(
+    x: np.ndarray, y: np.ndarray, C: float, start: np.ndarray, tolerance: float = TOLERANCE
+) -> np.ndarray:
     """Weights of a logistic regression and, in the last row, its intercepts: (D + 1, C).
 
     They are nan where features are not numbers.
@@ -244,6 +247,7 @@ def fitted(x: np.ndarray, y: np.ndarray, C: float, start: np.ndarray) -> np.ndar
         y: (N,) labels.
         C: as of `logistic_regression`.
         start: where the search begins.
+        tolerance: of the gradient, at which it ends.
     """
     if not C > 0:
         raise ValueError(f"C must be above 0, got {C}")
@@ -259,7 +263,7 @@ def fitted(x: np.ndarray, y: np.ndarray, C: float, start: np.ndarray) -> np.ndar
     search = torch.optim.LBFGS(
         [layer],
         max_iter=MAX_ITERATIONS,
-        tolerance_grad=TOLERANCE,
+        tolerance_grad=tolerance,
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     )

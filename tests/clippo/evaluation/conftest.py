@@ -33,7 +33,7 @@ class Told:
 
 
 class Labels(Source):
-    """Pictures of one grey level each, their own number, with these labels and texts."""
+    """Pictures of one grey level each, which is their number, with these labels and texts."""
 
     def __init__(self, labels: list[tuple[str, ...]], texts: list[dict[str, str]] | None = None) -> None:
         self.labels = labels
@@ -44,7 +44,7 @@ class Labels(Source):
 
     def __getitem__(self, index: int) -> Example:
         texts = tuple(Text(text, language or None) for language, text in self.texts[index].items())
-        return Example(str(index), np.full((2, 2, 3), index, np.uint8), texts, self.labels[index])
+        return Example(str(index), np.full((2, 2, 3), index % 256, np.uint8), texts, self.labels[index])
 
 
 @pytest.fixture
