@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -32,3 +33,14 @@ def deb(tmp_path):
 @pytest.fixture
 def tgz(tmp_path):
     return lambda name, files: write_tar(tmp_path / name, files)
+
+
+@pytest.fixture
+def whl(tmp_path):
+    def write(name: str, files: dict[str, bytes]) -> Path:
+        with ZipFile(tmp_path / name, "w") as wheel:
+            for path, content in files.items():
+                wheel.writestr(path, content)
+        return tmp_path / name
+
+    return write

@@ -1,8 +1,10 @@
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from clippo.data.fetch import packages as module
 from clippo.data.fetch.packages import Package, described, fetched, members
 from clippo.errors import UserError
 from clippo.files import sha256
@@ -66,15 +68,41 @@ def test_what_cannot_be_fetched_is_named(programs, tmp_path, monkeypatch):
         fetched(Package("npm", "none", "MIT", "1"), tmp_path)
 
 
-def test_the_files_of_packages_are_read(deb, tgz):
+@pytest.mark.parametrize(
+    ("wheel", "file", "options"),
+    [
+        ("", "some-data-1.2.tar.gz", "--no-binary :all:"),
+        (
+            "cp311-cp311-linux_arm64",
+            "some_data-1.2-cp311-cp311-linux_arm64.manylinux.whl",
+            "--only-binary :all: --implementation cp --python-version 311 --abi cp311 --platform linux_arm64",
+        ),
+    ],
+)
+def test_the_source_package_or_one_wheel_of_pypi_is_fetched(tmp_path, monkeypatch, wheel, file, options):
+    calls = []
+
+    def run(command, folder, wanted):
+        calls.append((" ".join(command), (folder / "requirements.txt").read_text()))
+        (folder / file).write_bytes(b"content")
+
+    monkeypatch.setattr(module, "run", run)
+    package = Package("pypi", "some-data", "MIT", "1.2", hashlib.sha256(b"content").hexdigest(), wheel)
+    assert fetched(package, tmp_path) == fetched(package, tmp_path) == tmp_path / file
+    [(command, requirements)] = calls
+    assert f"--no-deps {options} --require-hashes" in command
+    assert requirements == f"some-data==1.2 --hash=sha256:{package.sha256}\n"
+
+
+def test_the_files_of_packages_are_read(deb, tgz, whl):
     files = {"usr/share/a.txt": b"a", "usr/share/b.png": b"b"}
-    for archive in (deb("data", files), tgz("data.tgz", files)):
+    for archive in (deb("data", files), tgz("data.tgz", files), whl("data.whl", files)):
         assert dict(members(archive, lambda path: True)) == files
         assert dict(members(archive, lambda path: path.endswith(".png"))) == {"usr/share/b.png": b"b"}
         assert next(members(archive, lambda path: True)) == ("usr/share/a.txt", b"a")
 
 
-@pytest.mark.parametrize("name", ["data_1_all.deb", "data-1.tgz"])
+@pytest.mark.parametrize("name", ["data_1_all.deb", "data-1.tgz", "data-1.whl"])
 def test_a_damaged_package_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"nothing that can be read")
     with pytest.raises(UserError, match=f"{name} is not a whole package"):
