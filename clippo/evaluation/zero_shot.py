@@ -15,9 +15,9 @@ from torch import Tensor
 from clippo.data.base import SourceConfig, Split
 from clippo.data.transform import Transform, TransformConfig
 from clippo.errors import UserError
-from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.classification import accuracies, guessing, ranks
-from clippo.evaluation.confusion import draw_confusion
+from clippo.evaluation.classification_pictures import draw_accuracies, draw_confusion
 from clippo.evaluation.intervals import mean_estimate
 from clippo.evaluation.labelled import Labelled, classes_of, labelled, names_by_language
 from clippo.evaluation.prompts import canonical, class_embeddings, read_prompts
@@ -163,7 +163,16 @@ class ZeroShot(Evaluator):
         return metrics | guessing(own, len(names))
 
     def picture(self, model: Clippo) -> Image.Image:
-        """The confusions of the classes with the first set of prompts, in the first language."""
+        """The confusions of the classes, or the accuracy in each language, with the first set of prompts."""
+        if len(self.names) > 1:
+            metrics, which = self(model), next(iter(self.prompts))
+            found = {
+                language: value
+                for language in self.names
+                if isinstance(value := metrics.get(f"{language or 'unknown'}/{which}/top1"), Estimate)
+            }
+            chance = {language: metrics[f"{language or 'unknown'}/chance/top1"] for language in found}
+            return draw_accuracies(found, chance)
         names = next(iter(self.names.values()))
         images, read = self.examples.embed(model.encode_image, self.transform)
         labels = self.examples.labels[read]

@@ -6,7 +6,7 @@ from clippo.data.base import BrokenExampleError
 from clippo.data.transform import SquashConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Estimate
-from clippo.evaluation.confusion import draw_confusion
+from clippo.evaluation.classification_pictures import draw_confusion
 from clippo.evaluation.zero_shot import ZeroShotConfig
 from tests.clippo.evaluation.conftest import Labels, Told
 
@@ -84,6 +84,8 @@ def test_names_are_measured_in_each_language(config_of):
     assert metrics["en/chance/top1"] == pytest.approx(100 / 23)
     assert metrics["chance/top1"] == pytest.approx((100 / 23 + 100 / 24) / 2)
     assert "de/long/top1" not in metrics
+    picture = np.asarray(evaluator.picture(model))
+    assert (picture == (214, 39, 40)).all(2).any()  # the marks at chance
     # Without languages a class has its English name, or else that of the first other language.
     config = ZeroShotConfig(split="all", canonicalize=False)
     names = config.build(config_of(all=source), SQUASH, 2).names[""]

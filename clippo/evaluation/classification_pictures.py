@@ -1,15 +1,17 @@
-"""Pictures of which classes are taken for which others."""
+"""Pictures of classification: which classes are taken for which others, and accuracies by language."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["draw_confusion"]
+from clippo.evaluation.base import Estimate
+
+__all__ = ["draw_accuracies", "draw_confusion"]
 
 MAX_MATRIX = 40  # classes of a matrix that can be read
 MAX_PAIRS = 25
@@ -24,22 +26,43 @@ def draw_confusion(true: np.ndarray, predicted: np.ndarray, names: Mapping[int, 
         true, predicted: (N,) numbers of classes.
         names: of the classes by number.
     """
-    # Only here, because it takes half a second. The object API has no state, and needs no window.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     numbers = list(names)
     short = [name if len(name) <= MAX_CHARS else f"{name[: MAX_CHARS - 1]}…" for name in names.values()]
     place = {number: index for index, number in enumerate(numbers)}
     counts = np.zeros((len(numbers), len(numbers)), np.int64)
     np.add.at(counts, ([place[n] for n in true.tolist()], [place[n] for n in predicted.tolist()]), 1)
-    is_matrix = len(numbers) <= MAX_MATRIX
-    side = 3 + 0.3 * len(numbers) if is_matrix else 9
-    figure = Figure(figsize=(side + 1, side if is_matrix else 7), dpi=DPI, layout="constrained")
+    if len(numbers) <= MAX_MATRIX:
+        side = 3 + 0.3 * len(numbers)
+        return drawn(lambda ax: draw_matrix(ax, counts, short), side + 1, side)
+    return drawn(lambda ax: draw_pairs(ax, counts, short), 10, 7)
+
+
+def draw_accuracies(accuracies: Mapping[str, Estimate], chance: Mapping[str, float]) -> Image.Image:
+    """Draw a bar for each accuracy in percent, the highest first, with its interval and a mark at chance."""
+    order = sorted(accuracies, key=lambda name: -accuracies[name])
+    values = [accuracies[name] for name in order]
+    errors = [[value - value.low for value in values], [value.high - value for value in values]]
+
+    def draw(ax: Any) -> None:
+        ax.bar(range(len(order)), values, yerr=errors, color="tab:blue", ecolor="0.6", error_kw={"lw": 0.8})
+        ax.plot(range(len(order)), [chance[name] for name in order], "_", color="tab:red", label="chance")
+        ax.set_xticks(range(len(order)), order, rotation=90, fontsize=7)
+        ax.set(ylabel="accuracy, %", xlim=(-1, len(order)), ylim=(0, None))
+        ax.legend()
+
+    return drawn(draw, 3 + 0.12 * len(order), 4)
+
+
+def drawn(draw: Callable[[Any], None], width: float, height: float) -> Image.Image:
+    """A figure of so many inches, on whose axes a function draws."""
+    # Only here, because it takes half a second. The object API has no state, and needs no window.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
-    draw = draw_matrix if is_matrix else draw_pairs
-    draw(figure.add_subplot(), counts, short)
+    draw(figure.add_subplot())
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
