@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -55,7 +56,7 @@ class ZeroShotConfig(EvaluatorConfig):
     by_language: bool = False
 
     def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> ZeroShot:
-        prompts = {which.rpartition("#")[2] or which: read_prompts(which) for which in self.prompts}
+        prompts = {set_name(which): read_prompts(which) for which in self.prompts}
         data = self.data or data
         every = data.build("all", image_size=image_size)
         described = [every.described(index) for index in range(len(every))]
@@ -86,6 +87,12 @@ def only(names: dict[str, dict[int, str]], classes: Sequence[str]) -> dict[int, 
         if number not in merged:
             raise UserError(f"the class {label} has no name: take names=label, or a file of names")
     return dict(sorted(merged.items()))
+
+
+def set_name(which: str) -> str:
+    """The name of a set of prompts in metrics: of a file, the data set in it or else its stem."""
+    file, _, data_set = which.partition("#")
+    return data_set or Path(file).stem
 
 
 def first_alias(name: str) -> str:

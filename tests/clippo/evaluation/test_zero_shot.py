@@ -61,6 +61,15 @@ def test_classes_are_those_of_all_examples(config_of):
     assert evaluator.examples.labels.tolist() == [[1, -1], [1, 2]]
 
 
+def test_prompts_of_a_file_are_measured_by_its_name(config_of, tmp_path):
+    (tmp_path / "mine.txt").write_text("a photo of {c}!\n{c}\n")
+    (tmp_path / "en.json").write_text('{"cars": ["my {c}"]}')
+    prompts = (f"{tmp_path}/mine.txt", f"{tmp_path}/en.json#cars")
+    config = ZeroShotConfig(split="all", prompts=prompts)
+    evaluator = config.build(config_of(all=Labels([("a",), ("b",)])), SQUASH, 2)
+    assert evaluator.prompts == {"mine": ["a photo of {}", "{}"], "cars": ["my {}"]}
+
+
 def test_names_are_measured_in_each_language(config_of):
     """Half of the German names are swapped, three classes have a Danish name, and the last no English one."""
     codes = [f"c{i:02}" for i in range(24)]
