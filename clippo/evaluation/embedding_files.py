@@ -47,7 +47,7 @@ class Row:
         key: of the example, or the number of the line from 1.
         modality: "image" or "text".
         text, language: of a text; the language is None where it is not known.
-        label: class of the example, if it has one.
+        label: classes of the example, one a line, if it has any.
     """
 
     key: str
@@ -134,14 +134,15 @@ class Blocks(Dataset[Block | Exception]):
         for index in indices:
             try:
                 example = self.source[index]
+                label = "\n".join(example.labels) or None
                 if self.what != "texts" and example.image is not None:
                     images.append(self.transform(pixels_of(example)))
-                    rows.append(Row(example.key, "image", label=example.label))
+                    rows.append(Row(example.key, "image", label=label))
             except BrokenExampleError as error:
                 broken.append((error.key, error.reason))
                 continue
             if self.what != "images":
-                rows += [Row(example.key, "text", t.text, t.language, example.label) for t in example.texts]
+                rows += [Row(example.key, "text", t.text, t.language, label) for t in example.texts]
         pixels = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
         return Block(len(indices), rows, pixels, broken)
 

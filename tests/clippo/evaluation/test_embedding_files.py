@@ -26,7 +26,7 @@ class Examples(Source):
         texts = [(Text(f"a {number}", "en"), Text(f"ein {number}", "de")) for number in range(6)]
         texts.append((Text("half a character: \ud83d"),))
         self.examples = [
-            Example(f"k{number}", pictures[number], own, "odd" if number % 2 else None)
+            Example(f"k{number}", pictures[number], own, ("odd", "one") if number % 2 else ())
             for number, own in enumerate(texts)
         ]
         self.examples[5] = Example("k5", b"no picture", texts[5])
@@ -81,11 +81,11 @@ def test_rows_are_those_of_the_source_in_its_order(model, tmp_path, what):
         example = source[number]
         if what != "texts":
             pixels = torch.from_numpy(transform(example.image))[None]
-            row = {"key": example.key, "modality": "image", "label": example.label}
+            row = {"key": example.key, "modality": "image", "label": "\n".join(example.labels) or None}
             expected.append((row, model.encode_image(pixels)[0]))
         for text in example.texts if what != "images" else ():
             row = {"key": example.key, "modality": "text", "text": text.text.replace("\ud83d", "?")}
-            row |= {"language": text.language, "label": example.label}
+            row |= {"language": text.language, "label": "\n".join(example.labels) or None}
             expected.append((row, model.encode_text([text.text])[0]))
     assert rows == [{name: value for name, value in row.items() if value is not None} for row, _ in expected]
     assert z.dtype == np.float32
