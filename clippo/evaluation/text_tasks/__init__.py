@@ -8,10 +8,11 @@ from pathlib import Path
 from clippo.data.remote import cache_folder
 from clippo.errors import UserError
 from clippo.evaluation.text_tasks import fetched, wordnet
-from clippo.evaluation.text_tasks.base import Part, TextTask
+from clippo.evaluation.text_tasks.base import Part, TextTask, checksum_of
+from clippo.evaluation.text_tasks.fetched import rows_of
 from clippo.evaluation.text_tasks.glue import GLUE, load_glue
 
-__all__ = ["FETCHED", "GLUE", "TASKS", "Part", "TextTask", "load_task"]
+__all__ = ["FETCHED", "GLUE", "TASKS", "Part", "TextTask", "checksum_of", "load_task", "rows_of"]
 
 FETCHED: dict[str, Callable[[Path], TextTask]] = {
     "sentiment": fetched.sentiment,

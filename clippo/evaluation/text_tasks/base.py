@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -58,6 +58,11 @@ class Part:
             return list(self.texts)
         return [SEPARATOR.join(pair) for pair in zip(self.texts, self.seconds, strict=True)]
 
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of the texts and labels."""
+        return checksum_of([*self.texts, *self.seconds, repr(self.labels.tolist())])
+
     def drawn(self, count: int, *path: str) -> Part:
         """So many of the examples at most, drawn at random; the same ones at every call.
 
@@ -91,16 +96,28 @@ class TextTask:
     tests: Mapping[str, Part]
     classes: tuple[str, ...]
     metrics: tuple[str, ...]
-    prompts: tuple[str, ...] = field(default=())
+    prompts: tuple[str, ...] = ()
+
+    def capped(self, max_train: int, max_test: int) -> TextTask:
+        """The task with no more than so many examples to train on, and to test on in each set.
+
+        The examples to choose settings by are a quarter of those to train on at most.
+        """
+        tests = {name: part.drawn(max_test, "test", name) for name, part in self.tests.items()}
+        train = self.train.drawn(max_train, "train")
+        validation = self.validation.drawn(max_train // 4, "validation")
+        return replace(self, train=train, validation=validation, tests=tests)
 
     @property
     def fingerprint(self) -> str:
-        """Checksum of all texts and labels."""
-        checksum = hashlib.sha256()
-        for part in (self.train, self.validation, *self.tests.values()):
-            content = (part.texts, part.seconds, part.labels.tolist())
-            checksum.update(repr(content).encode("utf-8", "surrogatepass"))
-        return checksum.hexdigest()
+        """Checksum of all texts and labels, and of the prompts."""
+        parts = [part.fingerprint for part in (self.train, self.validation, *self.tests.values())]
+        return checksum_of([*parts, *self.prompts])
+
+
+def checksum_of(texts: Iterable[str]) -> str:
+    """SHA-256 of strings in their order, in hexadecimal."""
+    return hashlib.sha256(repr(list(texts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Labelled(NamedTuple):

@@ -1,0 +1,81 @@
+"""Semantic textual similarity: does the cosine of two texts agree with the score that they were given?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from clippo.data.base import SourceConfig
+from clippo.data.transform import TransformConfig
+from clippo.errors import UserError
+from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.metrics import measured
+from clippo.evaluation.ngrams import hashed_ngrams
+from clippo.evaluation.text_tasks import Part, load_task
+from clippo.model import Clippo
+
+__all__ = ["SimilarityConfig", "TextSimilarity"]
+
+METRICS = ("spearman", "pearson")
+NGRAM_BITS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityConfig(EvaluatorConfig):
+    """Correlation of the cosines of pairs of texts with their scores.
+
+    Attributes:
+        task: "glue/stsb", which people scored, or "relatedness", which is generated from WordNet; see
+            `clippo.evaluation.text_tasks`.
+        path: folder of GLUE, or of the texts that are fetched.
+        max_pairs: number of pairs at most; more are drawn from, always the same ones.
+
+    Raises:
+        UserError: max_pairs is below 2.
+    """
+
+    name: ClassVar[str] = "similarity"
+    task: str = "relatedness"
+    path: str = ""
+    max_pairs: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.max_pairs < 2:
+            raise UserError(f"max_pairs must be at least 2, got {self.max_pairs}")
+
+    def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> TextSimilarity:
+        task = load_task(self.task, self.path)
+        if task.classes or not task.validation.seconds:
+            raise UserError(f"task must be one of pairs of texts with scores, got {self.task!r}")
+        return TextSimilarity(task.capped(self.max_pairs, self.max_pairs).tests[""])
+
+
+class TextSimilarity(Evaluator):
+    """Spearman's and Pearson's correlation, "cosine/spearman", in percent from -100 to 100.
+
+    "n-grams" is a baseline without a model, the cosine of hashed character n-grams.
+
+    Args:
+        pairs: texts and their scores.
+    """
+
+    def __init__(self, pairs: Part) -> None:
+        self.pairs = pairs
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pairs.fingerprint
+
+    def __call__(self, model: Clippo) -> Metrics:
+        sides = self.pairs.texts, self.pairs.seconds
+        cosines = {
+            "cosine": [model.encode_text(side).cpu().double().numpy() for side in sides],
+            "n-grams": [hashed_ngrams(side, NGRAM_BITS) for side in sides],
+        }
+        metrics: Metrics = {}
+        for method, (first, second) in cosines.items():
+            similarity = np.einsum("ne,ne->n", first, second)
+            metrics |= {f"{method}/{m}": measured(m, similarity, self.pairs.labels) for m in METRICS}
+        return metrics | {f"chance/{metric}": 0.0 for metric in METRICS}

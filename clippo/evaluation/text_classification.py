@@ -1,0 +1,171 @@
+"""Classification and regression of texts and of pairs of texts by frozen embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from clippo.data.base import SourceConfig
+from clippo.data.transform import TransformConfig
+from clippo.errors import UserError
+from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.metrics import METRICS, measured
+from clippo.evaluation.ngrams import ngram_features
+from clippo.evaluation.probes import linear_regression, swept_logistic_regression
+from clippo.evaluation.text_tasks import TextTask, load_task
+from clippo.model import Clippo
+
+__all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
+
+# What is tried; both are for features with standard deviation 1.
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+L2S = (1e2, 1e3, 1e4, 1e5)
+NGRAM_BITS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassificationConfig(EvaluatorConfig):
+    """A task on texts, by a linear model on frozen embeddings and, where classes have names, zero-shot.
+
+    Attributes:
+        task: its name: "sentiment", "rating", "domain", "language", "section", "noun_class", "is_a",
+            "words_in_context" or "relatedness" on the texts that `clippo data fetch texts` brings, or
+            "glue/cola" and others of GLUE.
+        path: folder of the texts, by default the one in the user's cache, or of GLUE.
+        prompts: texts with {} for the name of a class, in place of the task's own.
+        max_train, max_test: number of examples at most; more are drawn from, always the same ones.
+
+    Raises:
+        UserError: a number below 1, or a prompt without {}.
+    """
+
+    name: ClassVar[str] = "text_classification"
+    task: str = "sentiment"
+    path: str = ""
+    prompts: tuple[str, ...] = ()
+    max_train: int = 4000
+    max_test: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.max_train < 8 or self.max_test < 1:
+            given = f"got {self.max_train} and {self.max_test}"
+            raise UserError(f"max_train must be at least 8 and max_test at least 1, {given}")
+        if without := [prompt for prompt in self.prompts if "{}" not in prompt]:
+            raise UserError(f"prompts must have {{}} for the name of a class, got {without[0]!r}")
+
+    def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> TextClassification:
+        task = load_task(self.task, self.path)
+        if self.prompts and not task.classes:
+            raise UserError(f"prompts name classes, and the task {self.task} has none")
+        task = replace(task, prompts=self.prompts or task.prompts)
+        return TextClassification(task.capped(self.max_train, self.max_test))
+
+
+class TextClassification(Evaluator):
+    """Metrics of a task: "probe/accuracy" and, as of other tasks, "zero_shot/accuracy" or "probe/spearman".
+
+    "probe" is a logistic regression on the embeddings, whose C is the best on a fifth of the examples to
+    train on; of scores, a ridge regression whose l2 is the best on the part for validation. Both texts of a
+    pair are drawn into one image, with the letters [SEP] between them. "zero_shot" takes the class whose
+    vector is nearest, see `class_vectors`. "n-grams" is a baseline without a model, a ridge regression on
+    hashed character n-grams of the whole texts, and "majority" says the class that is the most frequent in
+    training. Where a task has several sets to test on, their names come first ("matched/probe/accuracy").
+
+    Args:
+        task: with as many examples as are to be used.
+    """
+
+    def __init__(self, task: TextTask) -> None:
+        self.task = task
+
+    @property
+    def fingerprint(self) -> str:
+        return self.task.fingerprint
+
+    def __call__(self, model: Clippo) -> Metrics:
+        tests = {name: embedded(model, part.inputs) for name, part in self.task.tests.items()}
+        found = {name: {"probe": predicted} for name, predicted in self.probed(model, tests).items()}
+        if self.task.prompts:
+            classes = class_vectors(model, self.task.classes, self.task.prompts)
+            for name, z in tests.items():
+                found[name]["zero_shot"] = (z @ classes.T).argmax(1)
+        metrics: Metrics = {}
+        for name, part in self.task.tests.items():
+            prefix = f"{name}/" if name else ""
+            for method, predicted in (found[name] | self.baselines[name]).items():
+                for metric in self.task.metrics:
+                    metrics[f"{prefix}{method}/{metric}"] = measured(metric, predicted, part.labels)
+            metrics |= {f"{prefix}chance/{metric}": chance for metric, chance in self.chances.items()}
+        return metrics
+
+    @property
+    def chances(self) -> Metrics:
+        """What guessing reaches, whatever the labels: of correlations 0, of accuracy 1 / classes."""
+        if self.task.classes:
+            return {"accuracy": 100 / len(self.task.classes)} if "accuracy" in self.task.metrics else {}
+        return dict.fromkeys(self.task.metrics, 0.0)
+
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, np.ndarray]]:
+        """Predictions of the methods that need no model, by test and method."""
+        task = self.task
+        features = {name: ngram_features(part, NGRAM_BITS) for name, part in task.tests.items()}
+        fitting, choosing = (ngram_features(part, NGRAM_BITS) for part in (task.train, task.validation))
+        by_ngrams = self.regressed(fitting, choosing, features)
+        found = {name: {"n-grams": predicted} for name, predicted in by_ngrams.items()}
+        if task.classes:
+            majority = np.bincount(task.train.labels).argmax()
+            for name, part in task.tests.items():
+                found[name]["majority"] = np.full(len(part), majority)
+        return found
+
+    def probed(self, model: Clippo, tests: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Predictions for the embeddings of each test."""
+        task = self.task
+        train = embedded(model, task.train.inputs)
+        if not task.classes:
+            return self.regressed(train, embedded(model, task.validation.inputs), tests)
+        predict = swept_logistic_regression(train, task.train.labels, len(task.classes), Cs=CS)
+        return {name: predict(z).argmax(1) for name, z in tests.items()}
+
+    def regressed(
+        self, train: np.ndarray, validation: np.ndarray, tests: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Predictions of a ridge regression for the features of each test.
+
+        It fits scores, or for each class whether it is the right one. Its l2 is the one with which the main
+        metric is the best on the part for validation.
+        """
+        task = self.task
+        targets = np.eye(len(task.classes))[task.train.labels] if task.classes else task.train.labels
+        metric = METRICS[task.metrics[0]]
+        predict = max(
+            (linear_regression(train, targets, l2=l2) for l2 in L2S),
+            key=lambda predict: metric(self.decided(predict(validation)), task.validation.labels),
+        )
+        return {name: self.decided(predict(features)) for name, features in tests.items()}
+
+    def decided(self, scores: np.ndarray) -> np.ndarray:
+        return scores.argmax(1) if self.task.classes else scores
+
+
+def embedded(model: Clippo, texts: Sequence[str]) -> np.ndarray:
+    """(N, E) float64 embeddings."""
+    out: np.ndarray = model.encode_text(texts).cpu().double().numpy()
+    return out
+
+
+def class_vectors(model: Clippo, classes: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
+    """(C, E) float64 vectors of classes: the means of the embeddings of each name in each prompt.
+
+    They are not brought to length 1 again, as in the published protocol for texts: a class whose prompts
+    disagree has a shorter vector. Underscores in names become spaces.
+    """
+    names = [name.replace("_", " ") for name in classes]
+    texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
+    out: np.ndarray = embedded(model, texts).reshape(len(names), len(prompts), -1).mean(1)
+    return out
