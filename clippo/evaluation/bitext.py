@@ -16,7 +16,8 @@ from clippo.data.remote import cache_folder
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
-from clippo.evaluation.intervals import mean_estimate
+from clippo.evaluation.embedding import embed_texts
+from clippo.evaluation.metrics import percent
 from clippo.evaluation.text_tasks import checksum_of, rows_of
 from clippo.model import Clippo
 from clippo.seeds import generator
@@ -121,19 +122,19 @@ class Bitext(Evaluator):
         return checksum_of(text for code, own in self.pairs.items() for pair in own for text in (code, *pair))
 
     def __call__(self, model: Clippo) -> Metrics:
-        english = embedded(model, list(self.english))
+        english = embed_texts(model, list(self.english))
         found = {}
         for code, own in self.pairs.items():
-            similarity = english[self.rows(code)] @ embedded(model, [other for _, other in own]).T
+            similarity = english[self.rows(code)] @ embed_texts(model, [other for _, other in own]).T
             for direction, scores in zip(DIRECTIONS, (similarity, similarity.T), strict=True):
-                found[code, direction] = 100.0 * first_is_own(scores)
+                found[code, direction] = first_is_own(scores)
         metrics = self.means("mean", list(self.pairs), found)
         for name, codes in sorted(self.scripts.items()):
             metrics |= self.means(f"{name}/mean", codes, found)
             for code in codes:
                 metrics[f"{name}/{code}/chance/R@1"] = 100 / len(self.pairs[code])
                 for direction in DIRECTIONS:
-                    metrics[f"{name}/{code}/{direction}/R@1"] = mean_estimate(found[code, direction])
+                    metrics[f"{name}/{code}/{direction}/R@1"] = percent(found[code, direction])
         return metrics
 
     def means(self, name: str, codes: Sequence[str], found: Mapping[tuple[str, str], np.ndarray]) -> Metrics:
@@ -143,7 +144,7 @@ class Bitext(Evaluator):
         metrics: Metrics = {f"{name}/chance/R@1": float(chances.mean())}
         for direction in DIRECTIONS:
             hits = np.concatenate([found[code, direction] for code in codes])
-            metrics[f"{name}/{direction}/R@1"] = mean_estimate(hits, texts)
+            metrics[f"{name}/{direction}/R@1"] = percent(hits, texts)
         return metrics
 
     def rows(self, code: str) -> np.ndarray:
@@ -155,13 +156,7 @@ def first_is_own(similarity: np.ndarray) -> np.ndarray:
     """(N,) bool: the rows of (N, N) whose entry on the diagonal is above all others."""
     is_below: np.ndarray = similarity < np.diag(similarity)[:, None] - TIE  # what is not a number is not
     np.fill_diagonal(is_below, True)
-    out: np.ndarray = is_below.all(1)
-    return out
-
-
-def embedded(model: Clippo, texts: Sequence[str]) -> np.ndarray:
-    """(N, E) float64 embeddings."""
-    out: np.ndarray = model.encode_text(texts).cpu().double().numpy()
+    out: np.ndarray = np.all(is_below, axis=1)
     return out
 
 

@@ -13,7 +13,7 @@ from clippo.data.decode import pixels_of
 from clippo.data.transform import Transform
 from clippo.model import Clippo
 
-__all__ = ["embed_images"]
+__all__ = ["embed_images", "embed_texts"]
 
 
 def embed_images(
@@ -30,3 +30,9 @@ def embed_images(
         pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]
         parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
     return torch.cat(parts)
+
+
+def embed_texts(model: Clippo, texts: Sequence[str]) -> np.ndarray:
+    """Embed texts: (N, E) float64, on the CPU, as statistics are computed with."""
+    out: np.ndarray = model.encode_text(list(texts)).cpu().double().numpy()
+    return out

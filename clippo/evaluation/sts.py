@@ -11,6 +11,7 @@ from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.embedding import embed_texts
 from clippo.evaluation.metrics import measured
 from clippo.evaluation.ngrams import hashed_ngrams
 from clippo.evaluation.text_tasks import Part, load_task
@@ -71,7 +72,7 @@ class TextSimilarity(Evaluator):
     def __call__(self, model: Clippo) -> Metrics:
         sides = self.pairs.texts, self.pairs.seconds
         cosines = {
-            "cosine": [model.encode_text(side).cpu().double().numpy() for side in sides],
+            "cosine": [embed_texts(model, side) for side in sides],
             "n-grams": [hashed_ngrams(side, NGRAM_BITS) for side in sides],
         }
         metrics: Metrics = {}

@@ -13,6 +13,7 @@ from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.embedding import embed_texts
 from clippo.evaluation.metrics import METRICS, measured
 from clippo.evaluation.ngrams import ngram_features
 from clippo.evaluation.probes import linear_regression, swept_logistic_regression
@@ -23,7 +24,7 @@ __all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
 
 # What is tried; both are for features with standard deviation 1.
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-L2S = (1e2, 1e3, 1e4, 1e5)
+L2S = (1.0, 1e2, 1e4, 1e5)
 NGRAM_BITS = 11
 
 
@@ -87,7 +88,7 @@ class TextClassification(Evaluator):
         return self.task.fingerprint
 
     def __call__(self, model: Clippo) -> Metrics:
-        tests = {name: embedded(model, part.inputs) for name, part in self.task.tests.items()}
+        tests = {name: embed_texts(model, part.inputs) for name, part in self.task.tests.items()}
         found = {name: {"probe": predicted} for name, predicted in self.probed(model, tests).items()}
         if self.task.prompts:
             classes = class_vectors(model, self.task.classes, self.task.prompts)
@@ -126,9 +127,9 @@ class TextClassification(Evaluator):
     def probed(self, model: Clippo, tests: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predictions for the embeddings of each test."""
         task = self.task
-        train = embedded(model, task.train.inputs)
+        train = embed_texts(model, task.train.inputs)
         if not task.classes:
-            return self.regressed(train, embedded(model, task.validation.inputs), tests)
+            return self.regressed(train, embed_texts(model, task.validation.inputs), tests)
         predict = swept_logistic_regression(train, task.train.labels, len(task.classes), Cs=CS)
         return {name: predict(z).argmax(1) for name, z in tests.items()}
 
@@ -153,12 +154,6 @@ class TextClassification(Evaluator):
         return scores.argmax(1) if self.task.classes else scores
 
 
-def embedded(model: Clippo, texts: Sequence[str]) -> np.ndarray:
-    """(N, E) float64 embeddings."""
-    out: np.ndarray = model.encode_text(texts).cpu().double().numpy()
-    return out
-
-
 def class_vectors(model: Clippo, classes: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
     """(C, E) float64 vectors of classes: the means of the embeddings of each name in each prompt.
 
@@ -167,5 +162,5 @@ def class_vectors(model: Clippo, classes: Sequence[str], prompts: Sequence[str])
     """
     names = [name.replace("_", " ") for name in classes]
     texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
-    out: np.ndarray = embedded(model, texts).reshape(len(names), len(prompts), -1).mean(1)
+    out: np.ndarray = embed_texts(model, texts).reshape(len(names), len(prompts), -1).mean(1)
     return out

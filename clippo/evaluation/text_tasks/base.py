@@ -20,6 +20,7 @@ __all__ = [
     "Part",
     "PartName",
     "TextTask",
+    "checksum_of",
     "made",
     "part_of",
     "part_with",

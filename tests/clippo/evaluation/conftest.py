@@ -1,6 +1,9 @@
-"""Labelled pictures, and a model that is handed the embeddings of what it sees and reads."""
+"""Labelled pictures, a small copy of the texts that are fetched, and models that know all or nothing."""
 
+import json
+import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,3 +67,89 @@ def config_of() -> Callable[..., SourceConfig]:
 @pytest.fixture
 def transform() -> Transform:
     return SquashConfig().build(2)
+
+
+SECTIONS = [f"section{number}" for number in range(22)]
+
+
+def letters(number: int, alphabet: str = "abcdefghijklmnopqrstuvwxyz") -> str:
+    """A made-up word for a number."""
+    word = ""
+    for _ in range(5):
+        number, digit = divmod(number * 7 + 3, len(alphabet))
+        word += alphabet[digit]
+    return word
+
+
+def meaning(number: int, kind_of: list[int]) -> dict:
+    word = letters(number)
+    return {
+        "id": f"{number:08}-n",
+        "words": [word, f"{word}y"],
+        "class": ["noun.Tops", "noun.animal", "noun.food"][min(number, 1 + number % 2)],
+        "definition": f"something like {word}",
+        "examples": [f"one {word}s there", f"a {word} here", "nothing of it"],
+        "kind_of": [f"{target:08}-n" for target in kind_of],
+    }
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Path:
+    """The folder of small files of the layout of `clippo data fetch texts`."""
+    rated = [
+        {"text": f"film {letters(i)}", "rating": (i % 81) / 10 - 4, "domain": "films"} for i in range(200)
+    ] + [{"text": f"tweet {letters(i)}", "rating": 1.0, "domain": "tweets"} for i in range(100)]
+    alphabets = {"eng": "abcdefghijkl", "rus": "абвгдежзикл", "ukr": "їєґабвгдежз", "fra": "éèàçabcdefg"}
+    declared = [
+        {"code": code, "language": code[:2], "article": article, "text": letters(article, alphabet)}
+        for code, alphabet in alphabets.items()
+        for article in range(31)
+    ] + [{"code": "short", "language": "xx", "article": 1, "text": "one"}]
+    meanings = [meaning(number, [number // 5] if number else []) for number in range(400)]
+    # A second sense of each word, so that words in context have pairs of two senses.
+    meanings += [
+        meaning(number, []) | {"id": f"9{number:07}-n", "examples": [f"the other {letters(number)}"]}
+        for number in range(1, 100)
+    ]
+    packages = [
+        {
+            "package": f"p{i}", "source": f"s{i // 3}",
+            "section": SECTIONS[i % 20 if i < 600 else 20 + i % 2],
+            "synopsis": {"en": f"tool {letters(i)}"} | ({"de": f"Werkzeug {letters(i)}"} if i % 2 else {}),
+        }
+        for i in range(610)
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("texts")
+    files = {"ratings": rated, "rights": declared, "wordnet": meanings, "packages": packages}
+    for name, rows in files.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+class Ignorant:
+    """A model whose embeddings are random, but the same for the same text."""
+
+    def encode_text(self, texts):
+        rows = [np.random.default_rng(zlib.crc32(text.encode())).normal(size=8) for text in texts]
+        return torch.nn.functional.normalize(torch.tensor(np.array(rows), dtype=torch.float32))
+
+
+class Knowing:
+    """A model that is handed the embedding of each text."""
+
+    def __init__(self, known: dict[str, np.ndarray]) -> None:
+        self.known = known
+
+    def encode_text(self, texts):
+        return torch.tensor(np.array([self.known[text] for text in texts]), dtype=torch.float32)
+
+
+@pytest.fixture
+def ignorant() -> Ignorant:
+    return Ignorant()
+
+
+@pytest.fixture
+def knowing():
+    return Knowing
