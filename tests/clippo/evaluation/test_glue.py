@@ -157,6 +157,7 @@ def test_a_parquet_file_without_its_columns_gets_one_message(tmp_path):
         load_task("glue/rte", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_nine_metrics(folder, ignorant):
     metrics = GlueConfig(path=str(folder), max_train=24, max_test=8).build(None, None, 64)(ignorant)
     nine = [

@@ -49,7 +49,7 @@ def test_constants_tell_nothing():
     assert METRICS["f1"](constant, labels) == pytest.approx(200 / 3)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ["accuracy", "f1", "spearman"])
 def test_an_interval_holds_the_value_and_its_bounds_vary_with_the_examples(name):
     rng = np.random.default_rng(1)
     labels = rng.integers(2, size=300)
