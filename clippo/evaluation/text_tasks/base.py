@@ -16,9 +16,9 @@ from clippo.seeds import generator
 __all__ = [
     "OPINIONS",
     "SEPARATOR",
-    "Labelled",
     "Part",
     "PartName",
+    "TextExample",
     "TextTask",
     "checksum_of",
     "made",
@@ -121,7 +121,7 @@ def checksum_of(texts: Iterable[str]) -> str:
     return hashlib.sha256(repr(list(texts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Labelled(NamedTuple):
+class TextExample(NamedTuple):
     """An example of a task.
 
     Attributes:
@@ -143,7 +143,7 @@ def part_of(group: str) -> PartName:
     return "test" if share < TEST else "validation" if share < TEST + VALIDATION else "train"
 
 
-def part_with(examples: Sequence[Labelled], classes: Sequence[str]) -> Part:
+def part_with(examples: Sequence[TextExample], classes: Sequence[str]) -> Part:
     """A part with these examples, whose labels are among the classes; scores where there are no classes."""
     numbers: dict[str | float, int] = {label: number for number, label in enumerate(classes)}
     labels = [numbers[example.label] if classes else example.label for example in examples]
@@ -156,7 +156,7 @@ def part_with(examples: Sequence[Labelled], classes: Sequence[str]) -> Part:
 
 def made(
     name: str,
-    examples: Iterable[tuple[PartName, Labelled]],
+    examples: Iterable[tuple[PartName, TextExample]],
     classes: Sequence[str],
     metrics: Sequence[str],
     prompts: Sequence[str] = (),
@@ -166,7 +166,7 @@ def made(
     Raises:
         UserError: a part would be empty.
     """
-    parts: dict[PartName, list[Labelled]] = {"train": [], "validation": [], "test": []}
+    parts: dict[PartName, list[TextExample]] = {"train": [], "validation": [], "test": []}
     seen = set()
     for part, example in examples:
         if example[:2] not in seen:

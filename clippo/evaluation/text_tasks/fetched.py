@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clippo.errors import UserError
-from clippo.evaluation.text_tasks.base import OPINIONS, Labelled, PartName, TextTask, made, part_of
+from clippo.evaluation.text_tasks.base import OPINIONS, PartName, TextExample, TextTask, made, part_of
 
 __all__ = ["domain", "language", "rating", "rows_of", "section", "sentiment"]
 
@@ -25,7 +25,7 @@ def sentiment(folder: Path) -> TextTask:
     """Is a sentence of a film review positive or negative? Those that people rated near 0 are left out."""
     classes = ("negative", "positive")
     examples = (
-        (part, Labelled(text, "", classes[score > 0]))
+        (part, TextExample(text, "", classes[score > 0]))
         for part, text, score in film_reviews(folder)
         if abs(score) >= CLEAR
     )
@@ -34,14 +34,14 @@ def sentiment(folder: Path) -> TextTask:
 
 def rating(folder: Path) -> TextTask:
     """The mean rating of a sentence of a film review, from -4 to 4."""
-    examples = ((part, Labelled(text, "", score)) for part, text, score in film_reviews(folder))
+    examples = ((part, TextExample(text, "", score)) for part, text, score in film_reviews(folder))
     return made("rating", examples, (), ("spearman", "pearson"))
 
 
 def domain(folder: Path) -> TextTask:
     """Is a text from a film review, a review of a product, an editorial, or a tweet?"""
     examples = [
-        (part_of(row["text"]), Labelled(row["text"], "", row["domain"]))
+        (part_of(row["text"]), TextExample(row["text"], "", row["domain"]))
         for row in rows_of(folder / "ratings.jsonl", "text", "domain")
     ]
     classes = sorted({example.label for _, example in examples if isinstance(example.label, str)})
@@ -66,7 +66,9 @@ def language(folder: Path) -> TextTask:
         return "validation" if article in VALIDATION_ARTICLES else "train"
 
     examples = (
-        (part(row["article"]), Labelled(row["text"], "", row["code"])) for row in rows if row["code"] in whole
+        (part(row["article"]), TextExample(row["text"], "", row["code"]))
+        for row in rows
+        if row["code"] in whole
     )
     return made("language", examples, classes, ("accuracy", "macro_f1"))
 
@@ -80,7 +82,7 @@ def section(folder: Path) -> TextTask:
     sections = Counter(row["section"] for row in rows)
     classes = sorted(name for name, _ in sections.most_common(SECTIONS))
     examples = (
-        (part_of(row["source"]), Labelled(row["synopsis"]["en"], "", row["section"]))
+        (part_of(row["source"]), TextExample(row["synopsis"]["en"], "", row["section"]))
         for row in rows
         if row["section"] in classes
     )

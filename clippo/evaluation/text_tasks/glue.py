@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clippo.errors import UserError
-from clippo.evaluation.text_tasks.base import OPINIONS, Labelled, TextTask, part_with
+from clippo.evaluation.text_tasks.base import OPINIONS, TextExample, TextTask, part_with
 from clippo.files import read_lines
 from clippo.seeds import generator
 
@@ -24,21 +24,21 @@ __all__ = ["GLUE", "load_glue"]
 MAX_VALIDATION = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """What is particular of a task.
 
     Attributes:
         folder: of the files of its authors.
         columns: numbers of those of the texts in a .tsv file.
-        label: number of that of the labels; the last if it is -1.
-        width: number of columns; 0 if it differs between the files. Lines of another number are left out,
-            of which QQP has some.
+        label: number of that of the label; the last if it is -1.
+        width: number of columns; 0 if it differs between the files.
+        has_header: whether a .tsv file begins with the names of its columns.
+        has_broken_lines: whether lines with another number of columns are to be left out.
         hub_columns: those of the texts on the hub.
         classes: in the order of their numbers on the hub; none of scores.
         metrics: names, the main one first.
-        has_header: whether a .tsv file begins with the names of its columns.
-        tests: names of the validation files, and what the results of each are named.
+        tests: what the names of the validation files end in, and what the results of each are named.
         prompts: as of `TextTask`.
     """
 
@@ -46,35 +46,45 @@ class Layout:
     columns: tuple[int, ...]
     label: int
     width: int
-    hub_columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    metrics: tuple[str, ...]
     has_header: bool = True
+    has_broken_lines: bool = False
+    hub_columns: tuple[str, ...] = ("sentence1", "sentence2")
+    classes: tuple[str, ...] = ("entailment", "not_entailment")
+    metrics: tuple[str, ...] = ("accuracy",)
     tests: tuple[tuple[str, str], ...] = (("", ""),)
     prompts: tuple[str, ...] = ()
 
 
-PAIR = ("sentence1", "sentence2")
-ENTAILED = ("entailment", "not_entailment")
 GLUE = {
     "cola": Layout(
-        "CoLA", (3,), 1, 4, ("sentence",), ("unacceptable", "acceptable"), ("matthews",), has_header=False
+        folder="CoLA", columns=(3,), label=1, width=4, has_header=False, hub_columns=("sentence",),
+        classes=("unacceptable", "acceptable"), metrics=("matthews",),
     ),
     "sst2": Layout(
-        "SST-2", (0,), 1, 2, ("sentence",), ("negative", "positive"), ("accuracy",),
-        prompts=OPINIONS,
+        folder="SST-2", columns=(0,), label=1, width=2, hub_columns=("sentence",),
+        classes=("negative", "positive"), prompts=OPINIONS,
     ),
-    "mrpc": Layout("MRPC", (3, 4), 0, 5, PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy")),
-    "stsb": Layout("STS-B", (7, 8), -1, 10, PAIR, (), ("spearman", "pearson")),
+    "mrpc": Layout(
+        folder="MRPC", columns=(3, 4), label=0, width=5, classes=("not_equivalent", "equivalent"),
+        metrics=("f1", "accuracy"),
+    ),
+    "stsb": Layout(
+        folder="STS-B", columns=(7, 8), label=9, width=10, classes=(), metrics=("spearman", "pearson")
+    ),
     "qqp": Layout(
-        "QQP", (3, 4), 5, 6, ("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy")
+        folder="QQP", columns=(3, 4), label=5, width=6, has_broken_lines=True,
+        hub_columns=("question1", "question2"), classes=("not_duplicate", "duplicate"),
+        metrics=("f1", "accuracy"),
     ),
     "mnli": Layout(
-        "MNLI", (8, 9), -1, 0, ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
-        ("accuracy",), tests=(("_matched", "matched"), ("_mismatched", "mismatched")),
+        folder="MNLI", columns=(8, 9), label=-1, width=0, hub_columns=("premise", "hypothesis"),
+        classes=("entailment", "neutral", "contradiction"),
+        tests=(("_matched", "matched"), ("_mismatched", "mismatched")),
     ),
-    "qnli": Layout("QNLI", (1, 2), 3, 4, ("question", "sentence"), ENTAILED, ("accuracy",)),
-    "rte": Layout("RTE", (1, 2), 3, 4, PAIR, ENTAILED, ("accuracy",)),
+    "qnli": Layout(
+        folder="QNLI", columns=(1, 2), label=3, width=4, hub_columns=("question", "sentence")
+    ),
+    "rte": Layout(folder="RTE", columns=(1, 2), label=3, width=4),
 }  # fmt: skip
 
 
@@ -100,7 +110,7 @@ def load_glue(name: str, folder: Path) -> TextTask:
     )
 
 
-def read(name: str, layout: Layout, folder: Path, part: str, kind: str) -> list[Labelled]:
+def read(name: str, layout: Layout, folder: Path, part: str, kind: str) -> list[TextExample]:
     """The examples of a file.
 
     Args:
@@ -126,7 +136,7 @@ def read(name: str, layout: Layout, folder: Path, part: str, kind: str) -> list[
     return found
 
 
-def from_tsv(file: Path, layout: Layout) -> list[Labelled]:
+def from_tsv(file: Path, layout: Layout) -> list[TextExample]:
     """The examples of a file of its authors, in which quotes are characters like others."""
     found = []
     for number, line in enumerate(read_lines(file), start=1):
@@ -134,9 +144,10 @@ def from_tsv(file: Path, layout: Layout) -> list[Labelled]:
             continue
         cells = line.split("\t")
         if len(cells) <= max(layout.columns) or layout.width not in (0, len(cells)):
-            if layout.folder == "QQP":
+            if layout.has_broken_lines:
                 continue
-            raise UserError(f"{file}, line {number} must have {layout.width} columns, got {len(cells)}")
+            wanted = layout.width or f"at least {max(layout.columns) + 1}"
+            raise UserError(f"{file}, line {number} must have {wanted} columns, got {len(cells)}")
         where = f"{file}, line {number}"
         label = cells[layout.label]
         if layout.classes and label.isdecimal():
@@ -145,7 +156,7 @@ def from_tsv(file: Path, layout: Layout) -> list[Labelled]:
     return found
 
 
-def from_parquet(file: Path, layout: Layout) -> list[Labelled]:
+def from_parquet(file: Path, layout: Layout) -> list[TextExample]:
     """The examples of a file of the hub; those whose label is secret, -1, are left out."""
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -173,7 +184,7 @@ def class_name(number: int, layout: Layout, where: str) -> str:
     return layout.classes[number]
 
 
-def example(texts: Sequence[str], label: str | float, layout: Layout, where: str) -> Labelled:
+def example(texts: Sequence[str], label: str | float, layout: Layout, where: str) -> TextExample:
     """An example whose label is checked.
 
     Raises:
@@ -187,4 +198,4 @@ def example(texts: Sequence[str], label: str | float, layout: Layout, where: str
         except ValueError as error:
             raise UserError(f"{where} has the score {label!r}, expected a number") from error
     first, second = (*texts, "")[:2]
-    return Labelled(first, second, label)
+    return TextExample(first, second, label)

@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from clippo.evaluation.text_tasks.base import Labelled, PartName, TextTask, made, part_of
+from clippo.evaluation.text_tasks.base import PartName, TextExample, TextTask, made, part_of
 from clippo.evaluation.text_tasks.fetched import rows_of
 from clippo.seeds import generator
 
@@ -31,7 +31,9 @@ def noun_class(folder: Path) -> TextTask:
     nouns = [row for row in meanings(folder) if row["class"].startswith("noun.")]
     names = {row["id"]: row["class"].removeprefix("noun.") for row in nouns if row["class"] != "noun.Tops"}
     examples = (
-        (part(row), Labelled(row["definition"], "", names[row["id"]])) for row in nouns if row["id"] in names
+        (part(row), TextExample(row["definition"], "", names[row["id"]]))
+        for row in nouns
+        if row["id"] in names
     )
     prompts = ("{}", "a kind of {}", "a word for a {}")
     return made("noun_class", examples, sorted({*names.values()}), ("accuracy", "macro_f1"), prompts)
@@ -53,7 +55,7 @@ def is_a(folder: Path) -> TextTask:
             if parts[row["id"]] == parts.get(wider):
                 below[wider].append(row)
 
-    def examples() -> Iterator[tuple[PartName, Labelled]]:
+    def examples() -> Iterator[tuple[PartName, TextExample]]:
         number = 0
         for identity, members in below.items():
             wider, own = known[identity], parts[identity]
@@ -61,11 +63,11 @@ def is_a(folder: Path) -> TextTask:
                 if row["definition"] == wider["definition"] or word(row) == word(wider):
                     continue
                 sibling = members[place - 1]
-                false = Labelled(wider["definition"], word(row), "no")
+                false = TextExample(wider["definition"], word(row), "no")
                 if number % 2 and word(sibling) not in row["words"]:
-                    false = Labelled(row["definition"], word(sibling), "no")
+                    false = TextExample(row["definition"], word(sibling), "no")
                 number += 1
-                yield own, Labelled(row["definition"], word(wider), "yes")
+                yield own, TextExample(row["definition"], word(wider), "yes")
                 yield own, false
 
     return made("is_a", examples(), ("no", "yes"), ("accuracy",))
@@ -84,7 +86,7 @@ def words_in_context(folder: Path) -> TextTask:
             if own := [sentence for sentence in row["examples"] if stem in f" {sentence.lower()}"]:
                 sentences[name, row["id"][-1]].append(own)
 
-    def examples() -> Iterator[tuple[PartName, Labelled]]:
+    def examples() -> Iterator[tuple[PartName, TextExample]]:
         for (name, speech), groups in sentences.items():
             same = [pair for own in groups for pair in combinations(own, 2)]
             other = [(a, b) for one, two in combinations(groups, 2) for a in one for b in two]
@@ -93,7 +95,7 @@ def words_in_context(folder: Path) -> TextTask:
                 rng = generator(0, "words in context", name, speech, label)
                 for index in rng.permutation(len(pairs))[:count].tolist():
                     first, second = pairs[index]
-                    yield part_of(name), Labelled(f"{name}: {first}", second, label)
+                    yield part_of(name), TextExample(f"{name}: {first}", second, label)
 
     return made("words_in_context", examples(), ("other", "same"), ("accuracy",))
 
@@ -111,7 +113,7 @@ def relatedness(folder: Path) -> TextTask:
         for wider in row["kind_of"]:
             below[wider, part(row)].append(word(row))
 
-    def examples() -> Iterator[tuple[PartName, Labelled]]:
+    def examples() -> Iterator[tuple[PartName, TextExample]]:
         rng = generator(0, "relatedness")
         for row in rows:
             own, first = part(row), word(row)
@@ -119,9 +121,9 @@ def relatedness(folder: Path) -> TextTask:
             if len(row["words"]) < 2 or not siblings:
                 continue
             strangers = by_part[own, row["id"][-1]]
-            yield own, Labelled(first, row["words"][1], 2.0)
-            yield own, Labelled(first, siblings[rng.integers(len(siblings))], 1.0)
-            yield own, Labelled(first, strangers[rng.integers(len(strangers))], 0.0)
+            yield own, TextExample(first, row["words"][1], 2.0)
+            yield own, TextExample(first, siblings[rng.integers(len(siblings))], 1.0)
+            yield own, TextExample(first, strangers[rng.integers(len(strangers))], 0.0)
 
     return made("relatedness", examples(), (), ("spearman", "pearson"))
 

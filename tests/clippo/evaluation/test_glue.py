@@ -131,12 +131,13 @@ def test_f1_is_that_of_the_pairs_that_mean_the_same():
             "1\t2\t3\t4\t5\t6\t7\ta\tb\tfive",
             "line 2 has the score 'five', expected a number",
         ),
+        ("MNLI/dev_matched.tsv", "1\ta\tb", "line 2 must have at least 10 columns, got 3"),
         ("STS-B/dev.tsv", None, "STS-B/dev.tsv holds no example with a label"),
         ("CoLA/dev.tsv", "", "there is neither .*CoLA/dev.tsv nor .*cola/validation-00000-of-00001.parquet"),
     ],
 )
 def test_other_layouts_get_one_message(folder, tmp_path, file, line, message):
-    name = {"RTE": "rte", "STS-B": "stsb", "CoLA": "cola"}[file.partition("/")[0]]
+    name = {"RTE": "rte", "STS-B": "stsb", "CoLA": "cola", "MNLI": "mnli"}[file.partition("/")[0]]
     task = tmp_path / GLUE[name].folder
     task.mkdir()
     (task / "train.tsv").write_text((folder / GLUE[name].folder / "train.tsv").read_text())
