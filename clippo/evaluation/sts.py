@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -13,14 +14,13 @@ from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_texts
 from clippo.evaluation.metrics import measured
-from clippo.evaluation.ngrams import hashed_ngrams
+from clippo.evaluation.ngrams import TfIdf, cosines, ngrams
 from clippo.evaluation.text_tasks import Part, load_task
 from clippo.model import Clippo
 
 __all__ = ["SimilarityConfig", "TextSimilarity"]
 
 METRICS = ("spearman", "pearson")
-NGRAM_BITS = 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,8 @@ class SimilarityConfig(EvaluatorConfig):
 class TextSimilarity(Evaluator):
     """Spearman's and Pearson's correlation, "cosine/spearman", in percent from -100 to 100.
 
-    "n-grams" is a baseline without a model, the cosine of hashed character n-grams.
+    "n-grams" is a baseline without a model, the cosine of TF-IDF of character
+    n-grams.
 
     Args:
         pairs: texts and their scores.
@@ -70,13 +71,16 @@ class TextSimilarity(Evaluator):
         return self.pairs.fingerprint
 
     def __call__(self, model: Clippo) -> Metrics:
-        sides = self.pairs.texts, self.pairs.seconds
-        cosines = {
-            "cosine": [embed_texts(model, side) for side in sides],
-            "n-grams": [hashed_ngrams(side, NGRAM_BITS) for side in sides],
-        }
+        first, second = (embed_texts(model, side) for side in (self.pairs.texts, self.pairs.seconds))
+        similarities = {"cosine": np.einsum("ne,ne->n", first, second), "n-grams": self.by_ngrams}
         metrics: Metrics = {}
-        for method, (first, second) in cosines.items():
-            similarity = np.einsum("ne,ne->n", first, second)
+        for method, similarity in similarities.items():
             metrics |= {f"{method}/{m}": measured(m, similarity, self.pairs.labels) for m in METRICS}
         return metrics | {f"chance/{metric}": 0.0 for metric in METRICS}
+
+    @cached_property
+    def by_ngrams(self) -> np.ndarray:
+        """(N,) the cosines of TF-IDF, whose frequencies are those in all of the texts."""
+        first, second = ([ngrams(text) for text in side] for side in (self.pairs.texts, self.pairs.seconds))
+        vectors = TfIdf([*first, *second])
+        return np.diag(cosines(vectors(first), vectors(second)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -15,15 +15,16 @@ from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_texts
 from clippo.evaluation.metrics import METRICS, measured
-from clippo.evaluation.ngrams import ngram_features
-from clippo.evaluation.probes import linear_regression, swept_logistic_regression
+from clippo.evaluation.ngrams import TfIdf, bags_of, cosines, kernel_ridge
+from clippo.evaluation.probes import Predictor, linear_regression, swept_logistic_regression
 from clippo.evaluation.text_tasks import TextTask, load_task
 from clippo.model import Clippo
 
 __all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
 
-L2S = (1.0, 1e2, 1e4, 1e5)  # what is tried, on features with standard deviation 1
-NGRAM_BITS = 11
+# What is tried: of the probe, whose features have standard deviation 1, and of vectors of length 1.
+PROBE_L2S = (1.0, 1e1, 1e2, 1e3, 1e4)
+NGRAM_L2S = (0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,8 @@ class TextClassification(Evaluator):
     train on; of scores, a ridge regression whose l2 is the best on the part for validation. Both texts of a
     pair are drawn into one image, with the letters [SEP] between them. "zero_shot" takes the class whose
     vector is nearest, see `class_vectors`. "n-grams" is a baseline without a model, a ridge regression on
-    hashed character n-grams of the whole texts, and "majority" says the class that is the most frequent in
-    training. Where a task has several sets to test on, their names come first ("matched/probe/accuracy").
+    TF-IDF of the character n-grams of the whole texts. "majority" says the class that is the most frequent
+    in training. Where a task has several sets to test on, their names come first: "matched/probe/accuracy".
 
     Args:
         task: with as many examples as are to be used.
@@ -112,9 +113,15 @@ class TextClassification(Evaluator):
     def baselines(self) -> dict[str, dict[str, np.ndarray]]:
         """Predictions of the methods that need no model, by test and method."""
         task = self.task
-        features = {name: ngram_features(part, NGRAM_BITS) for name, part in task.tests.items()}
-        fitting, choosing = (ngram_features(part, NGRAM_BITS) for part in (task.train, task.validation))
-        by_ngrams = self.regressed(fitting, choosing, features)
+        train, validation = bags_of(task.train), bags_of(task.validation)
+        vectors = TfIdf(train)
+        known = vectors(train)
+        similarity = cosines(known, known)
+        by_ngrams = self.chosen(
+            (kernel_ridge(similarity, self.targets, l2=l2) for l2 in NGRAM_L2S),
+            cosines(vectors(validation), known),
+            {name: cosines(vectors(bags_of(part)), known) for name, part in task.tests.items()},
+        )
         found = {name: {"n-grams": predicted} for name, predicted in by_ngrams.items()}
         if task.classes:
             majority = np.bincount(task.train.labels).argmax()
@@ -127,26 +134,27 @@ class TextClassification(Evaluator):
         task = self.task
         train = embed_texts(model, task.train.inputs)
         if not task.classes:
-            return self.regressed(train, embed_texts(model, task.validation.inputs), tests)
+            predictors = (linear_regression(train, self.targets, l2=l2) for l2 in PROBE_L2S)
+            return self.chosen(predictors, embed_texts(model, task.validation.inputs), tests)
         predict = swept_logistic_regression(train, task.train.labels, len(task.classes))
         return {name: predict(z).argmax(1) for name, z in tests.items()}
 
-    def regressed(
-        self, train: np.ndarray, validation: np.ndarray, tests: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Predictions of a ridge regression for the features of each test.
+    @property
+    def targets(self) -> np.ndarray:
+        """What regressions fit: the scores, or for each class whether it is the right one."""
+        labels = self.task.train.labels
+        return np.eye(len(self.task.classes))[labels] if self.task.classes else labels
 
-        It fits scores, or for each class whether it is the right one. Its l2 is the one with which the main
-        metric is the best on the part for validation.
+    def chosen(
+        self, predictors: Iterable[Predictor], validation: np.ndarray, tests: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Predictions for the features of each test, by the predictor that is the best in validation.
+
+        The best is the one with the highest main metric.
         """
-        task = self.task
-        targets = np.eye(len(task.classes))[task.train.labels] if task.classes else task.train.labels
-        metric = METRICS[task.metrics[0]]
-        predict = max(
-            (linear_regression(train, targets, l2=l2) for l2 in L2S),
-            key=lambda predict: metric(self.decided(predict(validation)), task.validation.labels),
-        )
-        return {name: self.decided(predict(features)) for name, features in tests.items()}
+        metric, labels = METRICS[self.task.metrics[0]], self.task.validation.labels
+        best = max(predictors, key=lambda predict: metric(self.decided(predict(validation)), labels))
+        return {name: self.decided(best(features)) for name, features in tests.items()}
 
     def decided(self, scores: np.ndarray) -> np.ndarray:
         return scores.argmax(1) if self.task.classes else scores

@@ -8,7 +8,6 @@ from clippo.errors import UserError
 from clippo.evaluation.base import EvaluatorConfig
 from clippo.evaluation.bitext import BitextConfig
 from clippo.evaluation.glue import GlueConfig
-from clippo.evaluation.ngrams import hashed_ngrams, ngram_features
 from clippo.evaluation.sts import SimilarityConfig
 from clippo.evaluation.text_classification import (
     TextClassification,
@@ -108,32 +107,6 @@ def test_prompts_of_ones_own_replace_those_of_the_task(texts):
 def test_bad_settings_get_one_message(texts, arguments, message):
     with pytest.raises(UserError, match=message):
         TextClassificationConfig(**{"path": str(texts)} | arguments).build(None, None, 64)
-
-
-def test_ngrams_are_counted_at_their_hashes():
-    """Two texts have in common what their n-grams have, whatever the case."""
-    texts = ["Abba", "abba", "ab", "", "👍🏽é", "x" * 100]
-    features = hashed_ngrams(texts, 16)
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(features[0], features[1])
-
-    def grams(text):
-        padded = f" {text.lower()} "
-        return [padded[i : i + n] for n in (1, 2, 3, 4) for i in range(len(padded) - n + 1)]
-
-    for a, one in enumerate(texts):
-        for b, two in enumerate(texts):
-            both = {gram: (grams(one).count(gram), grams(two).count(gram)) for gram in grams(one)}
-            shared = sum(np.sqrt(x * y) for x, y in both.values())
-            norms = np.sqrt(len(grams(one)) * len(grams(two)))
-            assert features[a] @ features[b] == pytest.approx(shared / norms, abs=1e-5)
-
-
-def test_features_of_a_pair_are_those_of_each_text_and_of_what_they_share():
-    part = Part(("ab", "cd"), ("cd", "cd"), np.zeros(2))
-    features = ngram_features(part, 8).reshape(2, 3, 256)
-    np.testing.assert_array_equal(features[:, :2], [[features[0, 0], features[1, 0]], [features[1, 0]] * 2])
-    np.testing.assert_array_equal(features[:, 2], np.minimum(features[:, 0], features[:, 1]))
 
 
 @pytest.mark.parametrize(
