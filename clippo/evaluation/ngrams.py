@@ -17,7 +17,7 @@ LONGEST = 4  # characters
 BITS = 16
 SIZE = 2**BITS  # hashes of n-grams
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # spreads codes over 64 bits, whose highest are a good hash
-BLOCK = 128  # texts that are compared with all others at a time
+BLOCK = 256  # texts that are compared with all others at a time
 
 
 class Bag(NamedTuple):
@@ -43,7 +43,9 @@ def ngrams(text: str) -> Bag:
     codes, hashes = np.zeros(len(letters) + 1, np.uint64), []
     for length in range(1, min(LONGEST, len(letters)) + 1):
         codes = (codes[:-1] + letters[length - 1 :] + np.uint64(1)) * MULTIPLIER
-        hashes.append((codes >> np.uint64(64 - BITS)).astype(np.int64))
+        # Codes are linear in the letters; without the fold, n-grams of regular texts often collide.
+        mixed = (codes ^ (codes >> np.uint64(32))) * MULTIPLIER
+        hashes.append((mixed >> np.uint64(64 - BITS)).astype(np.int64))
     return Bag(*np.unique(np.concatenate(hashes), return_counts=True))
 
 
@@ -85,12 +87,13 @@ def cosines(first: Vectors, second: Vectors) -> np.ndarray:
     """The cosine of each of N vectors with each of M others: (N, M) float64."""
     indices = torch.from_numpy(np.stack([first.rows, first.features]))
     values = torch.from_numpy(first.values.astype(np.float32))
-    sparse = torch.sparse_coo_tensor(indices, values, (first.N, 3 * SIZE), check_invariants=False)
+    size = 1 + int(max(first.features.max(), second.features.max()))
+    sparse = torch.sparse_coo_tensor(indices, values, (first.N, size), check_invariants=False)
     found = []
     for start in range(0, second.N, BLOCK):
         count = min(BLOCK, second.N - start)
         entries = slice(*np.searchsorted(second.rows, [start, start + count]))
-        dense = torch.zeros(3 * SIZE, count)
+        dense = torch.zeros(size, count)
         dense[second.features[entries], second.rows[entries] - start] = torch.from_numpy(
             second.values[entries].astype(np.float32)
         )

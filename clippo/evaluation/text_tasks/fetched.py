@@ -70,7 +70,7 @@ def language(folder: Path) -> TextTask:
         for row in rows
         if row["code"] in whole
     )
-    return made("language", examples, classes, ("accuracy", "macro_f1"))
+    return made("language", examples, classes, ("accuracy",))
 
 
 def section(folder: Path) -> TextTask:
