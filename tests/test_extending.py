@@ -67,10 +67,10 @@ def test_the_examples_train_from_the_command_line(tmp_path):
     )
     assert "en/text_to_image" in out
     results = json.loads((tmp_path / "runs/pictures/results.json").read_text())["rows"]
-    [gap] = [row["value"] for row in results if row["evaluator"] == "gap"]
-    assert 0 < gap < 2
+    [recall, chance] = [row for row in results if row["evaluator"] == "typing_errors"]
+    assert chance["value"] <= recall["low"] <= recall["value"] <= recall["high"] <= 100
     config = json.loads((tmp_path / "runs/pictures/config.json").read_text())
     assert config["data"]["type"] == "coco"
     assert config["data"]["images"] == "photos"
     assert config["loss"] == {"type": "smoothed", "smoothing": 0.2}
-    assert "gap" in clippo("evaluate", "runs/pictures", "--out", "again")
+    assert "typing_errors" in clippo("evaluate", "runs/pictures", "--out", "again")
