@@ -21,10 +21,10 @@ from clippo.data.transform import Transform, TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_images
+from clippo.evaluation.examples import main_text, sample
 from clippo.evaluation.figures import new_figure, picture_of
 from clippo.evaluation.intervals import bootstrap, mean_estimate
 from clippo.model import Clippo
-from clippo.seeds import generator
 
 __all__ = ["ModalityGapConfig"]
 
@@ -55,7 +55,9 @@ class ModalityGapConfig(EvaluatorConfig):
 
 
 class ModalityGap(Evaluator):
-    """Measures of the embeddings of N images and their N first texts, all of unit length.
+    """Measures of the embeddings of N images and of their texts, all of unit length.
+
+    The text of an image is its first in English, or its first.
 
     - "gap": norm of the difference between the mean image and the mean text, from 0 to 2. "chance/gap" is the
       root mean square of what is reached if the sides of every pair are swapped at random.
@@ -74,11 +76,11 @@ class ModalityGap(Evaluator):
     classes of one mean.
 
     For each language, "de/gap" is the gap between the texts in that language and their images, and
-    "de/gap_to_en" the one between its texts and those of the same examples in the language in which most
-    examples have their first text. Both are of at most 200 texts.
+    "de/gap_to_en" the one between its texts and those of the same examples in the main language, which is
+    English where there is any. Both are of at most 200 texts.
 
     Args:
-        source: examples; those that cannot be read, and those whose first text an earlier one has, are left
+        source: examples; those that cannot be read, and those whose text an earlier one has, are left
             out. Of more than 1,000, so many are drawn.
         transform: turns images into pixels.
 
@@ -89,13 +91,14 @@ class ModalityGap(Evaluator):
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
         self.transform = transform
-        different = list({example.texts[0].text: example for example in reversed(read_all(source))}.values())
+        different = list(
+            {main_text(example).text: example for example in reversed(read_all(source))}.values()
+        )
         if len(different) < MIN_PAIRS:
             raise UserError(
                 f"modality_gap needs at least {MIN_PAIRS} examples with different texts, got {len(different)}"
             )
-        order = generator(0, "modality_gap").permutation(len(different))[:MAX_PAIRS]
-        self.examples = [different[index] for index in order]
+        self.examples = sample(different, MAX_PAIRS)
 
     @property
     def fingerprint(self) -> str:
@@ -116,14 +119,14 @@ class ModalityGap(Evaluator):
         return metrics | self.by_language(model, images)
 
     def embed(self, model: Clippo) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings of the images and of their first texts, both (N, E) float64."""
+        """Embeddings of the images and of their texts, both (N, E) float64."""
         images = embed_images(model, self.examples, self.transform).double().numpy()
-        return images, embed_texts(model, [example.texts[0].text for example in self.examples])
+        return images, embed_texts(model, [main_text(example).text for example in self.examples])
 
     def by_language(self, model: Clippo, images: np.ndarray) -> Metrics:
         """The gaps of each language, from the images and from the texts in the main language."""
         languages = texts_by_language(self.examples)
-        main = Counter(example.texts[0].language for example in self.examples).most_common(1)[0][0]
+        main = Counter(main_text(example).language for example in self.examples).most_common(1)[0][0]
         in_main = languages.get(main or "", {})
         rows_of_main, z_main = np.array(list(in_main), np.int64), embed_texts(model, list(in_main.values()))
         metrics: Metrics = {}
