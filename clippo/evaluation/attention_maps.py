@@ -77,8 +77,8 @@ class AttentionMaps(Evaluator):
 
     - "image/entropy", "text/entropy": entropy of the weights in percent of that of equal weights; 100 if the
       head looks everywhere alike, 0 if it looks at one token.
-    - "image/on_content", "text/on_content": percent of the weights on patches with content; these are patches
-      of more than one colour in an image, and patches with ink in a text. "image/chance/on_content" is what
+    - "image/content", "text/content": percent of the weights on patches with content; these are patches
+      of more than one colour in an image, and patches with ink in a text. "image/chance/content" is what
       equal weights have. They are left out where all patches that are read have content.
 
     Args:
@@ -218,8 +218,8 @@ def measures(found: Sequence[AttentionMap], content: Sequence[np.ndarray]) -> Me
     kept = [(own, is_content) for own, is_content in zip(weights, read, strict=False) if is_content.any()]
     if not all(is_content.all() for _, is_content in kept):
         shares = 100 * np.stack([own[is_content].sum(0) for own, is_content in kept]).T
-        metrics |= {f"{name}on_content": mean_estimate(own) for name, own in zip(names, shares, strict=True)}
-        metrics["chance/on_content"] = 100 * float(np.mean([is_content.mean() for _, is_content in kept]))
+        metrics |= {f"{name}content": mean_estimate(own) for name, own in zip(names, shares, strict=True)}
+        metrics["chance/content"] = 100 * float(np.mean([is_content.mean() for _, is_content in kept]))
     return metrics
 
 

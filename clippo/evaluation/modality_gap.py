@@ -61,11 +61,11 @@ class ModalityGap(Evaluator):
 
     - "gap": norm of the difference between the mean image and the mean text, from 0 to 2. "chance/gap" is the
       root mean square of what is reached if the sides of every pair are swapped at random.
-    - "separable": accuracy in percent of a linear classifier that tells images from texts, trained on one
-      half of the pairs and tested on the other.
-    - "same_modality": how often the nearest neighbour of an embedding, its own partner aside, is of its own
-      modality, in percent. It is 50 if images and texts have one distribution (Schilling 1986), also where
-      no linear classifier helps.
+    - "linear/accuracy": accuracy in percent of a linear classifier that tells images from texts, trained on
+      one half of the pairs and tested on the other.
+    - "nearest/accuracy": how often the nearest neighbour of an embedding, its own partner aside, is of its
+      own modality, in percent. It is 50 if images and texts have one distribution (Schilling 1986), and finds
+      differences that no linear classifier does.
     - "alignment": mean squared distance of the pairs. "images/uniformity" and "texts/uniformity": logarithm
       of the mean of exp(-2 d^2) over all distances d within a modality (Wang and Isola, arXiv 2005.10242). Of
       both, less is better.
@@ -109,13 +109,12 @@ class ModalityGap(Evaluator):
         N = len(images)
         metrics: Metrics = {
             "gap": gap_estimate(images, texts),
-            "separable": mean_estimate(separable(images, texts), pairs_of(N)),
+            "linear/accuracy": mean_estimate(separable(images, texts), pairs_of(N)),
             **compared(images, texts),
         }
         after = compared(centred(images), centred(texts), is_centred=True)
         metrics |= {f"centred/{name}": value for name, value in after.items()}
-        metrics |= {"chance/gap": chance_gap(images, texts), "chance/separable": 50.0}
-        metrics |= {"chance/same_modality": 50.0, "chance/R@1": 100 / N}
+        metrics |= {"chance/gap": chance_gap(images, texts), "chance/accuracy": 50.0, "chance/R@1": 100 / N}
         return metrics | self.by_language(model, images)
 
     def embed(self, model: Clippo) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +210,7 @@ def compared(images: np.ndarray, texts: np.ndarray, *, is_centred: bool = False)
     """The measures of `ModalityGap` that exist with and without centring."""
     scores = same_modality(images, texts, is_centred=is_centred)
     return {
-        "same_modality": mean_estimate(scores, pairs_of(len(images))),
+        "nearest/accuracy": mean_estimate(scores, pairs_of(len(images))),
         "alignment": mean_estimate(((images - texts) ** 2).sum(1)),
         "images/uniformity": uniformity(images),
         "texts/uniformity": uniformity(texts),

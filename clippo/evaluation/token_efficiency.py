@@ -46,11 +46,11 @@ MIN_LANGUAGES = 2  # of a script that is listed by itself
 LABELS = {
     "patches": "inked patches",
     "bytes": "UTF-8 bytes",
-    "bpe_english": "BPE, English",
+    "bpe_en": "BPE, English",
     "bpe_all": "BPE, all languages",
 }
 
-OTHERS = ("bytes", "bpe_english", "bpe_all")
+OTHERS = ("bytes", "bpe_en", "bpe_all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class TokenEfficiency(Evaluator):
     """Tokens of articles 21 to 30 of the declaration, by language and kind of token.
 
     The kinds are "patches", those with ink in the layout of the model's renderer on a canvas from which
-    nothing is cut; "bytes" of UTF-8; "bpe_english" and "bpe_all", byte-pair encodings of SentencePiece with
+    nothing is cut; "bytes" of UTF-8; "bpe_en" and "bpe_all", byte-pair encodings of SentencePiece with
     bytes for what is not in their vocabularies, trained on English descriptions of Debian's packages, and on
     the preamble and articles 1 to 20 of the declaration in all languages. Of a model that does not render its
     text there are no patches.
@@ -121,7 +121,7 @@ class TokenEfficiency(Evaluator):
         self.partner = np.array([english[row["article"]] for row in measured])
         packages = islice(rows_of(folder / "packages.jsonl", "synopsis", "description"), ENGLISH_TEXTS)
         self.trained = {
-            "bpe_english": [f"{p['synopsis'].get('en')}. {p['description'].get('en')}" for p in packages],
+            "bpe_en": [f"{p['synopsis'].get('en')}. {p['description'].get('en')}" for p in packages],
             "bpe_all": [row["text"] for row in rows if row["article"] < FIRST_MEASURED],
         }
         self.scripts = self.scripts_of_languages()

@@ -94,15 +94,15 @@ def test_measures_of_known_maps():
     found = measures([certain] * 20, [content] * 20)
     assert found["head_1/entropy"] == found["head_2/entropy"] == 0
     assert found["entropy"] == pytest.approx(50)  # both patches alike
-    assert found["on_content"] == found["head_1/on_content"] == 100
-    assert found["chance/on_content"] == 50
+    assert found["content"] == found["head_1/content"] == 100
+    assert found["chance/content"] == 50
     found = measures([equal] * 20, [content] * 20)
     assert found["entropy"] == pytest.approx(100)
-    assert found["on_content"] == found["chance/on_content"] == 50
+    assert found["content"] == found["chance/content"] == 50
     # A blank text, one of a single patch, and texts of which only the inked patches are read.
     inked = AttentionMap(np.array([0, 3]), np.array([[0.9, 0.5], [0.1, 0.5]]))
     single = AttentionMap(np.array([2]), np.ones((1, 2)))
-    assert "on_content" not in measures([inked, single], [content, np.zeros(4, bool)])
+    assert "content" not in measures([inked, single], [content, np.zeros(4, bool)])
     assert measures([inked, single], [])["head_2/entropy"] == pytest.approx(100)
     assert measures([single], []) == {}
 
@@ -150,9 +150,9 @@ def test_images_and_texts_are_measured_and_drawn(kind, columns):
     }
     metrics = evaluator(model)
     assert metrics == evaluator(model)
-    assert metrics["image/chance/on_content"] == 50
+    assert metrics["image/chance/content"] == 50
     assert 0 < metrics["text/head_4/entropy"] < 100
-    assert ("text/on_content" in metrics) == (kind == "all")
+    assert ("text/content" in metrics) == (kind == "all")
     assert evaluator.picture(model).size == (2 * (columns * 200 + 8), 3 * 200 + 8)
 
 

@@ -69,7 +69,7 @@ def test_a_model_that_knows_all_has_no_gap_and_finds_all():
         assert metrics[name] == 100
     for name in ("gap", "chance/gap", "alignment", "centred/alignment", "de/gap", "de/gap_to_en"):
         assert metrics[name] == pytest.approx(0, abs=1e-6)
-    assert metrics["separable"] == metrics["same_modality"] == 50  # all ties
+    assert metrics["linear/accuracy"] == metrics["nearest/accuracy"] == 50  # all ties
     assert metrics["chance/R@1"] == 100 / 40
     assert "en/gap_to_en" not in metrics
 
@@ -77,7 +77,7 @@ def test_a_model_that_knows_all_has_no_gap_and_finds_all():
 def test_a_model_that_knows_nothing_is_at_chance():
     images, en, de = unit(RNG.normal(size=(3, 300, 64)))
     metrics = measured(Known(images, en=en, de=de), 255)  # more cannot be told by their grey level
-    for name in ("separable", "same_modality", "centred/same_modality"):
+    for name in ("linear/accuracy", "nearest/accuracy", "centred/nearest/accuracy"):
         assert metrics[name].low < 50 < metrics[name].high
     for name in ("text_to_image/R@1", "image_to_text/R@1"):
         assert metrics[name] < 2.2  # five of 255, where chance is one
@@ -93,11 +93,11 @@ def test_a_gap_is_closed_by_centring():
     z[:, :2] = 0
     images, en, de = (unit(z + 5 * np.eye(16)[axis] + 0.1 * RNG.normal(size=z.shape)) for axis in (0, 1, 1))
     metrics = measured(Known(images, en=en, de=de), 60)
-    assert metrics["separable"] == metrics["same_modality"] == 100
+    assert metrics["linear/accuracy"] == metrics["nearest/accuracy"] == 100
     assert metrics["gap"].low > 0.5
     assert metrics["de/gap"].low > 0.5
     assert metrics["de/gap_to_en"] < 0.05
-    assert metrics["centred/same_modality"] == pytest.approx(50, abs=10)
+    assert metrics["centred/nearest/accuracy"] == pytest.approx(50, abs=10)
     assert metrics["centred/text_to_image/R@1"] == 100
 
 
@@ -149,7 +149,7 @@ def test_constant_embeddings():
     z = np.ones((25, 4)) / 2
     metrics = measured(Known(z, en=z, de=z), 25)
     assert metrics["text_to_image/R@1"] == metrics["centred/text_to_image/R@1"] == 0
-    assert metrics["separable"] == metrics["same_modality"] == 50
+    assert metrics["linear/accuracy"] == metrics["nearest/accuracy"] == 50
     assert metrics["texts/uniformity"] == 0
     assert (centred(z) == 0).all()
 
