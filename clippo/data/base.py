@@ -38,8 +38,7 @@ class Example:
         key: names the example in messages, and is unique within its source.
         image: (H, W, 3) uint8, or (H, W, 4) with an alpha channel that is premultiplied; or the bytes of a
             file that `clippo.data.decode` reads. None for a pair of texts.
-        texts: at least one. The first of a language is the one that evaluation uses. Of a pair the first is
-            drawn in the place of the image.
+        texts: at least one. Of a pair the first is drawn in the place of the image.
         labels: the classes that the image belongs to, if the source knows classes; most have one.
     """
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from clippo.evaluation.base import Estimate
 from clippo.seeds import generator
 
-__all__ = ["bootstrap", "mean_estimate"]
+__all__ = ["bootstrap", "mean_estimate", "mean_of_means"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -59,6 +59,37 @@ def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estim
         times = rng.multinomial(N, counts / N, drawn)
         means.append((times @ sums) / (times @ sizes))
     return Estimate(float(scores.mean()), *bounds(np.concatenate(means)))
+
+
+def mean_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> Estimate:
+    """The mean over groups, such as languages, of the mean score of each, with its confidence interval.
+
+    Args:
+        scores: (N,) of each example.
+        groups: (N,) number of the group of each score. A resample without scores of a group is the mean of
+            the others.
+        clusters: (N,) numbers as of `mean_estimate`; a cluster may have scores in several groups.
+
+    Raises:
+        ValueError: no scores, or another number of groups or clusters.
+    """
+    scores = np.asarray(scores, np.float64)
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    cluster = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if not len(scores) or not scores.shape == group.shape == cluster.shape:
+        shapes = f"{scores.shape}, {group.shape} and {cluster.shape}"
+        raise ValueError(f"scores, groups and clusters must be (N,) with N above 0, got {shapes}")
+    C, G = int(cluster.max()) + 1, int(group.max()) + 1
+    cells = cluster * G + group
+    sums = np.bincount(cells, weights=scores, minlength=C * G).reshape(C, G)
+    sizes = np.bincount(cells, minlength=C * G).reshape(C, G).astype(np.float64)
+    rng = generator(0, "bootstrap")
+    means = []
+    for drawn in blocks(max(C, G)):
+        times = rng.multinomial(C, np.full(C, 1 / C), drawn).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            means.append(np.nanmean((times @ sums) / (times @ sizes), axis=1))
+    return Estimate(float(np.mean(sums.sum(0) / sizes.sum(0))), *bounds(np.concatenate(means)))
 
 
 def bootstrap(statistic: Callable[..., float], *columns: Any, clusters: ArrayLike | None = None) -> Estimate:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from clippo.data.decode import read_all
 from clippo.data.transform import Transform, TransformConfig
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_images
+from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means
+from clippo.evaluation.ranking import RightCandidates, rank_candidates
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
@@ -24,18 +28,21 @@ __all__ = ["RetrievalConfig", "find_images"]
 
 KS = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
-MIN_TEXTS = 20  # in a language; a recall of fewer says little
+CHANCE = {"text_to_image": "chance", "image_to_text": "chance/image_to_text"}
+MIN_EXAMPLES = 20  # in a language; a recall of fewer says little
 MAX_DRAWN_LANGUAGES = 8
+ROUNDING = 1e-9  # of probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(EvaluatorConfig):
-    """Recall at 1, 5 and 10 of images by texts and of texts by images, by language.
+    """Retrieval of images by texts and of texts by images, by language: recall, mAP and median rank.
 
     Attributes:
-        queries: the examples whose text, or image, is looked for.
+        queries: the examples whose texts, or image, are looked for.
         candidates: the examples among which they are looked for; must contain the queries.
         data: look at this source, and not at the one that the run trains on.
+        captions: take all texts of an example in a language, or only the first.
         merge_equal_texts: what has the same text as the wanted example is right as well.
     """
 
@@ -43,6 +50,7 @@ class RetrievalConfig(EvaluatorConfig):
     queries: Split = "held_out"
     candidates: Split = "held_out"
     data: SourceConfig | None = None
+    captions: Literal["all", "first"] = "all"
     merge_equal_texts: bool = False
 
     def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> Retrieval:
@@ -51,34 +59,53 @@ class RetrievalConfig(EvaluatorConfig):
         queries = candidates
         if self.queries != self.candidates:
             queries = data.build(self.queries, image_size=image_size)
-        merge = self.merge_equal_texts
-        return Retrieval(queries, candidates, transform.build(image_size), merge_equal_texts=merge)
+        return Retrieval(
+            queries,
+            candidates,
+            transform.build(image_size),
+            captions=self.captions,
+            merge_equal_texts=self.merge_equal_texts,
+        )
 
 
 class Retrieval(Evaluator):
-    """Recall@k in percent, by language and direction: "en/text_to_image/R@10".
+    """Retrieval by language and direction: "en/text_to_image/R@10" and others.
 
-    A query is found at k if its own partner is among the k most similar candidates; candidates that tie with
-    the partner count as more similar, so that a constant embedding earns nothing. Of the texts of an example
-    the first in each language is used. Where not all examples have a text in a language, those that have one
-    are looked for among themselves, and languages of fewer than 20 are left out. "en/chance/R@10" is what
-    random embeddings reach on average; "chance" and "mean" are means over the languages.
+    "R@k" is the percentage of the queries that have a right candidate among the k most similar, "mAP" is the
+    mean over the queries of the average precision of all their right candidates, in percent, and
+    "median_rank" is the median rank of the first right candidate. Every text is a query of images, and is
+    right if it finds its own; an image is right if it finds any of its texts. Candidates that tie with a
+    right one count as more similar, so that a constant embedding earns nothing.
+
+    Where not all examples have a text in a language, those that have one are looked for among themselves, and
+    languages of fewer than 20 examples are left out. "en/chance/R@10" is what random embeddings reach on
+    average in finding images, and "en/chance/image_to_text/R@10" in finding texts; "chance" and "mean" are
+    means over the languages. The texts of an example are drawn together for the confidence intervals, and for
+    those of the means also its texts in several languages.
 
     Args:
         queries: examples to look for; those that cannot be read are left out.
         candidates: examples to look among. The queries are recognised by their keys.
         transform: turns images into pixels.
-        merge_equal_texts: as of `RetrievalConfig`.
+        captions, merge_equal_texts: as of `RetrievalConfig`.
 
     Raises:
         ValueError: a query is not among the candidates.
     """
 
     def __init__(
-        self, queries: Source, candidates: Source, transform: Transform, *, merge_equal_texts: bool = False
+        self,
+        queries: Source,
+        candidates: Source,
+        transform: Transform,
+        *,
+        captions: Literal["all", "first"] = "all",
+        merge_equal_texts: bool = False,
     ) -> None:
         self.transform = transform
+        self.captions = captions
         self.merge_equal_texts = merge_equal_texts
+        self.checksum = candidates.fingerprint
         self.examples = read_all(candidates)
         position = {example.key: index for index, example in enumerate(self.examples)}
         asked = self.examples if queries is candidates else read_all(queries)
@@ -87,40 +114,67 @@ class Retrieval(Evaluator):
             raise ValueError(f"queries must be among the candidates, but {missing[0]!r} is not")
         self.queries = np.array([position[key] for key in keys], np.int64)
 
+    @property
+    def fingerprint(self) -> str:
+        return self.checksum
+
     def __call__(self, model: Clippo) -> Metrics:
         images = embed_images(model, self.examples, self.transform)
-        by_language = {
-            language: self.recalls(model, images, texts)
+        found = {
+            language: self.ranked(model, images, texts)
             for language, texts in self.texts_by_language().items()
         }
         metrics: Metrics = {}
-        for name in ("chance", *(f"mean/{direction}" for direction in DIRECTIONS)):
-            own = [found[name.removeprefix("mean/")] for found in by_language.values()]
-            metrics |= {f"{name}/R@{k}": float(np.mean([recall[k] for recall in own])) for k in KS if own}
-        for language, found in by_language.items():
-            metrics |= {f"{language}/{row}/R@{k}": recall[k] for row, recall in found.items() for k in KS}
+        for direction in DIRECTIONS if found else ():
+            own = [by_direction[direction].chance() for by_direction in found.values()]
+            metrics |= {
+                f"{CHANCE[direction]}/{name}": float(np.mean([c[name] for c in own])) for name in own[0]
+            }
+        for direction in DIRECTIONS if found else ():
+            means = means_of([by_direction[direction] for by_direction in found.values()])
+            metrics |= {f"mean/{direction}/{name}": value for name, value in means.items()}
+        for language, by_direction in found.items():
+            rows = {CHANCE[direction]: ranked.chance() for direction, ranked in by_direction.items()}
+            rows |= {direction: ranked.metrics() for direction, ranked in by_direction.items()}
+            metrics |= {f"{language}/{row}/{name}": v for row, own in rows.items() for name, v in own.items()}
         return metrics
 
-    def recalls(self, model: Clippo, images: Tensor, texts: Mapping[int, str]) -> dict[str, dict[int, float]]:
-        """The recall of each direction and of chance by k, for the texts of a language by their examples."""
-        own = np.fromiter(texts, np.int64)
-        queries = torch.from_numpy(np.flatnonzero(np.isin(own, self.queries)))
-        groups = torch.arange(len(own))
-        if self.merge_equal_texts:
-            numbers = {text: number for number, text in enumerate(texts.values())}
-            groups = torch.tensor([numbers[text] for text in texts.values()])
-        images, z_texts = images[torch.from_numpy(own)], model.encode_text(list(texts.values())).cpu()
-        return {
-            "chance": chance_at_k(queries, groups),
-            "text_to_image": recall_at_k(z_texts[queries], images, queries, groups),
-            "image_to_text": recall_at_k(images[queries], z_texts, queries, groups),
-        }
+    def ranked(self, model: Clippo, images: Tensor, texts: Mapping[int, Sequence[str]]) -> dict[str, Ranked]:
+        """The ranks in each direction, for the texts of a language by their examples."""
+        examples = np.fromiter(texts, np.int64)
+        flat = [text for own in texts.values() for text in own]
+        owners = np.repeat(np.arange(len(examples)), [len(own) for own in texts.values()])
+        seen: dict[str, int] = {}
+        numbers = [
+            seen.setdefault(text, len(seen)) if self.merge_equal_texts else number
+            for number, text in enumerate(flat)
+        ]
+        of_images: list[list[int]] = [[] for _ in examples]
+        for owner, number in zip(owners, numbers, strict=True):
+            of_images[owner].append(number)
+        embeddings = {"image": images[torch.from_numpy(examples)], "text": model.encode_text(flat).cpu()}
+        keys = {"image": of_images, "text": [[number] for number in numbers]}
+        example_of = {"image": examples, "text": examples[owners]}
+        found = {}
+        for direction in DIRECTIONS:
+            query, _, candidate = direction.partition("_to_")
+            asked = np.flatnonzero(np.isin(example_of[query], self.queries))
+            right = RightCandidates.of_keys([keys[query][i] for i in asked], keys[candidate])
+            ranks = rank_candidates(embeddings[query][torch.from_numpy(asked)], embeddings[candidate], right)
+            found[direction] = Ranked(
+                example_of[query][asked],
+                ranks.best.numpy(),
+                ranks.average_precision.numpy(),
+                right.counts.numpy(),
+                len(embeddings[candidate]),
+            )
+        return found
 
     def picture(self, model: Clippo) -> Image.Image:
         """Two queries in each of the first languages, drawn at random, and the five images found for each."""
         rng = np.random.default_rng(0)
         asked = [
-            (texts[wanted], wanted)
+            (texts[wanted][0], wanted)
             for texts in islice(self.texts_by_language().values(), MAX_DRAWN_LANGUAGES)
             for wanted in rng.choice(np.intersect1d(self.queries, list(texts)), 2).tolist()
         ]
@@ -130,59 +184,96 @@ class Retrieval(Evaluator):
         findings = [Finding(text, f, wanted) for (text, wanted), f in zip(asked, found, strict=True)]
         return draw_sheet(model, self.examples, self.transform, findings)
 
-    def texts_by_language(self) -> dict[str, dict[int, str]]:
-        """The first text of each example in each language that is measured, by the number of the example."""
-        found: dict[str, dict[int, str]] = {}
+    def texts_by_language(self) -> dict[str, dict[int, list[str]]]:
+        """The texts of each example in each language that is measured, by the number of the example."""
+        found: dict[str, dict[int, list[str]]] = {}
         for number, example in enumerate(self.examples):
             for text in example.captions:
-                found.setdefault(text.language or "any", {}).setdefault(number, text.text)
+                own = found.setdefault(text.language or "any", {}).setdefault(number, [])
+                if self.captions == "all" or not own:
+                    own.append(text.text)
         asked = set(self.queries.tolist())
         return {
             language: texts
             for language, texts in found.items()
-            if len(texts) >= min(MIN_TEXTS, len(self.examples)) and asked & texts.keys()
+            if len(texts) >= min(MIN_EXAMPLES, len(self.examples)) and asked & texts.keys()
         }
 
 
-def recall_at_k(
-    queries: Tensor, candidates: Tensor, partners: Tensor, groups: Tensor | None = None
-) -> dict[int, float]:
-    """Percent of the queries whose partner is among the k most similar candidates, by k.
+@dataclass(frozen=True)
+class Ranked:
+    """Where the right candidates of the queries of a language and direction are.
+
+    Attributes:
+        examples: (Q,) number of the example of each query.
+        best, average_precision: (Q,) as of `Ranks`.
+        counts: (Q,) how many candidates are right.
+        num_candidates: N.
+    """
+
+    examples: np.ndarray
+    best: np.ndarray
+    average_precision: np.ndarray
+    counts: np.ndarray
+    num_candidates: int
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """(Q,) in percent, of each query, for the metrics that are means."""
+        hits = {f"R@{k}": 100.0 * (self.best <= k) for k in KS}
+        return hits | {"mAP": 100 * self.average_precision}
+
+    def metrics(self) -> Metrics:
+        clusters = self.examples if len(np.unique(self.examples)) < len(self.examples) else None
+        means = {name: mean_estimate(scores, clusters) for name, scores in self.scores().items()}
+        return {**means, "median_rank": bootstrap(np.median, self.best, clusters=clusters)}
+
+    def chance(self) -> Metrics:
+        """What random embeddings reach on average."""
+        return chance_of(self.counts, self.num_candidates)
+
+
+def means_of(ranked: Sequence[Ranked]) -> Metrics:
+    """The means over languages of their metrics."""
+    groups = np.repeat(np.arange(len(ranked)), [len(one.examples) for one in ranked])
+    clusters = np.concatenate([one.examples for one in ranked])
+    scores = [one.scores() for one in ranked]
+    means = {
+        name: mean_of_means(np.concatenate([own[name] for own in scores]), groups, clusters)
+        for name in scores[0]
+    }
+    return {**means, "median_rank": float(np.mean([np.median(one.best) for one in ranked]))}
+
+
+def chance_of(counts: np.ndarray, num_candidates: int) -> Metrics:
+    """The metrics of a random order of the candidates, on average; of the median rank, the middle rank.
 
     Args:
-        queries: (Q, E) embeddings.
-        candidates: (N, E) embeddings.
-        partners: (Q,) index of each query's partner among the candidates.
-        groups: (N,) numbers; any candidate with the number of the partner is right as well.
+        counts: (Q,) how many candidates are right for each query.
+        num_candidates: N.
     """
-    if groups is None:
-        groups = torch.arange(len(candidates))
-    ranks = []
-    for rows in torch.arange(len(queries)).split(1024):  # the Q x N similarities need never exist at once
-        similarity = queries[rows] @ candidates.T
-        is_right = groups[partners[rows], None] == groups
-        best = similarity.masked_fill(~is_right, -torch.inf).amax(1, keepdim=True)
-        # Candidates that tie with the partner count as more similar, and so does what is not a number.
-        ranks.append(1 + (~(similarity < best) & ~is_right).sum(1))
-    rank = torch.cat(ranks)
-    return {k: 100 * (rank <= k).float().mean().item() for k in KS}
+    N = num_candidates
+    m, times = np.unique(counts, return_counts=True)
 
+    def missed(k: int) -> float:
+        """Probability that no right one of m is among the first k of N: C(N - m, k) / C(N, k)."""
+        k = min(k, N)
+        left, right = (torch.lgamma(torch.from_numpy(N - m - x + 1.0)).numpy() for x in (0, k))
+        logarithm = left - right + math.lgamma(N - k + 1) - math.lgamma(N + 1)
+        possible = m + k <= N
+        return float(
+            np.average(np.where(possible, np.exp(np.where(possible, logarithm, 0)), 0), weights=times)
+        )
 
-def chance_at_k(partners: Tensor, groups: Tensor) -> dict[int, float]:
-    """Percent of the queries that random embeddings find among the k first of N candidates, by k.
-
-    Of a group with m candidates none is among the first k with the probability of drawing k others, the
-    product over i < k of (N - m - i) / (N - i).
-    """
-    N = len(groups)
-    m = torch.bincount(groups, minlength=N)[groups[partners]].double()
-    chance = {}
-    for k in KS:
-        missed = torch.ones_like(m)
-        for i in range(min(k, N)):
-            missed *= ((N - m - i) / (N - i)).clamp(min=0)
-        chance[k] = 100 * (1 - missed).mean().item()
-    return chance
+    # The mean over k of P(k is right) times the precision at k, given that k is right.
+    harmonic = float((1 / np.arange(1, N + 1)).sum())
+    precision = (harmonic + (m - 1) / max(1, N - 1) * (N - harmonic)) / N
+    low, high = (
+        1 + bisect_left(range(1, N + 1), True, key=lambda k: missed(k) < 0.5 + rounding)
+        for rounding in (ROUNDING, -ROUNDING)
+    )
+    recalls = {f"R@{k}": 100 * (1 - missed(k)) for k in KS}
+    mean_precision = 100 * float(np.average(precision, weights=times))
+    return {**recalls, "mAP": mean_precision, "median_rank": (low + high) / 2}
 
 
 def find_images(

@@ -37,10 +37,10 @@ def recipe() -> TrainConfig:
         transform=PlaceConfig(strength=0.25),
         loss=SoftmaxLossConfig(),
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
-        evaluators={
-            "trained": RetrievalConfig(queries="train", candidates="train"),
-            "held_out": RetrievalConfig(queries="held_out", candidates="held_out"),
-            "held_out_among_all": RetrievalConfig(queries="held_out", candidates="all"),
+        evaluators={  # of names, not of the aliases in English
+            "trained": RetrievalConfig(queries="train", candidates="train", captions="first"),
+            "held_out": RetrievalConfig(queries="held_out", candidates="held_out", captions="first"),
+            "held_out_among_all": RetrievalConfig(queries="held_out", candidates="all", captions="first"),
         },
         batch_size=128,
         steps=3000,

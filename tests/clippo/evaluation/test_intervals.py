@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clippo.evaluation.base import Estimate
-from clippo.evaluation.intervals import bootstrap, mean_estimate
+from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means
 
 RNG = np.random.default_rng(0)
 
@@ -46,6 +46,32 @@ def test_clusters_of_different_sizes():
     scores, clusters = np.array([0.0, 0.0, 0.0, 1.0]), np.array([7, 7, 7, 2])
     estimate = mean_estimate(scores, clusters)
     assert (estimate, estimate.low, estimate.high) == (0.25, 0.0, 1.0)
+
+
+def test_the_mean_of_means_is_that_of_any_statistic():
+    """Six groups of different sizes; every cluster has a score in some of them."""
+    clusters, groups = np.nonzero(RNG.random((80, 6)) < np.linspace(0.2, 0.9, 6))
+    scores = RNG.random(80)[clusters] + groups
+
+    def statistic(scores, groups):
+        return np.mean([scores[groups == group].mean() for group in np.unique(groups)])
+
+    quick = mean_of_means(scores, groups, clusters)
+    slow = bootstrap(statistic, scores, groups, clusters=clusters)
+    assert quick == pytest.approx(slow)
+    assert (quick.low, quick.high) == pytest.approx((slow.low, slow.high), abs=0.02)
+    # Of copies of one group the mean is as sure as that of one.
+    own = RNG.random(50)
+    copies = mean_of_means(np.tile(own, 3), np.repeat([4, 7, 9], 50), np.tile(np.arange(50), 3))
+    alone = mean_estimate(own)
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+    with pytest.raises(ValueError, match=r"must be \(N,\) with N above 0, got \(2,\), \(2,\) and \(1,\)"):
+        mean_of_means([1.0, 2.0], [0, 0], [1])
+
+
+def test_a_resample_without_a_group():
+    estimate = mean_of_means([0.0, 1.0], [0, 1], [0, 1])
+    assert (estimate, estimate.low, estimate.high) == (0.5, 0, 1)
 
 
 @pytest.mark.parametrize("top", [1, 100])

@@ -6,13 +6,8 @@ from clippo.data.base import Example, Source, Text
 from clippo.data.emoji import EmojiConfig
 from clippo.data.transform import PlaceConfig, SquashConfig
 from clippo.evaluation.embedding import embed_images
-from clippo.evaluation.retrieval import (
-    Retrieval,
-    RetrievalConfig,
-    chance_at_k,
-    find_images,
-    recall_at_k,
-)
+from clippo.evaluation.ranking import RightCandidates, rank_candidates
+from clippo.evaluation.retrieval import Retrieval, RetrievalConfig, chance_of, find_images
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo, ClippoConfig
 from clippo.renderer import UnifontRenderer
@@ -30,60 +25,138 @@ def untrained() -> Clippo:
 
 @pytest.fixture(scope="module")
 def evaluator() -> Retrieval:
-    return RetrievalConfig(queries="held_out", candidates="all").build(DATA, PLACE, 64)
+    return RetrievalConfig(queries="held_out", candidates="all", captions="first").build(DATA, PLACE, 64)
 
 
 def test_recall_matches_the_reference(reference_dir):
-    """20 pictures, five captions each: the captions are the queries."""
+    """20 pictures, five captions each, in both directions."""
     with np.load(reference_dir / "evaluation" / "retrieval_ref.npz") as file:
-        similarity, owner, expected = (torch.from_numpy(file[name]) for name in ("sim", "corr", "t2i"))
+        similarity, owners = torch.from_numpy(file["sim"]), [[i] for i in file["corr"].tolist()]
+        expected = {direction: file[direction].tolist() for direction in ("i2t", "t2i")}
+    pictures = [[i] for i in range(20)]
     # Against one-hot candidates a query is its own row of similarities.
-    recall = recall_at_k(similarity.T, torch.eye(20, dtype=similarity.dtype), owner.long())
-    assert [recall[k] / 100 for k in (1, 5, 10)] == pytest.approx(expected.tolist())
+    found = {
+        "i2t": rank_candidates(similarity, torch.eye(100), RightCandidates.of_keys(pictures, owners)),
+        "t2i": rank_candidates(similarity.T, torch.eye(20), RightCandidates.of_keys(owners, pictures)),
+    }
+    for direction, ranks in found.items():
+        recalls = [(ranks.best <= k).double().mean().item() for k in (1, 5, 10)]
+        assert recalls == pytest.approx(expected[direction])
 
 
-def test_recall_counts_partners_among_the_most_similar():
-    own = torch.arange(20)
-    assert recall_at_k(torch.eye(20), torch.eye(20), own) == {1: 100, 5: 100, 10: 100}
-    # Every partner is orthogonal, and ties with 18 others.
-    assert recall_at_k(torch.eye(20), torch.eye(20).roll(3, 0), own) == {1: 0, 5: 0, 10: 0}
-    # A query prefers candidates 0, 1, 2, ... in this order.
-    queries = torch.arange(20.0).flip(0).expand(4, 20)
-    partners = torch.tensor([0, 3, 7, 15])
-    assert recall_at_k(queries, torch.eye(20), partners) == {1: 25, 5: 50, 10: 75}
-
-
-def test_recall_of_many_queries_is_that_of_the_whole_matrix():
-    torch.manual_seed(0)
-    candidates = torch.randn(3000, 8)
-    partners = torch.randperm(3000)[:2500]
-    queries = candidates[partners] + torch.randn(2500, 8)
-    top = (queries @ candidates.T).topk(10).indices == partners[:, None]
-    expected = {k: 100 * top[:, :k].any(1).float().mean().item() for k in (1, 5, 10)}
-    assert recall_at_k(queries, candidates, partners) == pytest.approx(expected)
-
-
-def test_equal_texts_are_right_as_well():
-    """Candidates 0 and 1 have the same text, and the query of each is nearest to the other."""
-    queries = torch.eye(4)[[1, 0, 2, 3]]
-    own, groups = torch.arange(4), torch.tensor([0, 0, 2, 3])
-    assert recall_at_k(queries, torch.eye(4), own)[1] == 50
-    assert recall_at_k(queries, torch.eye(4), own, groups)[1] == 100
-    assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50), torch.arange(50) // 2)[10] == 0
-
-
-def test_chance_is_what_random_embeddings_reach():
-    torch.manual_seed(0)
-    groups = torch.tensor([0, 0, 0, 3, 4, 4, *range(6, 30)])
-    found = []
-    for _ in range(300):
-        queries, candidates = torch.randn(2, 30, 16)
-        found.append(recall_at_k(queries, candidates, torch.arange(30), groups))
-    chance = chance_at_k(torch.arange(30), groups)
+@pytest.mark.parametrize(
+    ("counts", "N"), [([1] * 30, 30), ([5] * 8, 40), ([1, 3, 3, 20], 24), ([1], 1), ([4], 4)]
+)
+def test_chance_is_what_random_orders_reach(counts, N):
+    rng = np.random.default_rng(0)
+    drawn = [[1 + np.sort(rng.permutation(N)[:m]) for m in counts] for _ in range(10_000 // len(counts))]
+    best = np.array([[places[0] for places in one] for one in drawn])
+    precisions = [(np.arange(1, len(places) + 1) / places).mean() for one in drawn for places in one]
+    chance = chance_of(np.array(counts), N)
     for k in (1, 5, 10):
-        assert np.mean([recall[k] for recall in found]) == pytest.approx(chance[k], rel=0.1)
-    assert chance_at_k(torch.arange(30), torch.arange(30))[5] == pytest.approx(500 / 30)
-    assert chance_at_k(torch.arange(4), torch.arange(4))[10] == 100
+        assert chance[f"R@{k}"] == pytest.approx(100 * (best <= k).mean(), rel=0.1)
+    assert chance["mAP"] == pytest.approx(100 * np.mean(precisions), rel=0.05)
+    assert chance["median_rank"] == pytest.approx(np.median(best), abs=1)
+
+
+def test_chance_of_one_right_candidate():
+    chance = chance_of(np.ones(7, np.int64), 30)
+    assert [chance[f"R@{k}"] for k in (1, 5, 10)] == pytest.approx([100 / 30, 500 / 30, 1000 / 30])
+    assert chance["mAP"] == pytest.approx(100 * np.mean(1 / np.arange(1, 31)))
+    assert chance["median_rank"] == 15.5
+
+
+class Captioned(Source):
+    """200 pictures of one colour with two English captions and a German one; some have the second alike."""
+
+    def __init__(self, alike=()):
+        self.alike = alike
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, index):
+        second = "the same" if index in self.alike else f"en {index} again"
+        texts = (Text(f"en {index}", "en"), Text(second, "en"), Text(f"de {index}", "de"))
+        return Example(str(index), np.full((8, 8, 3), index, np.uint8), texts)
+
+
+class Told(torch.nn.Module):
+    """A model that is told the embedding of each picture, by its colour, and of each text."""
+
+    def __init__(self, images, texts):
+        super().__init__()
+        self.images, self.texts = images, texts
+
+    def encode_image(self, pixels):
+        return self.images[pixels[:, 0, 0, 0].long()]
+
+    def encode_text(self, texts):
+        return torch.stack([self.texts[text] for text in texts])
+
+
+def measured(source, images, texts, **fields):
+    """The metrics of the model that embeds picture i as images[i], and its three texts as texts[i]."""
+    told = {
+        text.text: z for i in reversed(range(200)) for text, z in zip(source[i].texts, texts[i], strict=True)
+    }
+    return Retrieval(source, source, SquashConfig().build(8), **fields)(Told(images, told))
+
+
+EYE = torch.eye(200)
+EYE_OF_TEXTS = EYE[:, None].expand(200, 3, 200)
+
+
+def test_a_model_that_is_told_the_answers():
+    metrics = measured(Captioned(), EYE, EYE_OF_TEXTS)
+    for name, value in metrics.items():
+        if "chance" not in name:
+            assert value == (1 if name.endswith("median_rank") else 100)
+    assert metrics["en/chance/R@5"] == pytest.approx(500 / 200)
+    assert metrics["en/chance/image_to_text/R@5"] == chance_of(np.full(200, 2), 400)["R@5"]
+    assert metrics["de/text_to_image/R@1"].low > 98
+
+
+def test_a_model_that_knows_nothing():
+    torch.manual_seed(0)
+    metrics = measured(Captioned(), torch.randn(200, 16), torch.randn(200, 3, 16))
+    found = {name: value for name, value in metrics.items() if "chance" not in name}
+    for name, value in found.items():
+        language, direction, last = name.split("/")
+        rows = {"text_to_image": "chance", "image_to_text": "chance/image_to_text"}
+        chance = metrics[
+            f"{rows[direction]}/{last}" if language == "mean" else f"{language}/{rows[direction]}/{last}"
+        ]
+        if name.startswith("mean/") and last == "median_rank":
+            assert value == pytest.approx(chance, rel=0.2)
+        else:
+            assert value.low <= chance <= value.high, name
+    assert len(found) == 3 * 2 * 5
+
+
+def test_several_captions_and_a_text_of_two_pictures():
+    """The text that pictures 3 and 8 share is embedded as picture 3 is."""
+    source = Captioned(alike=(3, 8))
+    metrics = measured(source, EYE, EYE_OF_TEXTS)
+    # One of 400 captions finds 3 and not its own, 8, which ties with 198 others.
+    assert metrics["en/text_to_image/R@1"] == pytest.approx(100 * 399 / 400)
+    assert metrics["en/text_to_image/mAP"] == pytest.approx(100 * (399 + 1 / 200) / 400)
+    # Picture 3 has the shared caption of 8 before its own two, and picture 8 its second one after all others.
+    assert metrics["en/image_to_text/R@1"] == pytest.approx(100 * 199 / 200)
+    expected = (198 + (1 / 2 + 2 / 3) / 2 + (1 + 2 / 400) / 2) / 200
+    assert metrics["en/image_to_text/mAP"] == pytest.approx(100 * expected)
+    assert metrics["mean/text_to_image/R@1"] == pytest.approx(100 * (399 / 400 + 1) / 2)
+
+    metrics = measured(source, EYE, EYE_OF_TEXTS, merge_equal_texts=True)
+    assert metrics["en/text_to_image/R@1"] == metrics["en/image_to_text/R@1"] == 100
+    expected = (398 + 2 * (1 + 2 / 200) / 2) / 400
+    assert metrics["en/text_to_image/mAP"] == pytest.approx(100 * expected)
+    expected = (199 + (1 + 2 / 399 + 3 / 400) / 3) / 200
+    assert metrics["en/image_to_text/mAP"] == pytest.approx(100 * expected)
+
+    metrics = measured(source, EYE, EYE_OF_TEXTS, captions="first")
+    assert metrics["en/text_to_image/mAP"] == metrics["en/image_to_text/mAP"] == 100
+    assert metrics["en/chance/image_to_text/R@1"] == pytest.approx(0.5)
 
 
 class Named(Source):
@@ -113,21 +186,6 @@ def test_another_source_than_that_of_the_run_is_measured():
     assert len(config.build(DATA, PLACE, 64).texts_by_language()["fr"]) == 318
 
 
-def test_a_constant_embedding_earns_nothing():
-    assert recall_at_k(torch.ones(50, 4), torch.ones(50, 4), torch.arange(50)) == {1: 0, 5: 0, 10: 0}
-
-
-@pytest.mark.parametrize("where", ["queries", "candidates", "one query"])
-def test_what_is_not_a_number_is_not_found(where):
-    queries, candidates = torch.eye(8)[:4], -torch.eye(8)
-    if where == "candidates":
-        candidates = torch.full((50, 8), torch.nan)
-    else:
-        queries[: 4 if where == "queries" else 1] = torch.nan
-    recall = recall_at_k(queries, candidates, torch.arange(4))
-    assert recall[1] == recall[5] == 0
-
-
 @pytest.mark.slow
 def test_every_language_and_direction_is_measured(untrained, evaluator):
     metrics = evaluator(untrained)
@@ -137,7 +195,7 @@ def test_every_language_and_direction_is_measured(untrained, evaluator):
             recall = [metrics[f"{language}/{direction}/R@{k}"] for k in (1, 5, 10)]
             assert recall == sorted(recall)
             assert recall[-1] < 10  # untrained
-    assert len(metrics) == 3 * (1 + 2 + 2 * 3)  # at three k: chance, two means, three rows a language
+    assert len(metrics) == 5 * (2 + 2 + 2 * 4)  # chance and the mean in each direction, both by language
     both = [metrics[f"{language}/text_to_image/R@10"] for language in ("en", "de")]
     assert metrics["mean/text_to_image/R@10"] == pytest.approx(sum(both) / 2)
     assert evaluator(untrained) == metrics
@@ -152,7 +210,7 @@ def test_queries_are_found_among_the_candidates_by_their_keys(untrained, evaluat
     monkeypatch.setattr("clippo.evaluation.retrieval.embed_images", lambda *_: known)
     monkeypatch.setattr(untrained, "encode_text", lambda texts: known)
     metrics = evaluator(untrained)
-    assert all(value == 100 for name, value in metrics.items() if "chance" not in name)
+    assert all(value == 100 for name, value in metrics.items() if "chance" not in name and "R@" in name)
     train = DATA.build("train", image_size=64)
     with pytest.raises(ValueError, match="queries must be among the candidates, but '.*' is not"):
         Retrieval(DATA.build("held_out", image_size=64), train, PLACE.build(64))
