@@ -34,13 +34,12 @@ def test_the_examples_train_from_the_command_line(tmp_path):
 
     source, place = EmojiConfig(languages=("en",)).build("all", image_size=64), PlaceConfig().build(64)
     (tmp_path / "photos").mkdir()
-    coco = {"images": [], "annotations": []}
+    album = {"photos": []}
     for index in range(100):
         example = source[30 * index]
         Image.fromarray(np.ascontiguousarray(place(example.image))).save(tmp_path / f"photos/{index:03}.png")
-        coco["images"].append({"id": index, "file_name": f"{index:03}.png"})
-        coco["annotations"].append({"image_id": index, "caption": example.texts[0].text})
-    (tmp_path / "captions.json").write_text(json.dumps(coco))
+        album["photos"].append({"file": f"{index:03}.png", "title": {"en": example.texts[0].text}})
+    (tmp_path / "album.json").write_text(json.dumps(album))
 
     def clippo(*arguments):
         run = subprocess.run(
@@ -52,7 +51,7 @@ def test_the_examples_train_from_the_command_line(tmp_path):
         return run.stdout
 
     described = clippo("train", "--help")
-    assert "coco, dictionary, emoji, folder" in described
+    assert "album, coco, dictionary, emoji, folder" in described
     assert "sigmoid, smoothed, softmax" in described
     assert "pictures" in described
     small = "--model.width 32 --model.depth 1 --model.num-heads 2".split()
@@ -60,7 +59,7 @@ def test_the_examples_train_from_the_command_line(tmp_path):
         "train",
         "pictures",
         "--data",
-        "coco:captions.json?images=photos&held_out=0.2",
+        "album:album.json?images=photos&held_out=0.2",
         *small,
         "--loss.smoothing",
         "0.2",
@@ -70,7 +69,7 @@ def test_the_examples_train_from_the_command_line(tmp_path):
     [recall, chance] = [row for row in results if row["evaluator"] == "typing_errors"]
     assert chance["value"] <= recall["low"] <= recall["value"] <= recall["high"] <= 100
     config = json.loads((tmp_path / "runs/pictures/config.json").read_text())
-    assert config["data"]["type"] == "coco"
+    assert config["data"]["type"] == "album"
     assert config["data"]["images"] == "photos"
     assert config["loss"] == {"type": "smoothed", "smoothing": 0.2}
     assert "typing_errors" in clippo("evaluate", "runs/pictures", "--out", "again")

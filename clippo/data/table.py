@@ -16,7 +16,15 @@ from clippo.data.records import FilesConfig, Images, Records, RecordsBuilder, St
 from clippo.data.remote import opened
 from clippo.errors import UserError
 
-__all__ = ["TableConfig", "column_of", "labels_column", "labels_of", "path_in", "text_columns"]
+__all__ = [
+    "TableConfig",
+    "column_of",
+    "labels_column",
+    "labels_of",
+    "path_in",
+    "rows_of",
+    "text_columns",
+]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 IMAGE_COLUMNS = ("filepath", "file_name", "filename", "image", "path")  # open_clip's and the Hub's first
@@ -174,7 +182,7 @@ def text_columns(
 
 
 def path_in(root: str, value: Any, where: str) -> str:
-    """A path of a table as one in a folder.
+    """A path of a picture as one in a folder.
 
     Raises:
         UserError: it leads out of the folder.
@@ -185,5 +193,5 @@ def path_in(root: str, value: Any, where: str) -> str:
         raise UserError(f"{where}: the picture {value} is on the web: fetch the pictures first")
     path = os.path.relpath(value, root) if os.path.isabs(value) else os.path.normpath(value)
     if path == ".." or path.startswith("../"):
-        raise UserError(f"{where}: the picture {value} is not in {root}, the folder of the table")
+        raise UserError(f"{where}: the picture {value} is not in {root}")
     return path

@@ -1,11 +1,13 @@
 import pytest
 
+from clippo.data.coco import CocoConfig
 from clippo.data.emoji import EmojiConfig
 from clippo.data.folder import FolderConfig
 from clippo.data.parquet import ParquetConfig
 from clippo.data.spec import source_config
 from clippo.data.table import TableConfig
 from clippo.data.webdataset import TarsConfig
+from clippo.data.xm3600 import Xm3600Config
 from clippo.errors import UserError
 
 
@@ -16,6 +18,12 @@ def test_specifications():
     )
     assert source_config("table:p.csv?image=path&text=en:title,de:titel") == TableConfig(
         path="p.csv", image="path", text="en:title,de:titel"
+    )
+    assert source_config("coco:dataset.json?images=pictures&parts=train,restval") == CocoConfig(
+        path="dataset.json", images="pictures", parts=("train", "restval")
+    )
+    assert source_config("xm3600:captions.jsonl?images=photos") == Xm3600Config(
+        path="captions.jsonl", images="photos"
     )
     assert source_config("emoji") == source_config("emoji:") == EmojiConfig()
     assert source_config("emoji:?languages=en,zh&alias_share=0") == EmojiConfig(
@@ -41,7 +49,7 @@ def test_the_kind_of_a_path_is_guessed(tmp_path):
     [
         ("", " is not a folder, and has none of the endings .csv"),
         ("photos", "photos is not a folder, and has none of the endings .csv"),
-        ("folders:photos", "the kind of a source must be one of dictionary, emoji, .*; got 'folders'"),
+        ("folders:photos", "the kind of a source must be one of coco, dictionary, emoji, .*; got 'folders'"),
         ("folder:", "folder needs a path: folder:PATH"),
         ("folder:photos?colour=red", r"folder has the fields path, .*; got 'colour=red'"),
         ("folder:photos?held_out", r"folder has the fields path, .*; got 'held_out'"),
