@@ -27,7 +27,15 @@ import torch
 from clippo.bench.report import row_of
 from clippo.results import Row
 
-__all__ = ["DEVICE", "ROWS_VARIABLE", "Work", "append_row", "measure", "timed_on_device"]
+__all__ = [
+    "DEVICE",
+    "ROWS_VARIABLE",
+    "Work",
+    "append_row",
+    "measure",
+    "peak_cpu_memory",
+    "timed_on_device",
+]
 
 ROWS_VARIABLE = "CLIPPO_BENCH_ROWS"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -28,7 +28,7 @@ def right_of(lists):
     return RightCandidates(torch.arange(len(lists)), offsets, torch.tensor([i for one in lists for i in one]))
 
 
-@pytest.fixture(params=[(8, 16), (512, 1024)], ids=["many blocks", "one block"])
+@pytest.fixture(params=[(8, 16), (1024, 512)], ids=["many blocks", "one block"])
 def blocks(request, monkeypatch):
     monkeypatch.setattr(ranking, "ROWS", request.param[0])
     monkeypatch.setattr(ranking, "COLUMNS", request.param[1])
