@@ -17,7 +17,7 @@ from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_texts
-from clippo.evaluation.metrics import percent
+from clippo.evaluation.intervals import percent
 from clippo.evaluation.text_tasks import checksum_of, rows_of
 from clippo.model import Clippo
 from clippo.seeds import generator

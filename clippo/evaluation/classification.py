@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clippo.evaluation.base import Metrics
-from clippo.evaluation.intervals import bootstrap, mean_estimate
+from clippo.evaluation.intervals import bootstrap, percent
 
 __all__ = ["accuracies", "guessing", "padded", "ranks"]
 
@@ -50,9 +50,9 @@ def accuracies(ranks: np.ndarray, labels: np.ndarray, num_classes: int) -> Metri
         labels: (N, L) right classes, as of `padded`.
         num_classes: C.
     """
-    metrics: Metrics = {"top1": mean_estimate(100.0 * (ranks <= 1))}
+    metrics: Metrics = {"top1": percent(ranks <= 1)}
     if num_classes > TOP:
-        metrics["top5"] = mean_estimate(100.0 * (ranks <= TOP))
+        metrics["top5"] = percent(ranks <= TOP)
     metrics["per_class"] = bootstrap(mean_of_classes, 100.0 * (ranks <= 1), labels)
     return metrics
 

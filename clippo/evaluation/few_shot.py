@@ -12,7 +12,7 @@ from clippo.data.transform import Transform, TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, Metrics
 from clippo.evaluation.classification import guessing, ranks
-from clippo.evaluation.intervals import mean_estimate
+from clippo.evaluation.intervals import percent
 from clippo.evaluation.labelled import Labelled, LabelledConfig, joint_fingerprint
 from clippo.evaluation.probes import ridge
 from clippo.model import Clippo
@@ -109,11 +109,11 @@ class FewShot(Evaluator):
         for (count, _), chosen in self.chosen.items():
             rows = np.searchsorted(fitted, chosen[np.isin(chosen, fitted)])  # of those that can be read
             predict = ridge(x[rows], labels[rows], self.num_classes, l2=L2)
-            hits.setdefault(count, []).append(100.0 * (ranks(predict(x_test), test_labels) <= 1))
+            hits.setdefault(count, []).append(ranks(predict(x_test), test_labels) <= 1)
         metrics: Metrics = {}
         for count, of_seeds in hits.items():
-            metrics[f"{count}_shot/top1"] = mean_estimate(np.mean(of_seeds, axis=0))
-            metrics[f"{count}_shot/seed_std"] = float(np.std(np.mean(of_seeds, axis=1)))
+            metrics[f"{count}_shot/top1"] = percent(np.mean(of_seeds, axis=0))
+            metrics[f"{count}_shot/seed_std"] = 100 * float(np.std(np.mean(of_seeds, axis=1)))
         guesses = guessing(test_labels, self.num_classes)
         return metrics | {name: value for name, value in guesses.items() if name.endswith("/top1")}
 

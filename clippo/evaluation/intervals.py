@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from clippo.evaluation.base import Estimate
 from clippo.seeds import generator
 
-__all__ = ["bootstrap", "mean_estimate", "mean_of_means"]
+__all__ = ["bootstrap", "mean_estimate", "mean_of_means", "percent"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -24,11 +24,17 @@ Z = 1.959964  # of the normal distribution, for 95 %
 MAX_DRAWN = 2**24  # numbers at a time, 128 MiB
 
 
+def percent(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
+    """The mean of scores from 0 to 1, such as hits, in percent; see `mean_estimate`."""
+    found = mean_estimate(scores, clusters)
+    return Estimate(100 * found, 100 * found.low, 100 * found.high)
+
+
 def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """The mean of scores with its confidence interval.
 
-    Scores of 0 and 1 have Wilson's interval (Wilson 1927), which does not shrink to a point where all scores
-    are equal, as the bootstrap's does. Where the two scores are 0 and 100, so are the bounds.
+    Scores of 0 and 1 have Wilson's interval (Wilson 1927), which does not shrink to a point where all are
+    equal, as the bootstrap's does.
 
     Args:
         scores: (N,) of each example.
@@ -40,16 +46,17 @@ def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estim
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not len(scores):
         raise ValueError(f"scores must be (N,) with N above 0, got {scores.shape}")
+    if clusters is not None and np.asarray(clusters).shape != scores.shape:
+        raise ValueError(f"clusters must be ({len(scores)},), one a score, got {np.shape(clusters)}")
+    if clusters is not None and scores[0] in (0, 1) and np.ptp(scores) == 0:
+        scores, clusters = scores[: len(np.unique(np.asarray(clusters)))], None
     if clusters is None:
         values, counts = np.unique(scores, return_counts=True)
-        top = float(values[-1])
-        if top in (0.0, 1.0, 100.0) and set(values.tolist()) <= {0.0, top}:
-            return wilson(float(scores.mean()), len(scores), top or 1.0)
+        if set(values.tolist()) <= {0.0, 1.0}:
+            return wilson(float(scores.mean()), len(scores))
         sums, sizes = values, np.ones(len(values))
     else:
         _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
-        if numbers.shape != scores.shape:
-            raise ValueError(f"clusters must be ({len(scores)},), one a score, got {numbers.shape}")
         both = np.stack([np.bincount(numbers, weights=scores), np.bincount(numbers)], axis=1)
         unique, counts = np.unique(both, axis=0, return_counts=True)
         sums, sizes = unique.T
@@ -123,12 +130,11 @@ def bootstrap(statistic: Callable[..., float], *columns: Any, clusters: ArrayLik
     return Estimate(value, *(bounds(known) if len(known) else (value, value)))
 
 
-def wilson(mean: float, count: int, top: float) -> Estimate:
-    """Wilson's interval of a proportion, whose scores are 0 and `top`."""
-    p = mean / top
-    center = (p + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * np.sqrt(p * (1 - p) / count + Z**2 / (4 * count**2))
-    return Estimate(mean, top * min(p, max(0.0, center - half)), top * max(p, min(1.0, center + half)))
+def wilson(mean: float, count: int) -> Estimate:
+    """Wilson's interval of a proportion."""
+    center = (mean + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * np.sqrt(mean * (1 - mean) / count + Z**2 / (4 * count**2))
+    return Estimate(mean, min(mean, max(0.0, center - half)), max(mean, min(1.0, center + half)))
 
 
 def bounds(values: np.ndarray) -> tuple[float, float]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clippo.evaluation.base import Estimate
-from clippo.evaluation.intervals import bootstrap, mean_estimate
+from clippo.evaluation.intervals import bootstrap, percent
 
-__all__ = ["METRICS", "accuracy", "f1", "macro_f1", "matthews", "measured", "pearson", "percent", "spearman"]
+__all__ = ["METRICS", "accuracy", "f1", "macro_f1", "matthews", "measured", "pearson", "spearman"]
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
@@ -81,21 +81,6 @@ def measured(metric: str, predicted: ArrayLike, labels: ArrayLike) -> Estimate:
         found, wanted = checked(predicted, labels)
         return percent(found == wanted)
     return bootstrap(METRICS[metric], *checked(predicted, labels))
-
-
-def percent(hits: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
-    """The share of hits, in percent, with its confidence interval.
-
-    Args:
-        hits: (N,) bool.
-        clusters: (N,) numbers, as of `mean_estimate`. Where all hits are equal, a cluster counts as one
-            example, because drawing clusters anew would tell nothing.
-    """
-    hits = np.asarray(hits, np.float64)
-    if clusters is not None and len(hits) and np.ptp(hits) == 0:
-        hits, clusters = hits[: len(np.unique(clusters))], None
-    found = mean_estimate(hits, clusters)
-    return Estimate(100 * found, 100 * found.low, 100 * found.high)
 
 
 def checked(predicted: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_images
 from clippo.evaluation.examples import main_text, sample
 from clippo.evaluation.figures import new_figure, picture_of
-from clippo.evaluation.intervals import bootstrap, mean_estimate
+from clippo.evaluation.intervals import bootstrap, mean_estimate, percent
 from clippo.model import Clippo
 
 __all__ = ["ModalityGapConfig"]
@@ -109,7 +109,7 @@ class ModalityGap(Evaluator):
         N = len(images)
         metrics: Metrics = {
             "gap": gap_estimate(images, texts),
-            "linear/accuracy": mean_estimate(separable(images, texts), pairs_of(N)),
+            "linear/accuracy": percent(separable(images, texts) / 100, pairs_of(N)),
             **compared(images, texts),
         }
         after = compared(centred(images), centred(texts), is_centred=True)
@@ -210,12 +210,12 @@ def compared(images: np.ndarray, texts: np.ndarray, *, is_centred: bool = False)
     """The measures of `ModalityGap` that exist with and without centring."""
     scores = same_modality(images, texts, is_centred=is_centred)
     return {
-        "nearest/accuracy": mean_estimate(scores, pairs_of(len(images))),
+        "nearest/accuracy": percent(scores / 100, pairs_of(len(images))),
         "alignment": mean_estimate(((images - texts) ** 2).sum(1)),
         "images/uniformity": uniformity(images),
         "texts/uniformity": uniformity(texts),
-        "text_to_image/R@1": mean_estimate(100.0 * is_nearest(texts, images)),
-        "image_to_text/R@1": mean_estimate(100.0 * is_nearest(images, texts)),
+        "text_to_image/R@1": percent(is_nearest(texts, images)),
+        "image_to_text/R@1": percent(is_nearest(images, texts)),
     }
 
 

@@ -19,7 +19,7 @@ from clippo.data.decode import read_all
 from clippo.data.transform import Transform, TransformConfig
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_images
-from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means
+from clippo.evaluation.intervals import bootstrap, mean_of_means, percent
 from clippo.evaluation.ranking import RightCandidates, rank_candidates
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
@@ -224,7 +224,7 @@ class Ranked:
 
     def metrics(self) -> Metrics:
         clusters = self.examples if len(np.unique(self.examples)) < len(self.examples) else None
-        means = {name: mean_estimate(scores, clusters) for name, scores in self.scores().items()}
+        means = {name: percent(scores / 100, clusters) for name, scores in self.scores().items()}
         return {**means, "median_rank": bootstrap(np.median, self.best, clusters=clusters)}
 
     def chance(self) -> Metrics:

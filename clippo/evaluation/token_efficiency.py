@@ -29,7 +29,7 @@ from clippo.data.transform import TransformConfig
 from clippo.errors import UserError, first_line
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.figures import new_figure, picture_of
-from clippo.evaluation.intervals import bootstrap, mean_estimate
+from clippo.evaluation.intervals import bootstrap, mean_estimate, percent
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import Renderer, inked_patches
 from clippo.renderer.code_points import code_points_of, scripts
@@ -142,7 +142,7 @@ class TokenEfficiency(Evaluator):
         metrics |= {f"worst_ratio/{kind}": float(own.max()) for kind, own in ratios.items()}
         if "patches" in counts:
             for kind in OTHERS:
-                metrics[f"fewer_patches/{kind}"] = mean_estimate(100.0 * (means["patches"] < means[kind]))
+                metrics[f"fewer_patches/{kind}"] = percent(means["patches"] < means[kind])
             metrics |= self.canvas(model)
         for script, is_own in self.scripts.items():
             metrics |= {f"script/{script}/{kind}": median(own[is_own]) for kind, own in ratios.items()}
@@ -181,7 +181,7 @@ class TokenEfficiency(Evaluator):
         for texts in batches(self.texts):
             _, report = renderer_of(model).render(texts, patch_size=model.config.patch_size)
             cut.append(report.unfit > 0)
-        share = mean_estimate(100.0 * np.concatenate(cut), self.language)
+        share = percent(np.concatenate(cut), self.language)
         return {"canvas/patches": float(model.config.num_patches), "canvas/texts_cut": share}
 
     def scripts_of_languages(self) -> dict[str, np.ndarray]:

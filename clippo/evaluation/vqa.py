@@ -21,7 +21,7 @@ from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.answer_probe import fit_probe
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
-from clippo.evaluation.intervals import mean_estimate
+from clippo.evaluation.intervals import percent
 from clippo.evaluation.vqa_accuracy import SoftTargets, answer_vocabulary, vqa_accuracy
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import Renderer, compose
@@ -150,7 +150,7 @@ class Vqa(Evaluator):
         scores = np.array([vqa_accuracy(a, q.answers) for a, q in zip(answers, asked, strict=True)])
         pictures = np.array([question.picture for question in asked])
         return {
-            f"{name}/{kind}": mean_estimate(100 * scores[rows], pictures[rows])
+            f"{name}/{kind}": percent(scores[rows], pictures[rows])
             for kind, rows in rows_by_kind(asked).items()
         }
 

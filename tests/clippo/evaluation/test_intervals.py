@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clippo.evaluation.base import Estimate
-from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means
+from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means, percent
 
 RNG = np.random.default_rng(0)
 
@@ -74,12 +74,13 @@ def test_a_resample_without_a_group():
     assert (estimate, estimate.low, estimate.high) == (0.5, 0, 1)
 
 
-@pytest.mark.parametrize("top", [1, 100])
-def test_equal_scores_leave_a_doubt(top):
+def test_equal_scores_leave_a_doubt():
     # The bounds of Wilson's interval for 0 and 20 of 20 are 16.1 % and 83.9 %.
-    none, every = mean_estimate(np.zeros(20)), mean_estimate(np.full(20, top))
-    assert (none.low, none.high) == (0, pytest.approx(0.161, abs=5e-4))
-    assert (every.low, every.high) == (pytest.approx(0.839 * top, abs=5e-4 * top), top)
+    none, every = percent(np.zeros(20)), percent(np.ones(20))
+    assert (none.low, none.high) == (0, pytest.approx(16.1, abs=0.05))
+    assert (every.low, every.high) == (pytest.approx(83.9, abs=0.05), 100)
+    together = percent(np.zeros(60), np.repeat(np.arange(20), 3))
+    assert together.high == none.high
     assert mean_estimate([2.5] * 9).low == 2.5
 
 

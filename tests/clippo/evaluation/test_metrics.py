@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from clippo.evaluation.metrics import METRICS, measured, percent
+from clippo.evaluation.intervals import percent
+from clippo.evaluation.metrics import METRICS, measured
 
 ORACLES = {
     "accuracy": sklearn.accuracy_score,
