@@ -72,10 +72,10 @@ class Retrieval(Evaluator):
     """Retrieval by language and direction: "en/text_to_image/R@10" and others.
 
     "R@k" is the percentage of the queries that have a right candidate among the k most similar, "mAP" is the
-    mean over the queries of the average precision of all their right candidates, in percent, and
-    "median_rank" is the median rank of the first right candidate. Every text is a query of images, and is
-    right if it finds its own; an image is right if it finds any of its texts. Candidates that tie with a
-    right one count as more similar, so that a constant embedding earns nothing.
+    mean over the queries of the average precision of all their right candidates, in percent, and "MedR" is
+    the median rank of the first right candidate. Every text is a query of images, and is right if it finds
+    its own; an image is right if it finds any of its texts. Candidates that tie with a right one count as
+    more similar, so that a constant embedding earns nothing.
 
     Where not all examples have a text in a language, those that have one are looked for among themselves, and
     languages of fewer than 20 examples are left out. "en/chance/R@10" is what random embeddings reach on
@@ -225,7 +225,7 @@ class Ranked:
     def metrics(self) -> Metrics:
         clusters = self.examples if len(np.unique(self.examples)) < len(self.examples) else None
         means = {name: percent(scores / 100, clusters) for name, scores in self.scores().items()}
-        return {**means, "median_rank": bootstrap(np.median, self.best, clusters=clusters)}
+        return {**means, "MedR": bootstrap(np.median, self.best, clusters=clusters)}
 
     def chance(self) -> Metrics:
         """What random embeddings reach on average."""
@@ -241,7 +241,7 @@ def means_of(ranked: Sequence[Ranked]) -> Metrics:
         name: mean_of_means(np.concatenate([own[name] for own in scores]), groups, clusters)
         for name in scores[0]
     }
-    return {**means, "median_rank": float(np.mean([np.median(one.best) for one in ranked]))}
+    return {**means, "MedR": float(np.mean([np.median(one.best) for one in ranked]))}
 
 
 def chance_of(counts: np.ndarray, num_candidates: int) -> Metrics:
@@ -273,7 +273,7 @@ def chance_of(counts: np.ndarray, num_candidates: int) -> Metrics:
     )
     recalls = {f"R@{k}": 100 * (1 - missed(k)) for k in KS}
     mean_precision = 100 * float(np.average(precision, weights=times))
-    return {**recalls, "mAP": mean_precision, "median_rank": (low + high) / 2}
+    return {**recalls, "mAP": mean_precision, "MedR": (low + high) / 2}
 
 
 def find_images(

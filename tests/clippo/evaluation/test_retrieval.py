@@ -56,14 +56,14 @@ def test_chance_is_what_random_orders_reach(counts, N):
     for k in (1, 5, 10):
         assert chance[f"R@{k}"] == pytest.approx(100 * (best <= k).mean(), rel=0.1)
     assert chance["mAP"] == pytest.approx(100 * np.mean(precisions), rel=0.05)
-    assert chance["median_rank"] == pytest.approx(np.median(best), abs=1)
+    assert chance["MedR"] == pytest.approx(np.median(best), abs=1)
 
 
 def test_chance_of_one_right_candidate():
     chance = chance_of(np.ones(7, np.int64), 30)
     assert [chance[f"R@{k}"] for k in (1, 5, 10)] == pytest.approx([100 / 30, 500 / 30, 1000 / 30])
     assert chance["mAP"] == pytest.approx(100 * np.mean(1 / np.arange(1, 31)))
-    assert chance["median_rank"] == 15.5
+    assert chance["MedR"] == 15.5
 
 
 class Captioned(Source):
@@ -111,7 +111,7 @@ def test_a_model_that_is_told_the_answers():
     metrics = measured(Captioned(), EYE, EYE_OF_TEXTS)
     for name, value in metrics.items():
         if "chance" not in name:
-            assert value == (1 if name.endswith("median_rank") else 100)
+            assert value == (1 if name.endswith("MedR") else 100)
     assert metrics["en/chance/R@5"] == pytest.approx(500 / 200)
     assert metrics["en/chance/image_to_text/R@5"] == chance_of(np.full(200, 2), 400)["R@5"]
     assert metrics["de/text_to_image/R@1"].low > 98
@@ -127,7 +127,7 @@ def test_a_model_that_knows_nothing():
         chance = metrics[
             f"{rows[direction]}/{last}" if language == "mean" else f"{language}/{rows[direction]}/{last}"
         ]
-        if name.startswith("mean/") and last == "median_rank":
+        if name.startswith("mean/") and last == "MedR":
             assert value == pytest.approx(chance, rel=0.2)
         else:
             assert value.low <= chance <= value.high, name
