@@ -178,7 +178,9 @@ def class_of(records: Records, row: int) -> str:
     """The collection and class of a picture; "" for what its class is not said of."""
     key, label = records.keys[row], records.labels[row]
     is_heart = label == "smileys-emotion" and all("face" not in text.text for text in records.texts_of(row))
-    return "" if is_heart or "/body_parts/" in key else f"{key.partition('/')[0]}/{label}"
+    if is_heart or "/body_parts/" in key:
+        return ""
+    return "flags/" if key.startswith("flags/") else f"{key.partition('/')[0]}/{label}"
 
 
 def of(names: Sequence[str], wanted: Sequence[str]) -> list[int]:

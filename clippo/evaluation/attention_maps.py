@@ -8,7 +8,7 @@ depends on (Jain and Wallace, arXiv 1902.10186).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,6 +89,13 @@ class AttentionMaps(Evaluator):
     Raises:
         UserError: no examples.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "image/entropy": "",
+        "image/content": "image/chance/content",
+        "text/entropy": "",
+        "text/content": "text/chance/content",
+    }
 
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source

@@ -108,6 +108,11 @@ class Bitext(Evaluator):
         pairs: by the code of the language, in which no text is twice.
     """
 
+    headline: ClassVar[Mapping[str, str]] = {
+        "mean/to_english/R@1": "mean/chance/R@1",
+        "mean/from_english/R@1": "mean/chance/R@1",
+    }
+
     def __init__(self, pairs: Mapping[str, Sequence[Translation]]) -> None:
         self.pairs = pairs
         self.scripts: dict[str, list[str]] = defaultdict(list)  # codes of the languages of each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -78,6 +79,12 @@ class FewShot(Evaluator):
         shots, seeds: as of `FewShotConfig`.
         transform: turns images into pixels.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "1_shot/top1": "chance/top1",
+        "10_shot/top1": "chance/top1",
+        "25_shot/top1": "chance/top1",
+    }
 
     def __init__(
         self,

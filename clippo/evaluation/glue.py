@@ -63,6 +63,10 @@ class Glue(Evaluator):
     and MRPC, Matthews' correlation of CoLA, and Spearman's of STS-B.
     """
 
+    headline: ClassVar[Mapping[str, str]] = {
+        "probe/average": "majority/average",
+    }
+
     def __init__(self, tasks: Mapping[str, TextClassification]) -> None:
         self.tasks = tasks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +40,10 @@ class LinearProbe(Evaluator):
         num_classes: of both.
         transform: turns images into pixels.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "top1": "majority/top1",
+    }
 
     def __init__(self, fit: Labelled, test: Labelled, num_classes: int, transform: Transform) -> None:
         self.fit = fit

@@ -8,7 +8,7 @@ and what remains once the mean of each modality is subtracted, which closes the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,6 +87,14 @@ class ModalityGap(Evaluator):
     Raises:
         UserError: fewer than 20 examples.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "gap": "chance/gap",
+        "linear/accuracy": "chance/accuracy",
+        "nearest/accuracy": "chance/accuracy",
+        "text_to_image/R@1": "chance/R@1",
+        "centred/text_to_image/R@1": "chance/R@1",
+    }
 
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,6 +50,10 @@ class NearestNeighbours(Evaluator):
         ks: as of `NearestNeighboursConfig`.
         transform: turns images into pixels.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "20_neighbours/top1": "majority/top1",
+    }
 
     def __init__(
         self, fit: Labelled, test: Labelled, num_classes: int, ks: tuple[int, ...], transform: Transform

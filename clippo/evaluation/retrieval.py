@@ -93,6 +93,13 @@ class Retrieval(Evaluator):
         ValueError: a query is not among the candidates.
     """
 
+    headline: ClassVar[Mapping[str, str]] = {
+        "mean/text_to_image/R@1": "chance/R@1",
+        "mean/text_to_image/R@10": "chance/R@10",
+        "mean/image_to_text/R@1": "chance/image_to_text/R@1",
+        "mean/image_to_text/R@10": "chance/image_to_text/R@10",
+    }
+
     def __init__(
         self,
         queries: Source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -62,6 +63,11 @@ class TextSimilarity(Evaluator):
     Args:
         pairs: texts and their scores.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "cosine/spearman": "chance/spearman",
+        "n-grams/spearman": "chance/spearman",
+    }
 
     def __init__(self, pairs: Part) -> None:
         self.pairs = pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -78,6 +78,16 @@ class TextClassification(Evaluator):
     Args:
         task: with as many examples as are to be used.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "probe/accuracy": "majority/accuracy",
+        "zero_shot/accuracy": "majority/accuracy",
+        "n-grams/accuracy": "majority/accuracy",
+        "probe/spearman": "chance/spearman",
+        "n-grams/spearman": "chance/spearman",
+        "probe/f1": "majority/f1",
+        "probe/matthews": "majority/matthews",
+    }
 
     def __init__(self, task: TextTask) -> None:
         self.task = task

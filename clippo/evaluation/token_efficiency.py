@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -104,6 +104,15 @@ class TokenEfficiency(Evaluator):
     Raises:
         UserError: a file is not there, or lacks English texts.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "median_ratio/patches": "",
+        "median_ratio/bpe_en": "",
+        "worst_ratio/patches": "",
+        "worst_ratio/bpe_en": "",
+        "fewer_patches/bpe_en": "",
+        "fewer_patches/bytes": "",
+    }
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         self.vocab_size = vocab_size

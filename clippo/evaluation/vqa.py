@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -83,6 +83,13 @@ class Vqa(Evaluator):
         UserError: too few questions, no answer that comes often enough, or a kind of question that is
             measured but never trained.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "drawn/all": "majority/all",
+        "late_fusion/all": "majority/all",
+        "question_only/all": "majority/all",
+        "picture_only/all": "majority/all",
+    }
 
     def __init__(
         self,

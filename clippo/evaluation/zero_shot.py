@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -117,6 +117,12 @@ class ZeroShot(Evaluator):
         prompts: by the name of their set.
         transform: turns images into pixels.
     """
+
+    headline: ClassVar[Mapping[str, str]] = {
+        "mean/class_name_only/top1": "majority/top1",
+        "class_name_only/top1": "majority/top1",
+        "long/top1": "majority/top1",
+    }
 
     def __init__(
         self,
