@@ -98,7 +98,7 @@ def chart(rows: Sequence[Row], title: str) -> Image.Image:
         if "guessing" in row:
             axes.plot(row["guessing"], place, "|", color="#cf222e", markersize=13, markeredgewidth=2)
     axes.set_yticks(list(places), [f"{row['evaluator']}: {row['metric']}" for row in shown], fontsize=8)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
     axes.set_xlim(min([0.0, *(row["value"] - 3 for row in shown)]), 101)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("% with 95 % intervals; red: what guessing or the majority reaches")
