@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clippo.bench.studies import aligned_text, compare_training, sentence_pairs
+from clippo.bench.studies import aligned_text, compare_training, miniature, sentence_pairs
 from clippo.results import ROOT, Row, read_results
 
 __all__ = ["main"]
@@ -36,6 +36,7 @@ DICTIONARY = "amd-epyc/2026-11-26-612ec50-training-dictionary.json"
 SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-770488f.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
+MINIATURE = "MINIATURE_FILE"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -339,6 +340,7 @@ TABLES = {
     "dictionary_languages": Table(DICTIONARY, dictionary_languages),
     "dictionary_unseen": Table(DICTIONARY, dictionary_unseen),
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
+    "miniature": Table(MINIATURE, miniature.table),
     "pages": Table(RENDERERS, pages),
     "data_rates": Table(DATA, data_rates),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},

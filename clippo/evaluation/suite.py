@@ -179,11 +179,16 @@ def table(rows: Sequence[Row]) -> str:
         columns = list(dict.fromkeys(last for _, _, last in split.values()))
         firsts = list(dict.fromkeys(first for first, _, _ in split.values()))
         width = max(map(len, [evaluator, *firsts]))
-        lines += ["", f"{evaluator:<{width}}" + "".join(f"{column:>10}" for column in columns)]
+        widths = [max(10, len(column) + 2) for column in columns]
+        heads = (f"{column:>{own}}" for column, own in zip(columns, widths, strict=True))
+        lines += ["", f"{evaluator:<{width}}" + "".join(heads)]
         for first in firsts[:MAX_LINES]:
             values = (own.get(f"{first}/{column}" if first else column) for column in columns)
-            cells = "".join(f"{'':>10}" if value is None else f"{value:>10.2f}" for value in values)
-            lines.append(f"{first:<{width}}{cells}")
+            cells = (
+                f"{'' if value is None else format(value, '.2f'):>{own_width}}"
+                for value, own_width in zip(values, widths, strict=True)
+            )
+            lines.append(f"{first:<{width}}{''.join(cells)}")
         if len(firsts) > MAX_LINES:
             lines.append(f"... and {len(firsts) - MAX_LINES} more, in {RESULTS_FILE}")
     return "\n".join(lines[1:])

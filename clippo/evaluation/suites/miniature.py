@@ -59,5 +59,7 @@ def suite(root: Path) -> dict[str, EvaluatorConfig]:
         # Inside
         "modality_gap": ModalityGapConfig(data=english),
         "token_efficiency": TokenEfficiencyConfig(),
-        "attention_maps": AttentionMapsConfig(data=english),
+        "attention_maps": AttentionMapsConfig(
+            data=DictionaryConfig(collections=("noto",), languages=("en",))
+        ),
     }
