@@ -74,10 +74,19 @@ class MixtureSource(Source):
         return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> Example:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        source = self.sources[number]
-        example = source[index - int(self.ends[number]) + len(source)]
+        number, row = self.place(index)
+        example = self.sources[number][row]
         return replace(example, key=f"{number}:{example.key}")
+
+    def described(self, index: int) -> Example:
+        number, row = self.place(index)
+        example = self.sources[number].described(row)
+        return replace(example, key=f"{number}:{example.key}")
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the source that an example is in, and its index there."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        return number, index - int(self.ends[number]) + len(self.sources[number])
 
     @property
     def parts(self) -> Sequence[tuple[Source, float]]:

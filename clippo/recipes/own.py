@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from clippo.data.base import SourceConfig
 from clippo.data.transform import SquashConfig, TransformConfig
+from clippo.evaluation.base import EvaluatorConfig
 from clippo.evaluation.retrieval import RetrievalConfig
+from clippo.evaluation.zero_shot import ZeroShotConfig
 from clippo.model import ClippoConfig, RenderedTextConfig
 from clippo.renderer import AlignedRendererConfig, RendererConfig
 from clippo.training.config import TrainConfig
@@ -28,7 +30,8 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
     Command: `clippo train own --data folder:photos`; `--init-from` goes on from a model's weights.
     Hardware: the size of the tower follows from the number of examples. Up to 20,000 it trains in minutes to
         an hour on two cores; above 200,000 it wants a GPU.
-    Result: depends on the data; recall on the examples that are held out, see docs/data.md.
+    Result: depends on the data; recall on the examples that are held out, and zero-shot accuracy where they
+        have labels, see docs/data.md.
     """
     count = len(data.build("train", image_size=64))
     sizes = (size[1:] for size in SIZES if count < size[0])
@@ -48,7 +51,12 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         transform = SquashConfig(min_area=0.5, resize=model.resize)
     batch_size = min(count, batch_size, max(LEAST_BATCH, 2 ** (count // 4).bit_length() // 2))
     steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * count // batch_size))
-    has_held_out = len(data.build("held_out", image_size=64)) > 0
+    held_out = data.build("held_out", image_size=64)
+    evaluators: dict[str, EvaluatorConfig] = {}
+    if len(held_out):
+        evaluators["held_out"] = RetrievalConfig(merge_equal_texts=True)
+    if len({label for i in range(len(held_out)) for label in held_out.described(i).labels}) > 1:
+        evaluators["zero_shot"] = ZeroShotConfig()
     return TrainConfig(
         model=model,
         renderer=renderer,
@@ -56,7 +64,7 @@ def recipe(data: SourceConfig, init_from: str | None = None) -> TrainConfig:
         transform=transform,
         loss=SoftmaxLossConfig(),
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
-        evaluators={"held_out": RetrievalConfig(merge_equal_texts=True)} if has_held_out else {},
+        evaluators=evaluators,
         batch_size=batch_size,
         merge_equal_texts=True,
         steps=steps,

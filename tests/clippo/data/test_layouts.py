@@ -48,6 +48,20 @@ def tiny(spec):
     )
 
 
+def test_classes_are_measured_where_there_are_some(files, tmp_path):
+    for number, (content, _) in enumerate(files.values()):
+        folder = tmp_path / "photos" / ("cat", "golden_retriever")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(content)
+    config = tiny(f"folder:{tmp_path}/photos?held_out=0.5")
+    assert config.evaluators.keys() == {"held_out", "zero_shot"}
+    train(dataclasses.replace(config, steps=1, warmup_steps=0, batch_size=4), tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert {"evaluator", "metric", "value", "low", "high"} in [
+        row.keys() for row in rows if row["evaluator"] == "zero_shot"
+    ]
+
+
 def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
