@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -227,8 +228,12 @@ class RunFolder:
                 unfinished.mkdir()
                 yield unfinished
             self.remove_old_checkpoints()
-        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
-            raise UserError(f"cannot write the checkpoint {final}: {first_line(error)}") from error
+        except (OSError, RuntimeError) as error:
+            reason = first_line(error)
+            if not isinstance(error, OSError):  # torch.save says "unexpected pos" if the disk is full
+                free = shutil.disk_usage(self.path).free / 2**20
+                reason = f"the disk has {free:,.0f} MiB left, and PyTorch says {reason}"
+            raise UserError(f"cannot write the checkpoint {final}: {reason}") from error
 
     def wait(self) -> None:
         """Wait for the checkpoint that is written in the background, if there is one.

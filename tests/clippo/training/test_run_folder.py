@@ -240,6 +240,17 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000020"]
 
 
+def test_what_pytorch_says_of_a_full_disk_is_explained(folder, trainee, monkeypatch):
+    def save(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    with pytest.raises(
+        UserError, match=r"000020: the disk has [\d,]+ MiB left, and PyTorch says .*unexpected pos"
+    ):
+        folder.save_checkpoint(20, trainee, {})
+
+
 def test_metrics_after_the_checkpoint_are_dropped(folder):
     for step in (5, 10, 15):
         folder.append_metrics({"step": step, "loss": 1.0})
