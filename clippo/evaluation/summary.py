@@ -17,6 +17,7 @@ __all__ = ["chart", "headlines", "markdown", "mean_of_runs"]
 Headlines = Mapping[str, Mapping[str, str]]
 
 ROW_PX, WIDTH_PX = 22, 900
+NO_PERCENTAGES = ("gap", "ratio", "MedR")  # parts of the names of such metrics
 
 
 def headlines(rows: Sequence[Row], shown: Headlines) -> list[Row]:
@@ -87,7 +88,7 @@ def student(degrees: int) -> float:
 
 def chart(rows: Sequence[Row], title: str) -> Image.Image:
     """Draw the rows of `headlines` that are percentages: value, interval, and what guessing reaches."""
-    shown = [row for row in rows if -100 <= row["value"] <= 100]
+    shown = [row for row in rows if not any(name in row["metric"] for name in NO_PERCENTAGES)]
     figure = new_figure(WIDTH_PX, 90 + ROW_PX * max(1, len(shown)))
     axes = figure.subplots()
     places = range(len(shown))

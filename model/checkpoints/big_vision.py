@@ -31,7 +31,7 @@ from clippo.model.layers import resample_pos_embed
 from clippo.model.text_input import RenderedTextConfig, TextRenderer
 from clippo.model.tower import TowerConfig
 
-__all__ = ["load_big_vision", "load_vit", "published_views", "save_big_vision"]
+__all__ = ["load_big_vision", "load_vit", "published_views", "save_big_vision", "vit_sizes"]
 
 DONT_LOAD = (
     "^head/",
@@ -130,6 +130,34 @@ def load_vit(model: Clippo, path: str | Path, *, dont_load: Sequence[str] = DONT
         arrays.verify()  # before the first tensor is overwritten
         copy(arrays, model, wanted)
     return {entry.ours for entry in wanted}
+
+
+def vit_sizes(path: str | Path) -> TowerConfig:
+    """The sizes of a ViT `.npz` for `load_vit`; `embed_dim`, which it does not have, is its width.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_big_vision`.
+    """
+    with arrays_of(path, "a ViT", prefixes=("params/", "opt/target/", "")) as arrays:
+        arrays.rename(modern_name)
+        shapes = arrays.shapes
+        blocks = sum(bool(BLOCK.match(name)) and name.endswith("/LayerNorm_1/scale") for name in shapes)
+        block = "Transformer/encoderblock_0"
+        try:
+            patch_size, width = shapes["embedding/kernel"][0], shapes["embedding/kernel"][3]
+            return TowerConfig(
+                width=width,
+                depth=blocks,
+                mlp_dim=shapes[f"{block}/MlpBlock_0/Dense_0/kernel"][1],
+                num_heads=shapes[f"{block}/MultiHeadDotProductAttention_0/query/kernel"][1],
+                patch_size=patch_size,
+                image_size=patch_size * isqrt(shapes[POS_EMBED][1]),
+                embed_dim=width,
+            )
+        except KeyError as error:
+            raise ValueError(f"it has no array {error}") from error
+        except IndexError as error:
+            raise ValueError("its kernels have too few dimensions") from error
 
 
 def save_big_vision(model: Clippo, path: str | Path, *, scan: bool = False) -> None:

@@ -40,4 +40,4 @@ def test_a_chart_grows_with_its_rows():
     few, many = chart(rows[:1], "title"), chart(rows, "title")
     assert many.height > few.height
     assert (np.asarray(many) == (207, 34, 46)).all(2).any()  # the red of guessing
-    assert chart([row("a", "kilometres", 1e6)], "none is a percentage").height > 0
+    assert chart([row("a", "median_ratio/bytes", 2.0)], "none is a percentage").height > 0

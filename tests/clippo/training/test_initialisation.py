@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from clippo.data.made_up import MadeUpConfig
 from clippo.errors import UserError
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig, load_big_vision, save_big_vision
+from clippo.recipes.own import recipe as own
 from clippo.training.initialisation import initialise
+from clippo.training.state import build_model
 from clippo.training.trainer import train
 from tests.model.checkpoints.test_big_vision import old_names
 
@@ -50,6 +53,14 @@ def test_the_tower_of_a_classifier(tmp_path):
     )
     weight = "tower.encoder.blocks.0.mlp.fc1.weight"
     assert torch.equal(model.state_dict()[weight], vit.state_dict()[weight])
+
+
+def test_own_takes_the_sizes_of_a_classifier(tmp_path):
+    np.savez(tmp_path / "vit.npz", **old_names(Clippo(SIZES), class_token=True))
+    config = own(MadeUpConfig(count=100), str(tmp_path / "vit.npz"))
+    sizes = dataclasses.replace(SIZES, embed_dim=SIZES.width, text=config.model.text, resize="bicubic")
+    assert config.model == sizes
+    assert initialise(build_model(config), config.init_from).startswith("weights of")
 
 
 @pytest.mark.parametrize(
