@@ -72,7 +72,8 @@ def evaluate(
         print(suites.table(measured.rows))
         for name, reason in measured.missing.items():
             print(f"left out: {name}: {reason}")
-        print(f"\nwritten to {', '.join(map(str, measured.files))}")
+        if measured.files:
+            print(f"\nwritten to {', '.join(map(str, measured.files))}")
         found.append(measured.headlines)
     if len(found) > 1:
         means = mean_of_runs(found)

@@ -105,7 +105,8 @@ def measure(
 ) -> Measured:
     """Make evaluators one after the other, run each, and write what is known after each into a folder.
 
-    The folder gets `results.json`, a picture an evaluator that has one, and `summary.md` and `summary.png`.
+    The folder gets `results.json`, a picture an evaluator that has one, and `summary.md` and `summary.png`;
+    nothing if no evaluator could run.
 
     Args:
         model: to be measured.
@@ -113,11 +114,11 @@ def measure(
         data, transform: as of `EvaluatorConfig.build`.
         folder: where to write.
         title: of the chart.
-        skip_missing: leave out evaluators whose data are not there.
+        skip_missing: leave out evaluators whose data are not there, or cannot be measured on.
         about: joins the provenance of the results.
 
     Raises:
-        UserError: as of `EvaluatorConfig.build`.
+        UserError: as of `EvaluatorConfig.build`, or from an evaluator.
     """
     rows: list[Row] = []
     missing: dict[str, str] = {}
@@ -131,19 +132,19 @@ def measure(
         begun = time.perf_counter()
         try:
             evaluator = config.build(data, transform, model.config.image_size)
+            rows += evaluate(model, {name: evaluator})
         except UserError as error:
             if not skip_missing:
                 raise
             missing[name] = str(error)
-            continue
-        rows += evaluate(model, {name: evaluator})
-        shown[name], fingerprints[name] = evaluator.headline, evaluator.fingerprint
-        drawn = draw(model, {name: evaluator}, folder)
-        pictures = [*drawn, *pictures]
-        seconds[name] = round(time.perf_counter() - begun, 1)
-        known = provenance(**about, data=fingerprints, seconds=seconds)
-        left_out = [{"evaluator": name, "reason": reason} for name, reason in missing.items()]
-        write_results(results, known, rows, missing=left_out)
+        else:
+            shown[name], fingerprints[name] = evaluator.headline, evaluator.fingerprint
+            pictures = [*draw(model, {name: evaluator}, folder), *pictures]
+            seconds[name] = round(time.perf_counter() - begun, 1)
+        if rows:
+            known = provenance(**about, data=fingerprints, seconds=seconds)
+            left_out = [{"evaluator": name, "reason": reason} for name, reason in missing.items()]
+            write_results(results, known, rows, missing=left_out)
     found = headlines(rows, shown)
     if found:
         write_text(folder / "summary.md", markdown(found) + "\n")

@@ -6,6 +6,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -73,6 +74,42 @@ def write_parquet(file: Path, files: Files, group: int = 5) -> None:
     image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])  # the Hub's image feature
     table = arrow.table({"image": arrow.array(pictures, image), "text": [text for _, text in files.values()]})
     parquet.write_table(table, file, row_group_size=group)
+
+
+def split_image(number: int, part: str, **fields):
+    """A picture in a split of Karpathy, with the fields that are not read."""
+    sentences = [
+        {"tokens": ["a", str(number)], "raw": f"{about} {number}.", "imgid": number, "sentid": 5 * number + i}
+        for i, about in enumerate(("A picture of", "The number"))
+    ]
+    return {"sentids": [5 * number], "imgid": number, "split": part, "sentences": sentences, **fields}
+
+
+def xm3600_line(number: int, **captions: list[str]):
+    """A line as the file has it, with the fields that are not read."""
+    by_language = {
+        code: {
+            "caption": texts,
+            "caption/tokenized": [text.replace(".", " .") for text in texts],
+            "caption/tokenized/lowercase": [text.lower().replace(".", " .") for text in texts],
+        }
+        for code, texts in captions.items()
+    }
+    return {"image/key": f"{number:016x}", "image/locale": "quz", **by_language}
+
+
+def write_xm3600(root: Path) -> None:
+    """Write 20 pictures with two captions in German and one in Thai, of which half have one in Maori."""
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(20):
+        pixels = np.full((6, 6, 3), 10 * number, np.uint8)
+        (root / "images" / f"{number:016x}.jpg").write_bytes(png(pixels))
+        maori = {"mi": [f"He ngeru {number}."]} if number % 2 else {"mi": []}
+        german = [f"Eine Katze {number}.", f"{number} Hunde."]
+        rows.append(xm3600_line(number, de=german, th=[f"แมว {number}"], **maori))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (root / "captions.jsonl").write_text(lines, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from clippo.data.convert import png
 from clippo.data.decode import pixels_of
 from clippo.data.spec import source_config
 from clippo.errors import UserError
+from tests.clippo.data.conftest import split_image
 
 # As the files have them, with the fields that are not read.
 COCO = {
@@ -25,14 +26,6 @@ COCO = {
         {"image_id": 1, "id": 773, "caption": "A picture that is not among these."},
     ],
 }  # fmt: skip
-
-
-def split_image(number: int, part: str, **fields):
-    sentences = [
-        {"tokens": ["a", str(number)], "raw": f"{about} {number}.", "imgid": number, "sentid": 5 * number + i}
-        for i, about in enumerate(("A picture of", "The number"))
-    ]
-    return {"sentids": [5 * number], "imgid": number, "split": part, "sentences": sentences, **fields}
 
 
 KARPATHY = {

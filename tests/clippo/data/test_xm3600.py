@@ -1,44 +1,19 @@
 import json
 
-import numpy as np
 import pytest
 
-from clippo.data.convert import png
 from clippo.data.decode import pixels_of
 from clippo.data.spec import source_config
 from clippo.data.transform import SquashConfig
 from clippo.errors import UserError
 from clippo.evaluation.retrieval import RetrievalConfig
 from clippo.model import create_model
-
-
-def row(number: int, **captions: list[str]):
-    """A line as the file has it, with the fields that are not read."""
-    by_language = {
-        code: {
-            "caption": texts,
-            "caption/tokenized": [text.replace(".", " .") for text in texts],
-            "caption/tokenized/lowercase": [text.lower().replace(".", " .") for text in texts],
-        }
-        for code, texts in captions.items()
-    }
-    return {"image/key": f"{number:016x}", "image/locale": "quz", **by_language}
+from tests.clippo.data.conftest import write_xm3600
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 pictures with two captions in German and one in Thai, of which half have one in Maori."""
-    (tmp_path / "images").mkdir()
-    rows = []
-    for number in range(20):
-        pixels = np.full((6, 6, 3), 10 * number, np.uint8)
-        (tmp_path / "images" / f"{number:016x}.jpg").write_bytes(png(pixels))
-        maori = {"mi": [f"He ngeru {number}."]} if number % 2 else {"mi": []}
-        rows.append(
-            row(number, de=[f"Eine Katze {number}.", f"{number} Hunde."], th=[f"แมว {number}"], **maori)
-        )
-    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
-    (tmp_path / "captions.jsonl").write_text(lines, encoding="utf-8")
+    write_xm3600(tmp_path)
     return tmp_path
 
 

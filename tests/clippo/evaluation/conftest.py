@@ -116,6 +116,7 @@ def texts(tmp_path_factory) -> Path:
             "package": f"p{i}", "source": f"s{i // 3}",
             "section": SECTIONS[i % 20 if i < 600 else 20 + i % 2],
             "synopsis": {"en": f"tool {letters(i)}"} | ({"de": f"Werkzeug {letters(i)}"} if i % 2 else {}),
+            "description": {"en": f" It makes {letters(i)}s.\n"},
         }
         for i in range(610)
     ]  # fmt: skip
@@ -125,6 +126,58 @@ def texts(tmp_path_factory) -> Path:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+GLUE_COUNT = 30
+GLUE_MNLI = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse"
+GLUE_MNLI += "\tsentence2_parse\tsentence1\tsentence2\tlabel1"
+GLUE_STS = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+GLUE_RELATED = ("entailment", "neutral", "contradiction")
+GLUE_ENTAILED = ("entailment", "not_entailment")
+
+# The header of a file, and a line of it by its number.
+GLUE_FILES = {
+    "CoLA/{}.tsv": ("", lambda i: f"gj04\t{i % 2}\t{'*' * (1 - i % 2)}\tsome \"words {i}"),
+    "SST-2/{}.tsv": ("sentence\tlabel", lambda i: f"a \"film {i} \t{i % 2}"),
+    "MRPC/{}.tsv": (
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String", lambda i: f"{i % 2}\t1\t2\tone \"{i}\ttwo {i}"
+    ),
+    "STS-B/{}.tsv": (GLUE_STS, lambda i: f"{i}\tmain\tf\t2012\t{i}\tnone\tnone\ta {i}\tb {i}\t{i / 6:.3f}"),
+    "QQP/{}.tsv": (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        lambda i: f"{i}\t1\t2\twhy {i}?\thow {i}?\t{i % 2}"
+    ),
+    "QNLI/{}.tsv": (
+        "index\tquestion\tsentence\tlabel", lambda i: f"{i}\twho {i}?\the {i}.\t{GLUE_ENTAILED[i % 2]}"
+    ),
+    "RTE/{}.tsv": (
+        "index\tsentence1\tsentence2\tlabel", lambda i: f"{i}\tone {i}\ttwo {i}\t{GLUE_ENTAILED[i % 2]}"
+    ),
+    "MNLI/{}.tsv": (
+        GLUE_MNLI + "\tgold_label",
+        lambda i: "\t".join(
+            [str(i), "1", "1e", "fiction", "( )", "( )", "(R)", "(R)", f"it {i}", f"that {i}", "neutral",
+             GLUE_RELATED[i % 3]]
+        ),
+    ),
+}  # fmt: skip
+
+
+def write_glue(root: Path) -> Path:
+    """Write GLUE as its authors gave it out, with 30 examples a part."""
+    for pattern, (header, line) in GLUE_FILES.items():
+        parts = ("train", "dev_matched", "dev_mismatched") if "MNLI" in pattern else ("train", "dev")
+        for part in parts:
+            file = root / pattern.format(part)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            start = 0 if part == "train" else 1000
+            lines = [header] * bool(header) + [line(i) for i in range(start, start + GLUE_COUNT)]
+            if "QQP" in pattern:
+                lines.insert(4, "7\t1\t2\tbroken?")
+            if "MNLI/dev" in file.as_posix()[-20:]:  # with the labels of five people
+                lines = ["\t".join([*x.split("\t")[:-1], *"abcd", x.split("\t")[-1]]) for x in lines]
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
 
 
 class Ignorant:

@@ -9,56 +9,14 @@ from clippo.errors import UserError
 from clippo.evaluation.base import Estimate
 from clippo.evaluation.glue import GlueConfig, average
 from clippo.evaluation.text_tasks import GLUE, load_task
+from tests.clippo.evaluation.conftest import GLUE_COUNT, GLUE_RELATED, write_glue
 
-COUNT = 30
-MNLI = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse"
-MNLI += "\tsentence2_parse\tsentence1\tsentence2\tlabel1"
-STS = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-RELATED = ("entailment", "neutral", "contradiction")
-ENTAILED = ("entailment", "not_entailment")
-
-# The header of a file, and a line of it by its number.
-FILES = {
-    "CoLA/{}.tsv": ("", lambda i: f"gj04\t{i % 2}\t{'*' * (1 - i % 2)}\tsome \"words {i}"),
-    "SST-2/{}.tsv": ("sentence\tlabel", lambda i: f"a \"film {i} \t{i % 2}"),
-    "MRPC/{}.tsv": (
-        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String", lambda i: f"{i % 2}\t1\t2\tone \"{i}\ttwo {i}"
-    ),
-    "STS-B/{}.tsv": (STS, lambda i: f"{i}\tmain\tf\t2012\t{i}\tnone\tnone\ta {i}\tb {i}\t{i / 6:.3f}"),
-    "QQP/{}.tsv": (
-        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-        lambda i: f"{i}\t1\t2\twhy {i}?\thow {i}?\t{i % 2}"
-    ),
-    "QNLI/{}.tsv": (
-        "index\tquestion\tsentence\tlabel", lambda i: f"{i}\twho {i}?\the {i}.\t{ENTAILED[i % 2]}"
-    ),
-    "RTE/{}.tsv": (
-        "index\tsentence1\tsentence2\tlabel", lambda i: f"{i}\tone {i}\ttwo {i}\t{ENTAILED[i % 2]}"
-    ),
-    "MNLI/{}.tsv": (
-        MNLI + "\tgold_label",
-        lambda i: f"{i}\t1\t1e\tfiction\t( )\t( )\t(R)\t(R)\tit {i}\tthat {i}\tneutral\t{RELATED[i % 3]}",
-    ),
-}  # fmt: skip
-LABELS = {"mnli": lambda i: RELATED[i % 3], "stsb": lambda i: float(f"{i / 6:.3f}")}
+LABELS = {"mnli": lambda i: GLUE_RELATED[i % 3], "stsb": lambda i: float(f"{i / 6:.3f}")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("glue")
-    for pattern, (header, line) in FILES.items():
-        parts = ("train", "dev_matched", "dev_mismatched") if "MNLI" in pattern else ("train", "dev")
-        for part in parts:
-            file = root / pattern.format(part)
-            file.parent.mkdir(exist_ok=True)
-            start = 0 if part == "train" else 1000
-            lines = [header] * bool(header) + [line(i) for i in range(start, start + COUNT)]
-            if "QQP" in pattern:
-                lines.insert(4, "7\t1\t2\tbroken?")
-            if "MNLI/dev" in file.as_posix()[-20:]:  # with the labels of five people
-                lines = ["\t".join([*x.split("\t")[:-1], *"abcd", x.split("\t")[-1]]) for x in lines]
-            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root
+    return write_glue(tmp_path_factory.mktemp("glue"))
 
 
 def hub(root, folder):
@@ -82,8 +40,8 @@ def hub(root, folder):
 @pytest.mark.parametrize("name", GLUE)
 def test_the_files_of_its_authors_are_read(folder, name):
     task, layout = load_task(f"glue/{name}", str(folder)), GLUE[name]
-    assert [len(task.train), len(task.validation)] == [COUNT - 3, 3]
-    assert [len(part) for part in task.tests.values()] == [COUNT] * len(layout.tests)
+    assert [len(task.train), len(task.validation)] == [GLUE_COUNT - 3, 3]
+    assert [len(part) for part in task.tests.values()] == [GLUE_COUNT] * len(layout.tests)
     expected = LABELS.get(name, lambda i: i % 2)
     for part in (task.train, task.validation, *task.tests.values()):
         assert bool(part.seconds) == (len(layout.columns) == 2)
