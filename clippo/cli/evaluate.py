@@ -61,6 +61,8 @@ def evaluate(
         raise UserError("--suite and --recipe do not go together")
     asked = [asked_of(source, suite, root, recipe, data) for source in sources]
     folders = [folder_of(source, suite, out, alone=len(sources) == 1) for source in sources]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"two models would be written to one folder, {', '.join(map(str, folders))}")
     found = []
     for source, folder, (configs, measured_data, transform) in zip(sources, folders, asked, strict=True):
         model = with_renderer(load_model(source))

@@ -95,7 +95,7 @@ def expanded(pattern: str, suffix: str) -> list[str]:
             raise UserError(f"{pattern} names more than {MAX_FILES:,} files")
     for file in files:
         if not is_remote(file) and not os.path.isfile(file):
-            raise UserError(f"there is no file {file}, which {pattern} names")
+            raise UserError(f"there is no file {file}" + f", which {pattern} names" * (file != pattern))
     return list(dict.fromkeys(files))
 
 

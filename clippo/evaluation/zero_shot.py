@@ -56,9 +56,9 @@ class ZeroShotConfig(EvaluatorConfig):
     by_language: bool = False
 
     def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> ZeroShot:
-        prompts = {set_name(which): read_prompts(which) for which in self.prompts}
         data = self.data or data
         every = data.build("all", image_size=image_size)
+        prompts = {set_name(which): read_prompts(which) for which in self.prompts}
         described = [every.described(index) for index in range(len(every))]
         classes = classes_of(described)
         names = names_by_language(described, classes, self.names)

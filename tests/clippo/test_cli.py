@@ -365,6 +365,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["data", "bench", "emoji", "--batch-size", 0], "--batch-size must be at least 1, got 0"),
         (["data", "convert", "emoji", "--to", "new", "--per-tar", 0], "per_tar must be at least 1, got 0"),
         (["evaluate", "RUN", "--data", "nowhere"], "nowhere is not a folder"),
+        (["evaluate", "RUN", "RUN", "--out", "new"], "two models would be written to one folder, new/"),
         (["evaluate", "RUN", "--recipe", "own"], "the recipe own needs --data, such as folder:photos"),
         (
             ["train", "emoji", "--out", "new", "--loss", "hinge"],

@@ -109,7 +109,7 @@ def test_everything_is_measured(root, model, tmp_path, capsys):
     assert re.search(r"written to .*results\.json", printed)
 
 
-def test_data_sets_that_are_not_there_are_named(model, tmp_path, capsys):
+def test_data_sets_that_are_not_there_are_named(model, tmp_path, monkeypatch, capsys):
     root, out = tmp_path / "none", tmp_path / "out"
     evaluate(model, root=root, out=out)
     printed = capsys.readouterr().out
@@ -120,7 +120,14 @@ def test_data_sets_that_are_not_there_are_named(model, tmp_path, capsys):
     for name, reason in missing.items():
         assert str(root) in reason
         assert f"left out: {name}: {reason}" in printed
+    assert "there is no file" in missing["zero_shot_pets"]  # and not that its prompts are missing
     assert (out / "summary.png").exists()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no cache"))
+    evaluate(model, root=root, out=tmp_path / "nothing")
+    assert "left out: token_efficiency: there is no file" in (printed := capsys.readouterr().out)
+    assert "written to" not in printed
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_the_mean_of_several_models(model, tmp_path, capsys):

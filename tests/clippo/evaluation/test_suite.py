@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,6 +124,25 @@ def test_what_is_there_is_measured_and_kept_after_each(model, tmp_path, monkeypa
     with pytest.raises(RuntimeError):
         suite.measure(model, {"guess": Config(Guess()), "fails": Config(Fails())}, *about, title="")
     assert len(read_results(tmp_path / "results.json").rows) == 3  # of the first
+
+
+class Unreadable(Evaluator):
+    def __call__(self, model):
+        raise UserError("none of 8 examples can be read")
+
+
+def test_what_cannot_be_measured_is_listed(model, tmp_path):
+    about = (EmojiConfig(), PlaceConfig(), tmp_path / "out")
+    configs = {"bad": Config(Unreadable()), "gone": Config(None)}
+    reasons = {"bad": "none of 8 examples can be read", "gone": "there is no folder data/imagenet"}
+    measured = suite.measure(model, configs, *about, title="", skip_missing=True)
+    assert (measured.missing, measured.rows, measured.files) == (reasons, [], [])
+    assert not (tmp_path / "out").exists()
+    suite.measure(model, {"guess": Config(Guess()), **configs}, *about, title="", skip_missing=True)
+    listed = json.loads((tmp_path / "out" / "results.json").read_text())["missing"]
+    assert {row["evaluator"]: row["reason"] for row in listed} == reasons
+    with pytest.raises(UserError, match="none of 8 examples can be read"):
+        suite.measure(model, configs, *about, title="")
 
 
 def test_suites_are_found_by_their_names(tmp_path):
