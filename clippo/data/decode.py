@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -45,10 +46,11 @@ def pixels_of(example: Example, *, at_least: int = 0) -> np.ndarray:
         raise BrokenExampleError(example.key, str(error)) from error
 
 
-def read_all(source: Source) -> list[Example]:
-    """All examples of a source that can be read, with one warning if some are broken."""
+def read_all(source: Source, rows: Sequence[int] | None = None) -> list[Example]:
+    """All examples of a source that can be read, or of its `rows`, with one warning if some are broken."""
     found, broken = [], []
-    for index in range(len(source)):
+    rows = range(len(source)) if rows is None else rows
+    for index in rows:
         try:
             example = source[index]
             if example.image is not None:
@@ -58,7 +60,7 @@ def read_all(source: Source) -> list[Example]:
             broken.append(error)
     if broken:
         warnings.warn(
-            f"{len(broken)} of {len(source):,} examples cannot be read and are left out, such as {broken[0]}",
+            f"{len(broken)} of {len(rows):,} examples cannot be read and are left out, such as {broken[0]}",
             stacklevel=2,
         )
     return found

@@ -82,8 +82,8 @@ class AttentionMaps(Evaluator):
       equal weights have. They are left out where all patches that are read have content.
 
     Args:
-        source: examples; those that cannot be read are left out. Of more than 500, so many are drawn. The
-            text of an example is its first in English, or its first.
+        source: examples. Of more than 500, so many are drawn, and those of them that cannot be read are left
+            out. The text of an example is its first in English, or its first.
         transform: turns images into pixels.
 
     Raises:
@@ -100,10 +100,9 @@ class AttentionMaps(Evaluator):
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
         self.transform = transform
-        examples = read_all(source)
-        if not examples:
+        self.examples = read_all(source, sample(range(len(source)), MAX_EXAMPLES))
+        if not self.examples:
             raise UserError("attention_maps needs at least one example, got none that can be read")
-        self.examples = sample(examples, MAX_EXAMPLES)
 
     @property
     def fingerprint(self) -> str:

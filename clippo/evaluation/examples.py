@@ -10,10 +10,10 @@ from clippo.seeds import generator
 __all__ = ["main_text", "sample"]
 
 
-def sample(examples: Sequence[Example], most: int) -> list[Example]:
-    """Draw examples at random, at most so many: in another order, but the same ones each time."""
-    order = generator(0, "sample").permutation(len(examples))[:most]
-    return [examples[index] for index in order.tolist()]
+def sample(rows: Sequence[int], most: int) -> list[int]:
+    """Draw numbers of examples at random, at most so many: in another order, but the same ones each time."""
+    order = generator(0, "sample").permutation(len(rows))[:most]
+    return [rows[index] for index in order.tolist()]
 
 
 def main_text(example: Example) -> Text:

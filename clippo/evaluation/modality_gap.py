@@ -80,8 +80,8 @@ class ModalityGap(Evaluator):
     English where there is any. Both are of at most 200 texts.
 
     Args:
-        source: examples; those that cannot be read, and those whose text an earlier one has, are left
-            out. Of more than 1,000, so many are drawn.
+        source: examples; those whose text an earlier one has are left out. Of more than 1,000, so many are
+            drawn, and those of them that cannot be read are left out.
         transform: turns images into pixels.
 
     Raises:
@@ -99,14 +99,14 @@ class ModalityGap(Evaluator):
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
         self.transform = transform
-        different = list(
-            {main_text(example).text: example for example in reversed(read_all(source))}.values()
-        )
-        if len(different) < MIN_PAIRS:
+        backwards = reversed(range(len(source)))  # so that the first example of a text stays
+        different = list({main_text(source.described(row)).text: row for row in backwards}.values())
+        self.examples = read_all(source, sample(different, MAX_PAIRS))
+        found = len(self.examples)
+        if found < MIN_PAIRS:
             raise UserError(
-                f"modality_gap needs at least {MIN_PAIRS} examples with different texts, got {len(different)}"
+                f"modality_gap needs at least {MIN_PAIRS} examples with different texts, got {found}"
             )
-        self.examples = sample(different, MAX_PAIRS)
 
     @property
     def fingerprint(self) -> str:
