@@ -67,7 +67,7 @@ def embed(
         raise UserError("clippo embed takes either data, such as folder:photos, or --texts FILE")
     if texts is not None and what == "images":
         raise UserError("--what images does not go with --texts")
-    if texts is not None and str(texts) != "-" and not texts.exists():
+    if texts is not None and str(texts) != "-" and (not texts.exists() or texts.is_dir()):
         raise UserError(f"there is no file {texts}")
     if not 0 <= workers <= MAX_WORKERS:
         raise UserError(f"--workers must be from 0 to {MAX_WORKERS}, got {workers}")

@@ -59,6 +59,8 @@ def evaluate(
         raise UserError("clippo evaluate needs a model, such as runs/emoji")
     if suite is not None and recipe is not None:
         raise UserError("--suite and --recipe do not go together")
+    if suite is not None and data is not None:
+        raise UserError("--suite and --data do not go together: a suite brings its own data")
     asked = [asked_of(source, suite, root, recipe, data) for source in sources]
     folders = [folder_of(source, suite, out, alone=len(sources) == 1) for source in sources]
     if len(set(folders)) < len(folders):
@@ -117,7 +119,7 @@ def asked_of(source: str, suite: str | None, root: Path, recipe: str | None, dat
     other = None if data is None else source_config(data)
     if suite is not None:
         own = DictionaryConfig() if config is None else config.data
-        return find_suite(suite, root), other or own, None if config is None else config.transform
+        return find_suite(suite, root), own, None if config is None else config.transform
     if recipe is not None:
         function = find_recipe(recipe)
         needs_data = "data" in inspect.signature(function).parameters

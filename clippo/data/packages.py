@@ -49,10 +49,19 @@ class PackagesConfig(SentencePairsConfig):
 
     def documents(self) -> Iterator[Document]:
         with self.file.open(encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                for language, synopsis in row["synopsis"].items():
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                    source, synopses, descriptions = row["source"], row["synopsis"], row["description"]
+                    texts = {code: (own, descriptions[code]) for code, own in synopses.items()}
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise UserError(
+                        f"{self.file}, line {number} must be JSON with source, and with synopsis and"
+                        f" description by language: {error!r}"
+                    ) from error
+                for language, (synopsis, description) in texts.items():
                     if self.languages and language not in self.languages:
                         continue
-                    text = END_OF_PARAGRAPH.sub("\n\n", row["description"][language])
+                    text = END_OF_PARAGRAPH.sub("\n\n", description)
                     sentences = sentences_of(text, language, min_chars=self.min_chars)
-                    yield Document([synopsis, *sentences], language, row["source"])
+                    yield Document([synopsis, *sentences], language, source)

@@ -43,7 +43,7 @@ class Document(NamedTuple):
     """Sentences of one text, in their order.
 
     Attributes:
-        sentences: at least 15 characters each, see `sentences_of`.
+        sentences: those that `sentences_of` finds; a title may come before them.
         language: code of their language, "" if it is not known.
         group: decides whether the document is held out; documents that share text have one group.
     """

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class SentencesConfig(SentencePairsConfig):
         if file.lower().endswith(TEXT_SUFFIXES):
             yield text_of(file), self.language
             return
-        rows = rows_of_parquet(file, self.text) if file.endswith(".parquet") else rows_of_json(file)
+        rows = rows_of_parquet(file, self.text) if file.lower().endswith(".parquet") else rows_of_json(file)
         for place, row in rows:
             text = row.get(self.text)
             if not isinstance(text, str):
@@ -89,11 +90,12 @@ def text_of(file: str) -> str:
     """The text of a file in UTF-8, without the marks of Markdown.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: it cannot be read, or is not UTF-8.
     """
-    content = local_copy(file).read_bytes()
     try:
-        text = content.decode("utf-8-sig")
+        text = local_copy(file).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: {error}") from error
     return text if file.lower().endswith(".txt") else plain(text)
@@ -139,7 +141,7 @@ def rows_of_json(file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if not isinstance(row, dict):
                     raise UserError(f"{place} must be a JSON object, got {line[:80]!r}")
                 yield place, row
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
@@ -150,15 +152,15 @@ def lines_of(file: str) -> AbstractContextManager[io.TextIOBase]:
         UserError: pyarrow, which reads .zst, is not installed.
     """
     copy = local_copy(file)
-    if file.endswith(".gz"):
-        return gzip.open(copy, "rt", encoding="utf-8")
-    if file.endswith(".zst"):
+    if file.lower().endswith(".gz"):
+        return gzip.open(copy, "rt", encoding="utf-8-sig")
+    if file.lower().endswith(".zst"):
         try:
             import pyarrow
         except ImportError as error:
             raise UserError(f"{file} needs pyarrow: pip install 'clippo-kernels[parquet]'") from error
-        return io.TextIOWrapper(pyarrow.input_stream(str(copy), compression="zstd"), encoding="utf-8")
-    return open(copy, encoding="utf-8")
+        return io.TextIOWrapper(pyarrow.input_stream(str(copy), compression="zstd"), encoding="utf-8-sig")
+    return open(copy, encoding="utf-8-sig")
 
 
 def rows_of_parquet(file: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

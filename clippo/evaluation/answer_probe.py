@@ -77,7 +77,7 @@ def fit_probe(z: Tensor, targets: SoftTargets, pictures: Sequence[str], seed: in
     probe = AnswerProbe(z[train], targets.num_answers, seed)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     num_batches = min(len(train), max(MIN_BATCHES, len(train) // BATCH_SIZE))
-    least, best_epoch, kept = float("inf"), 0, {}
+    least, best_epoch, kept = float("inf"), 0, copied(probe)  # these stay if no loss is a number
     for epoch in range(MAX_EPOCHS):
         for rows in np.array_split(rng.permutation(train), num_batches):
             optimizer.zero_grad()
@@ -90,11 +90,15 @@ def fit_probe(z: Tensor, targets: SoftTargets, pictures: Sequence[str], seed: in
             )
         if loss < least:
             least, best_epoch = loss, epoch
-            kept = {name: value.clone() for name, value in probe.state_dict().items()}
+            kept = copied(probe)
         elif epoch - best_epoch >= PATIENCE:
             break
     probe.load_state_dict(kept)
     return probe
+
+
+def copied(probe: AnswerProbe) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in probe.state_dict().items()}
 
 
 def loss_of(probe: AnswerProbe, z: Tensor, targets: SoftTargets, rows: np.ndarray) -> Tensor:

@@ -82,12 +82,12 @@ class AttentionMaps(Evaluator):
       equal weights have. They are left out where all patches that are read have content.
 
     Args:
-        source: examples. Of more than 500, so many are drawn, and those of them that cannot be read are left
-            out. The text of an example is its first in English, or its first.
+        source: examples. Of more than 500, so many are drawn, and those of them that cannot be read, and pairs
+            of texts, are left out. The text of an example is its first in English, or its first.
         transform: turns images into pixels.
 
     Raises:
-        UserError: no examples.
+        UserError: no images.
     """
 
     headline: ClassVar[Mapping[str, str]] = {
@@ -100,9 +100,10 @@ class AttentionMaps(Evaluator):
     def __init__(self, source: Source, transform: Transform) -> None:
         self.source = source
         self.transform = transform
-        self.examples = read_all(source, sample(range(len(source)), MAX_EXAMPLES))
+        found = read_all(source, sample(range(len(source)), MAX_EXAMPLES))
+        self.examples = [example for example in found if example.image is not None]
         if not self.examples:
-            raise UserError("attention_maps needs at least one example, got none that can be read")
+            raise UserError("attention_maps needs at least one image, got none that can be read")
 
     @property
     def fingerprint(self) -> str:

@@ -73,7 +73,7 @@ class BitextConfig(EvaluatorConfig):
             if english in translations:
                 for code, text in translations.items():
                     pairs[code].append(Translation(translations[english], text))
-        del pairs[english]
+        pairs.pop(english, None)
         kept = {code: drawn(code, own, self.max_pairs) for code, own in sorted(pairs.items())}
         whole = {code: own for code, own in kept.items() if len(own) >= MIN_PAIRS}
         if not whole:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from clippo.evaluation.base import Estimate
+from clippo.evaluation.figures import DPI, new_figure, picture_of
 
 __all__ = ["draw_accuracies", "draw_confusion"]
 
 MAX_MATRIX = 40  # classes of a matrix that can be read
 MAX_PAIRS = 25
 MAX_CHARS = 24  # of a name
-DPI = 100
 
 
 def draw_confusion(true: np.ndarray, predicted: np.ndarray, names: Mapping[int, str]) -> Image.Image:
@@ -55,16 +54,9 @@ def draw_accuracies(accuracies: Mapping[str, Estimate], chance: Mapping[str, flo
 
 def drawn(draw: Callable[[Any], None], width: float, height: float) -> Image.Image:
     """A figure of so many inches, on whose axes a function draws."""
-    # Only here, because it takes half a second. The object API has no state, and needs no window.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
+    figure = new_figure(round(width * DPI), round(height * DPI))
     draw(figure.add_subplot())
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return picture_of(figure)
 
 
 def draw_matrix(ax: Any, counts: np.ndarray, names: list[str]) -> None:

@@ -21,15 +21,19 @@ def embed_images(
 ) -> Tensor:
     """Embed the images of examples, without random changes: (N, E), on the CPU.
 
-    Of a pair of texts, the first takes the place of the image.
+    Of a pair of texts, the first takes the place of the image. There must be one example at least.
     """
-    if examples and all(example.image is None for example in examples):
-        return model.encode_text([example.texts[0].text for example in examples]).cpu()
+    # A stable sort puts the images before the texts, and the inverse of its order puts all back.
+    order = torch.tensor([example.image is None for example in examples]).argsort(stable=True)
+    images = [example for example in examples if example.image is not None]
     parts = []
-    for start in range(0, len(examples), batch_size):
-        pixels = [transform(pixels_of(example)) for example in examples[start : start + batch_size]]
+    for start in range(0, len(images), batch_size):
+        pixels = [transform(pixels_of(example)) for example in images[start : start + batch_size]]
         parts.append(model.encode_image(torch.from_numpy(np.stack(pixels))).cpu())
-    return torch.cat(parts)
+    if len(images) < len(examples):
+        texts = [example.texts[0].text for example in examples if example.image is None]
+        parts.append(model.encode_text(texts).cpu())
+    return torch.cat(parts)[order.argsort()]
 
 
 def embed_texts(model: Clippo, texts: Sequence[str]) -> np.ndarray:

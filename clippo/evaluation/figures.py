@@ -11,9 +11,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "picture_of"]
+__all__ = ["DPI", "new_figure", "picture_of"]
 
-DPI = 100
+DPI = 100  # px an inch
 
 
 def new_figure(width: int, height: int) -> Figure:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from clippo.evaluation.base import Estimate
 from clippo.seeds import generator
 
-__all__ = ["bootstrap", "mean_estimate", "mean_of_means", "percent"]
+__all__ = ["bootstrap", "mean_estimate", "percent", "percent_of_means"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -26,8 +26,11 @@ MAX_DRAWN = 2**24  # numbers at a time, 128 MiB
 
 def percent(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """The mean of scores from 0 to 1, such as hits, in percent; see `mean_estimate`."""
-    found = mean_estimate(scores, clusters)
-    return Estimate(100 * found, 100 * found.low, 100 * found.high)
+    return in_percent(mean_estimate(scores, clusters))
+
+
+def in_percent(share: Estimate) -> Estimate:
+    return Estimate(100 * share, 100 * share.low, 100 * share.high)
 
 
 def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
@@ -68,11 +71,11 @@ def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estim
     return Estimate(float(scores.mean()), *bounds(np.concatenate(means)))
 
 
-def mean_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> Estimate:
-    """The mean over groups, such as languages, of the mean score of each, with its confidence interval.
+def percent_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> Estimate:
+    """The mean over groups, such as languages, of the mean score of each, in percent.
 
     Args:
-        scores: (N,) of each example.
+        scores: (N,) of each example, from 0 to 1.
         groups: (N,) number of the group of each score. A resample without scores of a group is the mean of
             the others.
         clusters: (N,) numbers as of `mean_estimate`; a cluster may have scores in several groups.
@@ -86,6 +89,8 @@ def mean_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> 
     if not len(scores) or not scores.shape == group.shape == cluster.shape:
         shapes = f"{scores.shape}, {group.shape} and {cluster.shape}"
         raise ValueError(f"scores, groups and clusters must be (N,) with N above 0, got {shapes}")
+    if scores[0] in (0, 1) and np.ptp(scores) == 0:
+        return percent(scores, clusters)
     C, G = int(cluster.max()) + 1, int(group.max()) + 1
     cells = cluster * G + group
     sums = np.bincount(cells, weights=scores, minlength=C * G).reshape(C, G)
@@ -96,7 +101,8 @@ def mean_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> 
         times = rng.multinomial(C, np.full(C, 1 / C), drawn).astype(np.float64)
         with np.errstate(invalid="ignore"):
             means.append(np.nanmean((times @ sums) / (times @ sizes), axis=1))
-    return Estimate(float(np.mean(sums.sum(0) / sizes.sum(0))), *bounds(np.concatenate(means)))
+    mean = float(np.mean(sums.sum(0) / sizes.sum(0)))
+    return in_percent(Estimate(mean, *bounds(np.concatenate(means))))
 
 
 def bootstrap(statistic: Callable[..., float], *columns: Any, clusters: ArrayLike | None = None) -> Estimate:

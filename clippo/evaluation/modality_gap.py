@@ -20,7 +20,7 @@ from clippo.data.decode import read_all
 from clippo.data.transform import Transform, TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
-from clippo.evaluation.embedding import embed_images
+from clippo.evaluation.embedding import embed_images, embed_texts
 from clippo.evaluation.examples import main_text, sample
 from clippo.evaluation.figures import new_figure, picture_of
 from clippo.evaluation.intervals import bootstrap, mean_estimate, percent
@@ -81,11 +81,11 @@ class ModalityGap(Evaluator):
 
     Args:
         source: examples; those whose text an earlier one has are left out. Of more than 1,000, so many are
-            drawn, and those of them that cannot be read are left out.
+            drawn, and those of them that cannot be read, and pairs of texts, are left out.
         transform: turns images into pixels.
 
     Raises:
-        UserError: fewer than 20 examples.
+        UserError: fewer than 20 images.
     """
 
     headline: ClassVar[Mapping[str, str]] = {
@@ -101,11 +101,12 @@ class ModalityGap(Evaluator):
         self.transform = transform
         backwards = reversed(range(len(source)))  # so that the first example of a text stays
         different = list({main_text(source.described(row)).text: row for row in backwards}.values())
-        self.examples = read_all(source, sample(different, MAX_PAIRS))
+        read = read_all(source, sample(different, MAX_PAIRS))
+        self.examples = [example for example in read if example.image is not None]
         found = len(self.examples)
         if found < MIN_PAIRS:
             raise UserError(
-                f"modality_gap needs at least {MIN_PAIRS} examples with different texts, got {found}"
+                f"modality_gap needs at least {MIN_PAIRS} images with different texts, got {found}"
             )
 
     @property
@@ -170,11 +171,6 @@ class ModalityGap(Evaluator):
             ax.set_aspect("equal", adjustable="datalim")
             ax.legend()
         return picture_of(figure)
-
-
-def embed_texts(model: Clippo, texts: list[str]) -> np.ndarray:
-    """(N, E) float64 embeddings of unit length."""
-    return model.encode_text(texts).cpu().double().numpy()
 
 
 def texts_by_language(examples: Sequence[Example]) -> dict[str, dict[int, str]]:

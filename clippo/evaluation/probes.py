@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
+from clippo.errors import UserError
 from clippo.seeds import generator
 
 __all__ = [
@@ -143,7 +144,7 @@ def best_C(
         raise ValueError("Cs must not be empty")
     validates = validation_part(y, validation_share)
     if not 0 < validates.sum() < len(y):
-        raise ValueError(
+        raise UserError(
             f"validation_share must leave examples on both sides, got {validation_share} of {len(y)} examples"
             f" in {len(np.unique(y))} classes"
         )

@@ -17,9 +17,10 @@ from torch import Tensor
 from clippo.data.base import Source, SourceConfig, Split
 from clippo.data.decode import read_all
 from clippo.data.transform import Transform, TransformConfig
+from clippo.errors import UserError
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_images
-from clippo.evaluation.intervals import bootstrap, mean_of_means, percent
+from clippo.evaluation.intervals import bootstrap, percent, percent_of_means
 from clippo.evaluation.ranking import RightCandidates, rank_candidates
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
@@ -90,6 +91,7 @@ class Retrieval(Evaluator):
         captions, merge_equal_texts: as of `RetrievalConfig`.
 
     Raises:
+        UserError: no example can be read.
         ValueError: a query is not among the candidates.
     """
 
@@ -114,6 +116,8 @@ class Retrieval(Evaluator):
         self.merge_equal_texts = merge_equal_texts
         self.checksum = candidates.fingerprint
         self.examples = read_all(candidates)
+        if not self.examples:
+            raise UserError("retrieval needs at least one example that can be read, got none")
         position = {example.key: index for index, example in enumerate(self.examples)}
         asked = self.examples if queries is candidates else read_all(queries)
         keys = [example.key for example in asked]
@@ -177,14 +181,19 @@ class Retrieval(Evaluator):
             )
         return found
 
-    def picture(self, model: Clippo) -> Image.Image:
-        """Two queries in each of the first languages, drawn at random, and the five images found for each."""
+    def picture(self, model: Clippo) -> Image.Image | None:
+        """Two queries in each of the first languages, drawn at random, and the five images found for each.
+
+        Where no language is measured, there is nothing to draw.
+        """
         rng = np.random.default_rng(0)
         asked = [
             (texts[wanted][0], wanted)
             for texts in islice(self.texts_by_language().values(), MAX_DRAWN_LANGUAGES)
             for wanted in rng.choice(np.intersect1d(self.queries, list(texts)), 2).tolist()
         ]
+        if not asked:
+            return None
         texts = [text for text, _ in asked]
         images = embed_images(model, self.examples, self.transform)
         _, found = find_images(model, images, texts, top=5)
@@ -225,13 +234,13 @@ class Ranked:
     num_candidates: int
 
     def scores(self) -> dict[str, np.ndarray]:
-        """(Q,) in percent, of each query, for the metrics that are means."""
-        hits = {f"R@{k}": 100.0 * (self.best <= k) for k in KS}
-        return hits | {"mAP": 100 * self.average_precision}
+        """(Q,) from 0 to 1, of each query, for the metrics that are means."""
+        hits = {f"R@{k}": (self.best <= k).astype(np.float64) for k in KS}
+        return hits | {"mAP": self.average_precision}
 
     def metrics(self) -> Metrics:
         clusters = self.examples if len(np.unique(self.examples)) < len(self.examples) else None
-        means = {name: percent(scores / 100, clusters) for name, scores in self.scores().items()}
+        means = {name: percent(scores, clusters) for name, scores in self.scores().items()}
         return {**means, "MedR": bootstrap(np.median, self.best, clusters=clusters)}
 
     def chance(self) -> Metrics:
@@ -245,7 +254,7 @@ def means_of(ranked: Sequence[Ranked]) -> Metrics:
     clusters = np.concatenate([one.examples for one in ranked])
     scores = [one.scores() for one in ranked]
     means = {
-        name: mean_of_means(np.concatenate([own[name] for own in scores]), groups, clusters)
+        name: percent_of_means(np.concatenate([own[name] for own in scores]), groups, clusters)
         for name in scores[0]
     }
     return {**means, "MedR": float(np.mean([np.median(one.best) for one in ranked]))}

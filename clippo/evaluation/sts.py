@@ -57,8 +57,7 @@ class SimilarityConfig(EvaluatorConfig):
 class TextSimilarity(Evaluator):
     """Spearman's and Pearson's correlation, "cosine/spearman", in percent from -100 to 100.
 
-    "n-grams" is a baseline without a model, the cosine of TF-IDF of character
-    n-grams.
+    "n-grams" is a baseline without a model, the cosine of TF-IDF of character n-grams.
 
     Args:
         pairs: texts and their scores.

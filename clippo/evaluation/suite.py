@@ -41,7 +41,10 @@ def evaluate(model: Clippo, evaluators: Mapping[str, Evaluator]) -> list[Row]:
     was_training = model.training
     model.eval()
     rows = []
-    for name, evaluator in tqdm(evaluators.items(), desc="evaluate", unit="evaluator", leave=False):
+    bar = tqdm(
+        evaluators.items(), desc="evaluate", unit="evaluator", leave=False, disable=len(evaluators) == 1
+    )
+    for name, evaluator in bar:
         metrics = evaluator(model)
         rows += [row(name, metric, value) for metric, value in metrics.items()]
     model.train(was_training)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from clippo.errors import UserError, first_line
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.figures import new_figure, picture_of
 from clippo.evaluation.intervals import bootstrap, mean_estimate, percent
+from clippo.evaluation.text_tasks import rows_of
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import Renderer, inked_patches
 from clippo.renderer.code_points import code_points_of, scripts
@@ -230,24 +230,6 @@ class TokenEfficiency(Evaluator):
             axis.get_major_locator().set_params(subs=(1, 2, 5))
             axis.set_major_formatter("{x:g}")
         return picture_of(figure)
-
-
-def rows_of(file: Path, *fields: str) -> Iterator[dict[str, Any]]:
-    """The lines of a file of JSON Lines.
-
-    Raises:
-        UserError: there is no such file, or a line is not JSON with these fields.
-    """
-    if not file.is_file():
-        raise UserError(f"there is no file {file}: `clippo data fetch texts` makes it")
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                yield {field: row[field] for field in fields}
-            except (ValueError, KeyError, TypeError) as error:
-                expected = ", ".join(fields)
-                raise UserError(f"line {number} of {file} must be JSON with {expected}: {error!r}") from error
 
 
 def trained_bpe(texts: Sequence[str], vocab_size: int) -> Any:

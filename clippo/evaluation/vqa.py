@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.answer_probe import fit_probe
 from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.figures import DPI, picture_of
 from clippo.evaluation.intervals import percent
 from clippo.evaluation.vqa_accuracy import SoftTargets, answer_vocabulary, vqa_accuracy
 from clippo.model import Clippo, RenderedText
@@ -33,7 +33,7 @@ Position = Literal["top", "middle", "bottom"]
 BLOCK = 256  # pictures in memory at a time
 BLANK = 127  # grey level of the picture of a question alone: the background of rendered text
 SHEET_ROWS, SHEET_COLUMNS = 4, 6
-CELL_PX, TITLE_PX, GAP_PX, DPI = 152, 38, 8, 100
+CELL_PX, TITLE_PX, GAP_PX = 152, 38, 8
 RIGHT, WRONG = "#2ea043", "#cf222e"
 
 
@@ -208,9 +208,7 @@ class Vqa(Evaluator):
             place_of_title = ((x + CELL_PX / 2) / width, (y + CELL_PX + GAP_PX / 2) / height)
             color = RIGHT if is_right else WRONG
             figure.text(*place_of_title, title, ha="center", va="bottom", fontsize=8, color=color)
-        encoded = io.BytesIO()
-        figure.savefig(encoded, format="png")  # with Agg
-        return Image.open(encoded).convert("RGB")
+        return picture_of(figure)
 
 
 def embed(model: Clippo, questions: Questions, position: Position, names: Sequence[str]) -> dict[str, Tensor]:

@@ -45,6 +45,9 @@ class ZeroShotConfig(EvaluatorConfig):
             before the first comma, as for the published figures; see `canonical`.
         by_language: measure the names in each language, and not the first text alone. Prompts are English, so
             that names in other languages stand alone.
+
+    Raises:
+        UserError: no prompts.
     """
 
     name: ClassVar[str] = "zero_shot"
@@ -54,6 +57,10 @@ class ZeroShotConfig(EvaluatorConfig):
     prompts: tuple[str, ...] = ("class_name_only", "short", "long")
     canonicalize: bool = True
     by_language: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise UserError("prompts must be one set of prompts at least, got none")
 
     def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> ZeroShot:
         data = self.data or data

@@ -365,6 +365,10 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["data", "bench", "emoji", "--batch-size", 0], "--batch-size must be at least 1, got 0"),
         (["data", "convert", "emoji", "--to", "new", "--per-tar", 0], "per_tar must be at least 1, got 0"),
         (["evaluate", "RUN", "--data", "nowhere"], "nowhere is not a folder"),
+        (["evaluate"], "clippo evaluate needs a model, such as runs/emoji"),
+        (["evaluate", "RUN", "--suite", "none"], "suite must be one of miniature, paper; got 'none'"),
+        (["evaluate", "RUN", "--suite", "miniature", "--recipe", "own"], "--suite and --recipe do not go"),
+        (["evaluate", "RUN", "--suite", "miniature", "--data", "emoji"], "--suite and --data do not go"),
         (["evaluate", "RUN", "RUN", "--out", "new"], "two models would be written to one folder, new/"),
         (["evaluate", "RUN", "--recipe", "own"], "the recipe own needs --data, such as folder:photos"),
         (
@@ -386,6 +390,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             "--what images does not",
         ),
         (["embed", "RUN", "--texts", "none.txt", "--out", "z.npy"], "there is no file none.txt"),
+        (["embed", "RUN", "--texts", ".", "--out", "z.npy"], "there is no file ."),
         (["embed", "RUN", "emoji", "--out", "new"], "must end in .npy or .parquet, got new"),
         (["embed", "RUN", "emoji", "--out", "no/z.npy"], "cannot write no/z.npy: there is no folder no"),
         (["embed", "RUN", "emoji", "--out", "z.npy", "--workers", -1], "--workers must be from 0 to 256"),

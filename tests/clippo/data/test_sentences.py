@@ -156,6 +156,9 @@ def test_descriptions_of_packages(tmp_path):
     ]
     with pytest.raises(UserError, match="`clippo data fetch texts` makes it"):
         PackagesConfig().build("train")
+    (tmp_path / "packages.jsonl").write_text('{"source": "foo", "synopsis": {"en": "Foo"}}\n')
+    with pytest.raises(UserError, match="line 1 must be JSON with source, and with synopsis"):
+        PackagesConfig(path=str(tmp_path / "packages.jsonl")).build("train")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,8 @@ def test_descriptions_of_packages(tmp_path):
         ("a.jsonl", b"[1]\n", r"line 1 must be a JSON object, got '\[1\]"),
         ("a.jsonl", b"\xff\xfe\n", "cannot be read: 'utf-8' codec"),
         ("a.json.gz", gzip.compress(b'{"text": "x"}\n')[:-4], "cannot be read: Compressed file ended"),
+        ("a.JSON.GZ", gzip.compress(b"")[:10] + b"\xff" * 20, "cannot be read: Error -3"),
+        ("a.PARQUET", b"no parquet", "a.PARQUET"),
         ("a.txt", b"\xff\xfe", "is not UTF-8 text"),
         ("a.doc", b"", r"must end in one of \.txt"),
     ],
@@ -176,6 +181,13 @@ def test_files_of_no_kind(tmp_path, name, content, message):
         SentencesConfig(path=str(tmp_path / name)).build("train")
     with pytest.raises(UserError, match="needs a path"):
         SentencesConfig(path="").build("train")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    text = "The first sentence is here. The second sentence is here."
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n", encoding="utf-8-sig")
+    source = SentencesConfig(path=str(tmp_path / "a.jsonl"), held_out=0).build("train")
+    assert [one.text for one in source[0].texts] == [f"{s}." for s in text[:-1].split(". ")]
 
 
 def test_a_column_that_is_not_there(tmp_path):

@@ -38,6 +38,12 @@ def test_two_questions_are_enough():
     assert probe.predict(torch.ones(2, 3)).tolist() == [1, 1]
 
 
+def test_embeddings_that_are_not_numbers_give_some_answer():
+    z = torch.full((10, 3), torch.nan)
+    probe = fit_probe(z, SoftTargets([["yes"]] * 10, ["no", "yes"]), ["a", "b"] * 5)
+    assert set(probe.predict(z).tolist()) <= {0, 1}
+
+
 def test_constant_embeddings_give_the_most_frequent_answer():
     answers = [["yes"]] * 30 + [["no"]] * 10
     probe = fit_probe(torch.ones(40, 3), SoftTargets(answers, ["no", "yes"]), ["a", "b"] * 20)

@@ -157,5 +157,5 @@ def test_images_and_texts_are_measured_and_drawn(kind, columns):
 
 
 def test_no_examples_are_refused():
-    with pytest.raises(UserError, match="at least one example"):
+    with pytest.raises(UserError, match="at least one image"):
         AttentionMaps(Few(0), SquashConfig().build(64))

@@ -113,3 +113,6 @@ def test_texts_without_translations_get_one_message(tmp_path):
     (tmp_path / "rights.jsonl").write_text('{"code": "eng", "article": 1, "text": "All."}\n')
     with pytest.raises(UserError, match="no language in .* has 20 texts that are translated"):
         built(tmp_path)
+    (tmp_path / "rights.jsonl").write_text('{"code": "deu", "article": 1, "text": "Alle."}\n')  # no English
+    with pytest.raises(UserError, match="no language in .* has 20 texts that are translated"):
+        built(tmp_path)

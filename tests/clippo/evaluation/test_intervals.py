@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clippo.evaluation.base import Estimate
-from clippo.evaluation.intervals import bootstrap, mean_estimate, mean_of_means, percent
+from clippo.evaluation.intervals import bootstrap, mean_estimate, percent, percent_of_means
 
 RNG = np.random.default_rng(0)
 
@@ -48,7 +48,7 @@ def test_clusters_of_different_sizes():
     assert (estimate, estimate.low, estimate.high) == (0.25, 0.0, 1.0)
 
 
-def test_the_mean_of_means_is_that_of_any_statistic():
+def test_the_percent_of_means_is_that_of_any_statistic():
     """Six groups of different sizes; every cluster has a score in some of them."""
     clusters, groups = np.nonzero(RNG.random((80, 6)) < np.linspace(0.2, 0.9, 6))
     scores = RNG.random(80)[clusters] + groups
@@ -56,27 +56,29 @@ def test_the_mean_of_means_is_that_of_any_statistic():
     def statistic(scores, groups):
         return np.mean([scores[groups == group].mean() for group in np.unique(groups)])
 
-    quick = mean_of_means(scores, groups, clusters)
+    quick = percent_of_means(scores, groups, clusters)
     slow = bootstrap(statistic, scores, groups, clusters=clusters)
-    assert quick == pytest.approx(slow)
-    assert (quick.low, quick.high) == pytest.approx((slow.low, slow.high), abs=0.02)
+    assert quick == pytest.approx(100 * slow)
+    assert (quick.low, quick.high) == pytest.approx((100 * slow.low, 100 * slow.high), abs=2)
     # Of copies of one group the mean is as sure as that of one.
     own = RNG.random(50)
-    copies = mean_of_means(np.tile(own, 3), np.repeat([4, 7, 9], 50), np.tile(np.arange(50), 3))
-    alone = mean_estimate(own)
-    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+    copies = percent_of_means(np.tile(own, 3), np.repeat([4, 7, 9], 50), np.tile(np.arange(50), 3))
+    alone = percent(own)
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=2)
     with pytest.raises(ValueError, match=r"must be \(N,\) with N above 0, got \(2,\), \(2,\) and \(1,\)"):
-        mean_of_means([1.0, 2.0], [0, 0], [1])
+        percent_of_means([1.0, 2.0], [0, 0], [1])
 
 
 def test_a_resample_without_a_group():
-    estimate = mean_of_means([0.0, 1.0], [0, 1], [0, 1])
-    assert (estimate, estimate.low, estimate.high) == (0.5, 0, 1)
+    estimate = percent_of_means([0.0, 1.0], [0, 1], [0, 1])
+    assert (estimate, estimate.low, estimate.high) == (50, 0, 100)
 
 
 def test_equal_scores_leave_a_doubt():
     # The bounds of Wilson's interval for 0 and 20 of 20 are 16.1 % and 83.9 %.
     none, every = percent(np.zeros(20)), percent(np.ones(20))
+    of_groups = percent_of_means(np.ones(60), np.repeat([0, 1, 2], 20), np.tile(np.arange(20), 3))
+    assert (of_groups, of_groups.low) == (100, pytest.approx(every.low))
     assert (none.low, none.high) == (0, pytest.approx(16.1, abs=0.05))
     assert (every.low, every.high) == (pytest.approx(83.9, abs=0.05), 100)
     together = percent(np.zeros(60), np.repeat(np.arange(20), 3))

@@ -162,5 +162,5 @@ def test_picture():
 
 
 def test_too_few_examples_are_refused():
-    with pytest.raises(UserError, match="at least 20 examples with different texts, got 19"):
+    with pytest.raises(UserError, match="at least 20 images with different texts, got 19"):
         ModalityGap(Numbered(19), SquashConfig().build(8))

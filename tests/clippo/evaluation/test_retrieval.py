@@ -5,6 +5,7 @@ import torch
 from clippo.data.base import Example, Source, Text
 from clippo.data.emoji import EmojiConfig
 from clippo.data.transform import PlaceConfig, SquashConfig
+from clippo.errors import UserError
 from clippo.evaluation.embedding import embed_images
 from clippo.evaluation.ranking import RightCandidates, rank_candidates
 from clippo.evaluation.retrieval import Retrieval, RetrievalConfig, chance_of, find_images
@@ -179,6 +180,37 @@ def test_a_language_is_measured_among_the_examples_that_have_it(untrained):
     assert metrics["en/chance/R@1"] == pytest.approx(100 / 30)
     assert metrics["de/chance/R@1"] == pytest.approx(100 / 25)
     assert metrics["chance/R@1"] == pytest.approx((100 / 25 + 100 / 30) / 2)
+
+
+class Parts(Source):
+    """Some pictures, each with a text in a language of its own, and some pairs of texts, in turn."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index % 2:
+            return Example(str(index), None, (Text(f"first {index}"), Text(f"second {index}")))
+        return Example(str(index), np.full((8, 8, 3), index, np.uint8), (Text(f"name {index}", f"l{index}"),))
+
+
+def test_images_and_pairs_of_texts_are_embedded_in_their_order(untrained):
+    examples, transform = [Parts(5)[index] for index in range(5)], SquashConfig().build(64)
+    z = embed_images(untrained, examples, transform, batch_size=2)
+    for index, example in enumerate(examples):
+        torch.testing.assert_close(z[index], embed_images(untrained, [example], transform)[0])
+    torch.testing.assert_close(z[3], untrained.encode_text(["first 3"])[0])
+
+
+def test_no_language_and_no_example(untrained):
+    evaluator = Retrieval(source := Parts(38), source, SquashConfig().build(64))
+    assert evaluator(untrained) == {}
+    assert evaluator.picture(untrained) is None
+    with pytest.raises(UserError, match="at least one example that can be read, got none"):
+        Retrieval(source := Parts(0), source, SquashConfig().build(64))
 
 
 def test_another_source_than_that_of_the_run_is_measured():

@@ -98,7 +98,7 @@ def test_what_is_there_is_measured_and_kept_after_each(model, tmp_path, monkeypa
             raise RuntimeError("the third fails")
 
     about = (EmojiConfig(), PlaceConfig(), tmp_path)
-    configs = {"guess": Config(Guess()), "gone": Config(None), "drawn": Config(Drawn())}
+    configs = {"guess": Config(Guess()), "drawn": Config(Drawn()), "gone": Config(None)}
     measured = suite.measure(model, configs, *about, title="a title", skip_missing=True, source="x")
     assert measured.missing == {"gone": "there is no folder data/imagenet"}
     assert [path.name for path in measured.files] == [
@@ -119,6 +119,8 @@ def test_what_is_there_is_measured_and_kept_after_each(model, tmp_path, monkeypa
         "| guess | top-1 | 25.0 | 20.0 to 31.0 | 10.0 |",
         "| drawn | R@1 | 50.0 |  |  |",
     ]
+    left_out = json.loads((tmp_path / "results.json").read_text())["missing"]
+    assert left_out == [{"evaluator": "gone", "reason": "there is no folder data/imagenet"}]
     with pytest.raises(UserError, match="there is no folder data/imagenet"):
         suite.measure(model, configs, *about, title="")
     with pytest.raises(RuntimeError):
