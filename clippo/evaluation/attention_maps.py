@@ -165,7 +165,11 @@ def maps_of_texts(model: Clippo, texts: Sequence[str]) -> list[AttentionMap]:
     """The attention over texts."""
     tokenized = model.text_input.tokenize(texts)
     mask = model.text_input.mask(tokenized)
-    tokens, varlen = model.text_input(tokenized, mask, model.tower.patch_embed)
+    tokens, varlen = model.text_input(
+        tokenized.to(model.device),
+        None if mask is None else mask.to(model.device),
+        model.tower.patch_embed,
+    )
     positions = None if mask is None else mask.nonzero()[:, 1]
     if isinstance(tokenized, PackedPatches):
         positions = tokenized.positions
