@@ -46,8 +46,8 @@ def evaluate(
             of the data sets of the paper. Those whose data are not there are listed and left out.
         root: Folder of the data sets of the suite paper; see docs/evaluation.md.
         recipe: Take the evaluators of this recipe; for a run, its own by default.
-        data: Measure on this source, such as folder:photos, and not on the data of the run or the recipe; a suite
-            brings its own.
+        data: Measure on this source, such as folder:photos, and not on the data of the run or the recipe; a
+            suite brings its own.
         out: Folder for the results; by default that of the run, or its folder of the name of the suite.
     """
     from clippo.data.transform import SquashConfig

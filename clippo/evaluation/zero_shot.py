@@ -19,7 +19,7 @@ from clippo.errors import UserError
 from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.classification import accuracies, guessing, ranks
 from clippo.evaluation.classification_pictures import draw_accuracies, draw_confusion
-from clippo.evaluation.intervals import mean_estimate
+from clippo.evaluation.intervals import percent
 from clippo.evaluation.labelled import Labelled, classes_of, labelled, names_by_language
 from clippo.evaluation.prompts import canonical, class_embeddings, read_prompts
 from clippo.model import Clippo
@@ -160,8 +160,10 @@ class ZeroShot(Evaluator):
             by_name.setdefault(name.partition("/")[2], []).append(value)
         means: Metrics = {}
         for name, values in by_name.items():
-            is_guess = name.startswith(("chance/", "majority/"))
-            means |= {name: float(np.mean(values))} if is_guess else {f"mean/{name}": mean_estimate(values)}
+            if name.startswith(("chance/", "majority/")):
+                means[name] = float(np.mean(values))
+            else:
+                means[f"mean/{name}"] = percent(np.array(values) / 100)
         return means | metrics
 
     def measured(self, model: Clippo, images: Tensor, labels: np.ndarray, language: str) -> Metrics:

@@ -90,6 +90,7 @@ def test_names_are_measured_in_each_language(config_of):
     assert metrics["en/class_name_only/top1"] == metrics["en/long/top1"] == 100
     assert metrics["mean/class_name_only/top1"] == 75
     assert metrics["mean/long/top1"] == 100
+    assert metrics["mean/long/top1"].low < 50  # one language tells little of others
     assert metrics["en/chance/top1"] == pytest.approx(100 / 23)
     assert metrics["chance/top1"] == pytest.approx((100 / 23 + 100 / 24) / 2)
     assert "de/long/top1" not in metrics
@@ -123,6 +124,8 @@ def test_what_cannot_be_measured_is_refused(config_of):
         sources = {split: Labels(labels, texts) for split in ("all", "held_out")}
         return ZeroShotConfig(**fields).build(config_of(**sources), SQUASH, 2)
 
+    with pytest.raises(UserError, match="prompts must be one set of prompts at least, got none"):
+        ZeroShotConfig(prompts=())
     with pytest.raises(UserError, match="examples must have labels of at least two classes, .*; got none"):
         build([(), ()])
     with pytest.raises(UserError, match="at least two classes, .*; got a"):
