@@ -82,8 +82,8 @@ class AttentionMaps(Evaluator):
       equal weights have. They are left out where all patches that are read have content.
 
     Args:
-        source: examples. Of more than 500, so many are drawn, and those of them that cannot be read, and pairs
-            of texts, are left out. The text of an example is its first in English, or its first.
+        source: examples. Of more than 500, so many are drawn. Of these, pairs of texts and what cannot be
+            read are left out. The text of an example is its first in English, or its first.
         transform: turns images into pixels.
 
     Raises:

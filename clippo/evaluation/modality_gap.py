@@ -81,7 +81,7 @@ class ModalityGap(Evaluator):
 
     Args:
         source: examples; those whose text an earlier one has are left out. Of more than 1,000, so many are
-            drawn, and those of them that cannot be read, and pairs of texts, are left out.
+            drawn. Of these, pairs of texts and what cannot be read are left out.
         transform: turns images into pixels.
 
     Raises:

@@ -102,6 +102,6 @@ def chart(rows: Sequence[Row], title: str) -> Image.Image:
     axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
     axes.set_xlim(min([0.0, *(row["value"] - 3 for row in shown)]), 101)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("%, ratio or distance, with 95 % intervals; red: what guessing or the majority reaches")
+    axes.set_xlabel("% with 95 % intervals; red: what guessing or the majority reaches")
     axes.set_title(title, fontsize=10)
     return picture_of(figure)
