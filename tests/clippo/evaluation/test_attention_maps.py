@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,12 @@ def test_images_and_texts_are_measured_and_drawn(kind, columns):
     assert evaluator.picture(model).size == (2 * (columns * 200 + 8), 3 * 200 + 8)
 
 
-def test_no_examples_are_refused():
+class Pairs(Few):
+    def __getitem__(self, index):
+        return replace(super().__getitem__(index), image=None)
+
+
+@pytest.mark.parametrize("source", [Few(0), Pairs(3)])
+def test_no_images_are_refused(source):
     with pytest.raises(UserError, match="at least one image"):
-        AttentionMaps(Few(0), SquashConfig().build(64))
+        AttentionMaps(source, SquashConfig().build(64))

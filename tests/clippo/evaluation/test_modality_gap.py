@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,3 +165,12 @@ def test_picture():
 def test_too_few_examples_are_refused():
     with pytest.raises(UserError, match="at least 20 images with different texts, got 19"):
         ModalityGap(Numbered(19), SquashConfig().build(8))
+
+
+def test_pairs_of_texts_are_no_images():
+    class Pairs(Numbered):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), image=None)
+
+    with pytest.raises(UserError, match="at least 20 images with different texts, got 0"):
+        ModalityGap(Pairs(30), SquashConfig().build(8))
