@@ -50,6 +50,8 @@ def evaluate(
             suite brings its own.
         out: Folder for the results; by default that of the run, or its folder of the name of the suite.
     """
+    import torch
+
     from clippo.data.transform import SquashConfig
     from clippo.evaluation import suite as suites
     from clippo.evaluation.summary import markdown, mean_of_runs
@@ -68,7 +70,7 @@ def evaluate(
         raise UserError(f"two models would be written to one folder, {', '.join(map(str, folders))}")
     found = []
     for source, folder, (configs, measured_data, transform) in zip(sources, folders, asked, strict=True):
-        model = with_renderer(load_model(source))
+        model = with_renderer(load_model(source)).to("cuda" if torch.cuda.is_available() else "cpu")
         measured = suites.measure(
             model, configs, measured_data, transform or SquashConfig(resize=model.config.resize), folder,
             title=f"{source}: {suite or recipe or 'evaluators of the run'}",
