@@ -111,7 +111,8 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(finished, tiny_config, tmp_p
     assert losses(tmp_path / "run") == losses(finished)
 
 
-@pytest.mark.parametrize("cut_at", [7, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cut_at", [7, 13])
 def test_the_mean_of_the_weights_is_kept_evaluated_and_resumed(tiny_config, tmp_path, cut_at, monkeypatch):
     config = dataclasses.replace(tiny_config, ema_decay=0.9)
     weights, mean, step = [], None, trainer.cached_contrastive_step
@@ -507,27 +508,33 @@ def test_the_last_steps_leave_no_patches_out(tiny_config, tmp_path, monkeypatch)
     assert dropped == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
 
 
-def test_pairs_of_texts_are_learned_beside_images(tiny_config, tmp_path):
-    """And a run that was cut off goes on bit for bit."""
+@pytest.fixture
+def with_texts(tiny_config):
+    """Half of the pairs are pairs of texts."""
     texts = MadeUpConfig(count=32, words=1, text_share=1.0)
-    data = MixtureConfig(sources=(tiny_config.data, texts), shares=(1, 1))
-    evaluators = {"texts": RetrievalConfig(data=texts, queries="train", candidates="train")}
-    config = dataclasses.replace(
+    return dataclasses.replace(
         tiny_config,
-        data=data,
-        evaluators=evaluators,
+        data=MixtureConfig(sources=(tiny_config.data, texts), shares=(1, 1)),
+        evaluators={"texts": RetrievalConfig(data=texts, queries="train", candidates="train")},
+        schedule=ConstantConfig(),
         patch_dropout=0.5,
         micro_batch_size=6,
         checkpoint_every=5,
     )
-    train(config, tmp_path / "whole")
-    found = losses(tmp_path / "whole")
+
+
+def test_pairs_of_texts_are_learned_beside_images(with_texts, tmp_path):
+    train(with_texts, tmp_path / "run")
+    found = losses(tmp_path / "run")
     assert found[20] < found[5]
-    train(dataclasses.replace(config, steps=10, schedule=ConstantConfig()), tmp_path / "cut")
-    constant = dataclasses.replace(config, schedule=ConstantConfig())
-    train(constant, tmp_path / "cut", resume=True)
-    train(constant, tmp_path / "constant")
-    assert losses(tmp_path / "cut") == losses(tmp_path / "constant")
+
+
+@pytest.mark.slow
+def test_a_run_with_pairs_of_texts_goes_on_bit_for_bit(with_texts, tmp_path):
+    train(with_texts, tmp_path / "whole")
+    train(dataclasses.replace(with_texts, steps=10), tmp_path / "cut")
+    train(with_texts, tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow
