@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+import torch
 
 from clippo.bench.harness import append_row
 
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 def parameters_of(item: pytest.Function) -> dict[str, object]:
     """The parameters of a benchmark, none where it is not parametrized."""
     return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Leave PyTorch one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

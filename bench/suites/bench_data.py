@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from clippo.data import decode as decoder
@@ -33,13 +32,7 @@ WALLPAPERS = Path("/usr/share/backgrounds/mate/nature")
 CROPS, PAIRS_PER_TAR = 200, 10_000
 SIZE = 224
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,13 +29,7 @@ ROUNDS = 3
 # Of the shapes from 256 x 512 to 4096 x 4096, this is the one whose products are fastest.
 PEER_ROWS, PEER_COLUMNS = 1024, 1024
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bare_product(queries: Tensor, candidates: Tensor) -> None:

@@ -25,7 +25,9 @@ __all__ = [
     "Records",
     "RecordsBuilder",
     "Strings",
+    "checksum_of",
     "held_out",
+    "lowest",
     "open_once",
 ]
 
@@ -271,11 +273,20 @@ def open_once(config: FilesConfig) -> tuple[Records, Images]:
     return records, images
 
 
+def checksum_of(text: str) -> int:
+    """CRC-32 of a string, which decides whether what it names is held out."""
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
 def held_out(keys: Strings, share: float) -> np.ndarray:
     """(N,) bool: the examples whose keys have the lowest checksums."""
-    checksums = np.array([zlib.crc32(key.encode("utf-8", "surrogatepass")) for key in keys], np.uint32)
+    return lowest(np.fromiter(map(checksum_of, keys), np.uint32), share)
+
+
+def lowest(checksum_N: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool: the lowest checksums, a share of all, but at most about 5,000."""
     bound = share * 2**32
-    if share * len(keys) > MAX_HELD_OUT:
-        bound = np.partition(checksums, MAX_HELD_OUT)[MAX_HELD_OUT]
-    out: np.ndarray = checksums < bound
+    if share * len(checksum_N) > MAX_HELD_OUT:
+        bound = np.partition(checksum_N, MAX_HELD_OUT)[MAX_HELD_OUT]
+    out: np.ndarray = checksum_N < bound
     return out

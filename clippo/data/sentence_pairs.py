@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import re
-import zlib
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clippo.data.base import Example, Source, SourceConfig, Split, Text
+from clippo.data.records import checksum_of, lowest
 from clippo.data.remote import cache_folder
 from clippo.errors import UserError
 from clippo.files import remove
@@ -33,7 +33,6 @@ from clippo.results import version_of
 
 __all__ = ["Document", "SentencePairSource", "SentencePairsConfig", "sentences_of"]
 
-MAX_HELD_OUT = 5000  # documents; of each one pair is measured
 PARAGRAPH = re.compile(r"\n\s*\n")
 ABOUT_FILE = "about.json"
 VERSION = 1  # of the files and of the rules by which sentences are found; another is written anew
@@ -226,13 +225,8 @@ def write(config: SentencePairsConfig, folder: Path) -> None:
     Raises:
         UserError: as of `SentencePairsConfig.documents`, or there are no pairs.
     """
-    ends, starts, hashes, groups, numbers = (
-        array("Q", [0]),
-        array("Q", [0]),
-        array("Q"),
-        array("L"),
-        array("H"),
-    )
+    ends, starts, hashes = array("Q", [0]), array("Q", [0]), array("Q")
+    groups, numbers = array("L"), array("H")
     languages: dict[str, int] = {}
     checksum = hashlib.sha256()
     letters = folder / "letters"
@@ -246,10 +240,10 @@ def write(config: SentencePairsConfig, folder: Path) -> None:
                 digest = hashlib.blake2b(encoded, digest_size=8).digest()
                 hashes.append(int.from_bytes(digest))
             starts.append(len(hashes))
-            groups.append(zlib.crc32(document.group.encode("utf-8", "surrogatepass")))
+            groups.append(checksum_of(document.group))
             numbers.append(languages.setdefault(document.language, len(languages)))
     hash_S, start_D = np.array(hashes, np.uint64), np.array(starts, np.uint64)
-    is_held_out_D = held_out(np.array(groups, np.uint32), config.held_out)
+    is_held_out_D = lowest(np.array(groups, np.uint32), config.held_out)
     train, measured, left_out = pairs_of(hash_S, start_D, is_held_out_D, config.max_repeats)
     if not len(train) + len(measured):
         raise UserError(
@@ -269,15 +263,6 @@ def write(config: SentencePairsConfig, folder: Path) -> None:
         "left_out": left_out, "sha256": checksum.hexdigest(),
     }  # fmt: skip
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
-
-
-def held_out(checksum_D: np.ndarray, share: float) -> np.ndarray:
-    """(D,) bool: the documents with the lowest checksums, see `SentencePairsConfig.held_out`."""
-    bound = share * 2**32
-    if share * len(checksum_D) > MAX_HELD_OUT:
-        bound = np.partition(checksum_D, MAX_HELD_OUT)[MAX_HELD_OUT]
-    found: np.ndarray = checksum_D < bound
-    return found
 
 
 def pairs_of(

@@ -58,7 +58,7 @@ def accuracies(ranks: np.ndarray, labels: np.ndarray, num_classes: int) -> Metri
 
 
 def guessing(labels: np.ndarray, num_classes: int) -> Metrics:
-    """What random scores reach on average, and what always naming the most frequent class reaches."""
+    """Metrics of random scores, on average, and of always naming the most frequent class."""
     is_right = members(labels, num_classes)
     count = is_right.sum(1)
     per_class = np.array([mean_of_classes(count, labels)]) if len(labels) else np.array([np.nan])

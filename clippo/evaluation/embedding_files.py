@@ -41,7 +41,7 @@ ORDER = "that of the data; of an example first its image, then its texts"
 
 @dataclass(frozen=True)
 class Row:
-    """What an embedding is of.
+    """The image or text of an embedding.
 
     Attributes:
         key: of the example, or the number of the line from 1.
@@ -76,7 +76,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """Result of `write_embeddings`.
 
     Attributes:
         files: the file that was asked for first.

@@ -21,7 +21,7 @@ BLOCK = 256  # texts that are compared with all others at a time
 
 
 class Bag(NamedTuple):
-    """Which features a text has, ascending, and how often."""
+    """The features of a text, in ascending order, and their counts."""
 
     features: np.ndarray
     counts: np.ndarray

@@ -26,7 +26,7 @@ ROWS, COLUMNS = 1024, 512
 
 @dataclass(frozen=True)
 class RightCandidates:
-    """Which candidates are right for each query. Queries with the same right candidates share a set.
+    """The right candidates of each query. Queries with the same right candidates share a set.
 
     Attributes:
         sets: (Q,) int64 number of the set of each query.
@@ -50,7 +50,7 @@ class RightCandidates:
     def of_keys(
         cls, queries: Sequence[Iterable[int]], candidates: Sequence[Iterable[int]]
     ) -> RightCandidates:
-        """Those candidates are right for a query that share a key with it.
+        """Take as right the candidates that share a key with the query.
 
         Args:
             queries: the keys of each query, such as the number of its picture.

@@ -244,7 +244,7 @@ class Ranked:
         return {**means, "MedR": bootstrap(np.median, self.best, clusters=clusters)}
 
     def chance(self) -> Metrics:
-        """What random embeddings reach on average."""
+        """Metrics of random embeddings, on average."""
         return chance_of(self.counts, self.num_candidates)
 
 

@@ -22,7 +22,7 @@ from clippo.model import Clippo
 
 __all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
 
-# What is tried: of the probe, whose features have standard deviation 1, and of vectors of length 1.
+# Candidates of the sweep: features of the probe have standard deviation 1, vectors of n-grams length 1.
 PROBE_L2S = (1.0, 1e1, 1e2, 1e3, 1e4)
 NGRAM_L2S = (0.1, 0.3, 1.0, 3.0)
 

@@ -1,4 +1,4 @@
-"""What the paper measures, on data that `clippo data fetch` makes, within ten minutes of two cores."""
+"""The measures of the paper on data that `clippo data fetch` makes, within ten minutes of two cores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXT_TASKS = (
 
 
 def suite(root: Path) -> dict[str, EvaluatorConfig]:
-    """What the paper measures, on the sets dictionary, texts and digits of `clippo data fetch`."""
+    """The measures of the paper on the sets dictionary, texts and digits of `clippo data fetch`."""
     flags, emoji, stamps = (DictionaryConfig(collections=(name,)) for name in ("flags", "noto", "stamps"))
     digits = TarsConfig(path=str(cache_folder("digits") / "digits.tar"), held_out=0.5)
     english = DictionaryConfig(languages=("en",))

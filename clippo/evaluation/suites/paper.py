@@ -1,4 +1,4 @@
-"""What the paper measures, on the data sets of the paper in a folder of the user's."""
+"""The measures of the paper on its data sets, in a folder on the user's disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPTS_FILE = "zeroshot_classification_templates.txt"
 
 
 def suite(root: Path) -> dict[str, EvaluatorConfig]:
-    """What the paper measures, on data sets in a folder; docs/evaluation.md says what goes where."""
+    """The measures of the paper on data sets in a folder, whose layout docs/evaluation.md describes."""
 
     def tars(name: str, part: str) -> TarsConfig:
         return TarsConfig(path=str(root / name / part), held_out=0.0)

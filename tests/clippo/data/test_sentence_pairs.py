@@ -1,5 +1,6 @@
 import json
 import pickle
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from clippo.data import sentence_pairs
+from clippo.data import records, sentence_pairs
 from clippo.data.sentence_pairs import Document, SentencePairsConfig, sentences_of
 from clippo.errors import UserError
 
@@ -52,7 +53,7 @@ def documents(count=300, seed=0) -> tuple[Document, ...]:
 def test_pairs_are_those_of_the_definition():
     given = documents()
     config = Given(given=given, held_out=0.3, max_repeats=20)
-    held_out = {d.group for d in given if sentence_pairs.zlib.crc32(d.group.encode()) < 0.3 * 2**32}
+    held_out = {d.group for d in given if zlib.crc32(d.group.encode()) < 0.3 * 2**32}
     counts = Counter(sentence for document in given for sentence in document.sentences)
     trained, measured = {}, {}
     for document in given:
@@ -124,7 +125,7 @@ def test_what_cannot_be_written_leaves_nothing(cache, monkeypatch):
 
 
 def test_a_bound_on_what_is_held_out(monkeypatch):
-    monkeypatch.setattr(sentence_pairs, "MAX_HELD_OUT", 5)
+    monkeypatch.setattr(records, "MAX_HELD_OUT", 5)
     given = tuple(Document([f"{n} a long one.", f"{n} another."], "", str(n)) for n in range(100))
     config = Given(given=given, held_out=0.5)
     assert len(config.build("held_out")) == 5
