@@ -18,7 +18,7 @@ from clippo.evaluation.labelled import Labelled, LabelledConfig, joint_fingerpri
 from clippo.evaluation.probes import ridge
 from clippo.model import Clippo
 
-__all__ = ["FewShot", "FewShotConfig"]
+__all__ = ["L2", "FewShot", "FewShotConfig", "choice"]
 
 L2 = 2.0**10
 RESIZED = 256 / 224  # side of an image before its middle is cut out, in sides of the middle

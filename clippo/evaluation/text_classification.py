@@ -12,11 +12,13 @@ import numpy as np
 from clippo.data.base import SourceConfig
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
-from clippo.evaluation.base import Evaluator, EvaluatorConfig, Metrics
+from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
 from clippo.evaluation.embedding import embed_texts
+from clippo.evaluation.few_shot import L2, choice
+from clippo.evaluation.intervals import percent
 from clippo.evaluation.metrics import METRICS, measured
 from clippo.evaluation.ngrams import TfIdf, bags_of, cosines, kernel_ridge
-from clippo.evaluation.probes import Predictor, linear_regression, swept_logistic_regression
+from clippo.evaluation.probes import Predictor, linear_regression, ridge, swept_logistic_regression
 from clippo.evaluation.text_tasks import TextTask, load_task
 from clippo.model import Clippo
 
@@ -25,6 +27,8 @@ __all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
 # Candidates of the sweep: features of the probe have standard deviation 1, vectors of n-grams length 1.
 PROBE_L2S = (1.0, 1e1, 1e2, 1e3, 1e4)
 NGRAM_L2S = (0.1, 0.3, 1.0, 3.0)
+SHOTS, CHOICES = 10, 3  # examples of a class in the few-shot accuracy, and random choices of them
+FEW_SHOT = f"{SHOTS}_shot/accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +75,10 @@ class TextClassification(Evaluator):
     "probe" is a logistic regression on the embeddings, whose C is the best on a fifth of the examples to
     train on; of scores, a ridge regression whose l2 is the best on the part for validation. Both texts of a
     pair are drawn into one image, with the letters [SEP] between them. "zero_shot" takes the class whose
-    vector is nearest, see `class_vectors`. "n-grams" is a baseline without a model, a ridge regression on
-    TF-IDF of the character n-grams of the whole texts. "majority" says the class that is the most frequent
+    vector is nearest, see `class_vectors`. "10_shot" is a ridge regression on ten examples of each class,
+    with the settings of `FewShot`, and the mean over three choices of them. "n-grams" is a baseline without a
+    model, a ridge regression on TF-IDF of the character n-grams of the whole texts, and "n-grams_10_shot" the
+    same on the ten examples. "majority" says the class that is the most frequent
     in training. Where a task has several sets to test on, their names come first: "matched/probe/accuracy".
 
     Args:
@@ -82,6 +88,7 @@ class TextClassification(Evaluator):
     headline: ClassVar[Mapping[str, str]] = {
         "probe/accuracy": "majority/accuracy",
         "zero_shot/accuracy": "majority/accuracy",
+        FEW_SHOT: "majority/accuracy",
         "n-grams/accuracy": "majority/accuracy",
         "probe/spearman": "chance/spearman",
         "n-grams/spearman": "chance/spearman",
@@ -97,8 +104,9 @@ class TextClassification(Evaluator):
         return self.task.fingerprint
 
     def __call__(self, model: Clippo) -> Metrics:
+        train = embed_texts(model, self.task.train.inputs)
         tests = {name: embed_texts(model, part.inputs) for name, part in self.task.tests.items()}
-        found = {name: {"probe": predicted} for name, predicted in self.probed(model, tests).items()}
+        found = {name: {"probe": predicted} for name, predicted in self.probed(model, train, tests).items()}
         if self.task.prompts:
             classes = class_vectors(model, self.task.classes, self.task.prompts)
             for name, z in tests.items():
@@ -110,7 +118,37 @@ class TextClassification(Evaluator):
                 for metric in self.task.metrics:
                     metrics[f"{prefix}{method}/{metric}"] = measured(metric, predicted, part.labels)
             metrics |= {f"{prefix}chance/{metric}": chance for metric, chance in self.chances.items()}
+            if self.task.classes and "accuracy" in self.task.metrics:
+                metrics[prefix + FEW_SHOT] = self.few_shot(train, tests[name], part.labels)
+                metrics[f"{prefix}n-grams_{FEW_SHOT}"] = self.few_shot_of_ngrams[name]
         return metrics
+
+    @cached_property
+    def choices(self) -> list[np.ndarray]:
+        """Examples to train on that the few-shot classifiers are fitted on."""
+        labels = self.task.train.labels
+        return [choice(labels, len(self.task.classes), SHOTS, seed) for seed in range(CHOICES)]
+
+    def few_shot(self, train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> Estimate:
+        """Accuracy in percent, by the embeddings of the examples to train and to test on."""
+        fitted, classes = self.task.train.labels, len(self.task.classes)
+        predictors = [ridge(train[own], fitted[own], classes, l2=L2) for own in self.choices]
+        return percent(np.mean([predict(test).argmax(1) == labels for predict in predictors], axis=0))
+
+    @cached_property
+    def few_shot_of_ngrams(self) -> dict[str, Estimate]:
+        """Accuracy in percent by test, of n-grams and the examples of `few_shot`."""
+        known, _, tests = self.ngram_cosines
+        found = {}
+        for name, part in self.task.tests.items():
+            predictors = [
+                kernel_ridge(known[np.ix_(own, own)], self.targets[own], l2=1.0) for own in self.choices
+            ]
+            scores = [
+                predict(tests[name][:, own]) for own, predict in zip(self.choices, predictors, strict=True)
+            ]
+            found[name] = percent(np.mean([own.argmax(1) == part.labels for own in scores], axis=0))
+        return found
 
     @property
     def chances(self) -> Metrics:
@@ -123,15 +161,9 @@ class TextClassification(Evaluator):
     def baselines(self) -> dict[str, dict[str, np.ndarray]]:
         """Predictions of the methods that need no model, by test and method."""
         task = self.task
-        train, validation = bags_of(task.train), bags_of(task.validation)
-        vectors = TfIdf(train)
-        known = vectors(train)
-        similarity = cosines(known, known)
-        by_ngrams = self.chosen(
-            (kernel_ridge(similarity, self.targets, l2=l2) for l2 in NGRAM_L2S),
-            cosines(vectors(validation), known),
-            {name: cosines(vectors(bags_of(part)), known) for name, part in task.tests.items()},
-        )
+        known, validation, tests = self.ngram_cosines
+        predictors = (kernel_ridge(known, self.targets, l2=l2) for l2 in NGRAM_L2S)
+        by_ngrams = self.chosen(predictors, validation, tests)
         found = {name: {"n-grams": predicted} for name, predicted in by_ngrams.items()}
         if task.classes:
             majority = np.bincount(task.train.labels).argmax()
@@ -139,10 +171,21 @@ class TextClassification(Evaluator):
                 found[name]["majority"] = np.full(len(part), majority)
         return found
 
-    def probed(self, model: Clippo, tests: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    @cached_property
+    def ngram_cosines(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """How alike in n-grams the examples to train on are to one another, to those of validation and tests.
+
+        Their weights come from all the examples to train on, also where few have a label.
+        """
+        vectors = TfIdf(bags_of(self.task.train))
+        known, validation = (vectors(bags_of(part)) for part in (self.task.train, self.task.validation))
+        tests = {name: vectors(bags_of(part)) for name, part in self.task.tests.items()}
+        found = {name: cosines(own, known) for name, own in tests.items()}
+        return cosines(known, known), cosines(validation, known), found
+
+    def probed(self, model: Clippo, train: np.ndarray, tests: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predictions for the embeddings of each test."""
         task = self.task
-        train = embed_texts(model, task.train.inputs)
         if not task.classes:
             predictors = (linear_regression(train, self.targets, l2=l2) for l2 in PROBE_L2S)
             return self.chosen(predictors, embed_texts(model, task.validation.inputs), tests)

@@ -48,6 +48,8 @@ def test_a_model_that_is_handed_the_answers_scores_100(texts, knowing, name):
         assert metrics[f"probe/{metric}"] == pytest.approx(100, abs=0 if task.classes else 0.5)
         if task.prompts:
             assert metrics[f"zero_shot/{metric}"] == 100
+    if task.classes:
+        assert metrics["10_shot/accuracy"] > 95
     assert evaluator(knowing(task_known)) == metrics
     assert evaluator.fingerprint == task.fingerprint
 
@@ -58,7 +60,7 @@ def test_a_model_that_knows_nothing_scores_chance(texts, ignorant, name):
     metrics = config.build(None, None, 64)(ignorant)
     main = "accuracy" if name != "rating" else "spearman"
     assert metrics[f"chance/{main}"] == {"sentiment": 50, "rating": 0}[name]
-    for method in ("probe", "zero_shot") if name == "sentiment" else ("probe",):
+    for method in ("probe", "zero_shot", "10_shot") if name == "sentiment" else ("probe",):
         assert metrics[f"{method}/{main}"].low < metrics[f"chance/{main}"] < metrics[f"{method}/{main}"].high
 
 
@@ -80,6 +82,7 @@ def test_ngrams_tell_classes_of_letters(ignorant):
     parts = [Part(tuple(made[i::2]), (), labels[i::2]) for i in (0, 1)]
     metrics = TextClassification(two_classes(*parts))(ignorant)
     assert metrics["n-grams/accuracy"] > 95
+    assert 80 < metrics["n-grams_10_shot/accuracy"] < metrics["n-grams/accuracy"]
     assert metrics["probe/accuracy"] < 75
 
 
@@ -133,5 +136,5 @@ def test_an_untrained_tower_is_measured(texts):
     metrics = evaluator(model)
     assert metrics == evaluator(model)
     assert {name.partition("/")[0] for name in metrics} == {
-        "probe", "zero_shot", "n-grams", "majority", "chance"
+        "probe", "zero_shot", "10_shot", "n-grams", "n-grams_10_shot", "majority", "chance"
     }  # fmt: skip
