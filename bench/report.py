@@ -20,7 +20,7 @@ from typing import Any
 
 from clippo.results import ROOT, Row, provenance, write_results
 
-__all__ = ["OURS", "RESULTS", "count_not_run", "main", "row_of", "table", "write"]
+__all__ = ["OURS", "RESULTS", "count_not_run", "main", "markdown", "row_of", "table", "write"]
 
 # The contestant that is this project. Names that begin with it are variants of it, and never count as peers.
 OURS = "clippo"
@@ -90,6 +90,13 @@ def rates_table(rows: list[Row]) -> str:
         rates = {row["group"]: f"{row['strings_per_s']:,}" for row in rows if row["name"] == name}
         lines.append(f"| {name} | " + " | ".join(rates.get(group, "") for group in groups) + " |")
     return "\n".join(lines)
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is a label and whose other columns are figures."""
+    rule = "|---|" + "--:|" * (len(header) - 1)
+    header_line, *body = (f"| {' | '.join(cells)} |" for cells in (header, *lines))
+    return "\n".join([header_line, rule, *body])
 
 
 def write(

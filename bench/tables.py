@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clippo.bench.studies import aligned_text, compare_training, miniature, sentence_pairs
+from clippo.bench.report import markdown
+from clippo.bench.studies import aligned_text, claims_report, compare_training, miniature, sentence_pairs
 from clippo.results import ROOT, Row, read_results
 
 __all__ = ["main"]
@@ -36,6 +37,7 @@ DICTIONARY = "amd-epyc/2026-11-26-612ec50-training-dictionary.json"
 SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-770488f.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
+CLAIMS = "TODO"
 MINIATURE = "intel-r-xeon-r-processor/2026-11-27-60e79f4-miniature.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -308,13 +310,6 @@ def by_group_and_name(rows: Sequence[Row], figure: str) -> dict[tuple[str, str],
     return {(row["group"], row["name"]): row[figure] for row in rows if figure in row}
 
 
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is a label and whose other columns are figures."""
-    rule = "|---|" + "--:|" * (len(header) - 1)
-    header_line, *body = (f"| {' | '.join(cells)} |" for cells in (header, *lines))
-    return "\n".join([header_line, rule, *body])
-
-
 @dataclass(frozen=True)
 class Table:
     """A table of the pages: the file in bench/results that it shows, and what makes Markdown of its rows."""
@@ -341,6 +336,7 @@ TABLES = {
     "dictionary_unseen": Table(DICTIONARY, dictionary_unseen),
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
     "miniature": Table(MINIATURE, miniature.table),
+    **{f"claims_{table.__name__}": Table(CLAIMS, table) for table in claims_report.TABLES},
     "pages": Table(RENDERERS, pages),
     "data_rates": Table(DATA, data_rates),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},

@@ -38,7 +38,7 @@ from clippo.training.optimizers import AdamWConfig
 from clippo.training.schedules import CosineConfig
 from clippo_kernels import contrastive_loss
 
-__all__ = ["RUNS", "Document", "main", "sentences", "split", "table"]
+__all__ = ["RUNS", "Document", "letters", "main", "sentences", "split", "table", "tfidf", "words"]
 
 SIZE = 128  # px: 8 rows of 16 cells
 BATCH_SIZE = 128
