@@ -5,6 +5,7 @@
 #   make test-slow    the long tests, and the launch tables of all architectures
 #   make lint         style and types
 #   make bench        the CPU benchmarks
+#   make claims       the runs and measures of docs/claims.md, in hours; it goes on where it was cut off
 #
 # PYTHON=python3.12 picks the interpreter, TORCH=torch==2.11.0 the PyTorch that .venv gets.
 
@@ -12,7 +13,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: train test test-slow bench lint setup
+.PHONY: train test test-slow bench claims lint setup
 
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
@@ -28,6 +29,11 @@ test-slow: setup
 bench: export BENCH := 1
 bench: setup
 	$(BIN)/python -m pytest bench
+
+claims: setup
+	$(BIN)/clippo data fetch texts
+	$(BIN)/clippo data fetch dictionary
+	$(BIN)/python -m clippo.bench.studies.claims
 
 lint: setup
 	$(BIN)/ruff check .

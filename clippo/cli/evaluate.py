@@ -42,8 +42,8 @@ def evaluate(
     Args:
         sources: Runs of `clippo train`, folders of `save_pretrained`, .npz files of big_vision, or
             hf://owner/name.
-        suite: Take the evaluators of this suite: miniature, of data that `clippo data fetch` makes, or paper,
-            of the data sets of the paper. Those whose data are not there are listed and left out.
+        suite: Take the evaluators of this suite: miniature or claims, of data that `clippo data fetch` makes,
+            or paper, of the data sets of the paper. Those whose data are not there are listed and left out.
         root: Folder of the data sets of the suite paper; see docs/evaluation.md.
         recipe: Take the evaluators of this recipe; for a run, its own by default.
         data: Measure on this source, such as folder:photos, and not on the data of the run or the recipe; a

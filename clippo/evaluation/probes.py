@@ -257,10 +257,12 @@ def fitted(
     features, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
     # Searched for in units in which all directions have about the same curvature, that of a model that has
     # learned nothing: correlated features take ten times as many steps in their own.
-    share = 1 / start.shape[1]
+    num_classes = max(2, start.shape[1])
+    at_start = (1 - 1 / num_classes) / num_classes  # p (1 - p), where all classes are equally likely
     curvature, basis = torch.linalg.eigh(features.T @ features / len(x))
-    scales = (share * (1 - share) * curvature.clamp(min=0) + 1 / (C * len(x))) ** -0.5
-    units = torch.block_diag((basis * scales) @ basis.T, (share * (1 - share)) ** -0.5 * torch.eye(1, dtype=features.dtype))
+    scales = (at_start * curvature.clamp(min=0) + 1 / (C * len(x))) ** -0.5
+    of_intercepts = torch.full((1, 1), at_start**-0.5, dtype=torch.float64)
+    units = torch.block_diag((basis * scales) @ basis.T, of_intercepts)
     layer = torch.linalg.solve(units, torch.from_numpy(start)).contiguous().requires_grad_()
     search = torch.optim.LBFGS(
         [layer],

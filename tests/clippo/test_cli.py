@@ -335,7 +335,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["train"], "clippo train needs a recipe: dictionary, emoji"),
         (
             ["train", "cats"],
-            "recipe must be one of dictionary, emoji, laion400m, laion400m_l16, own, yfcc100m; got 'cats'",
+            "one of dictionary, emoji, laion400m, laion400m_l16, miniature, own, yfcc100m; got 'cats'",
         ),
         (["train", "yfcc100m", "--sentence-share", "x"], "--sentence-share must be a number, got 'x'"),
         (["train", "own"], "clippo train own needs --data, such as folder:photos"),
@@ -366,7 +366,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["data", "convert", "emoji", "--to", "new", "--per-tar", 0], "per_tar must be at least 1, got 0"),
         (["evaluate", "RUN", "--data", "nowhere"], "nowhere is not a folder"),
         (["evaluate"], "clippo evaluate needs a model, such as runs/emoji"),
-        (["evaluate", "RUN", "--suite", "none"], "suite must be one of miniature, paper; got 'none'"),
+        (["evaluate", "RUN", "--suite", "none"], "suite must be one of claims, miniature, paper; got 'none'"),
         (["evaluate", "RUN", "--suite", "miniature", "--recipe", "own"], "--suite and --recipe do not go"),
         (["evaluate", "RUN", "--suite", "miniature", "--data", "emoji"], "--suite and --data do not go"),
         (["evaluate", "RUN", "RUN", "--out", "new"], "two models would be written to one folder, new/"),

@@ -148,8 +148,8 @@ def test_what_cannot_be_measured_is_listed(model, tmp_path):
 
 
 def test_suites_are_found_by_their_names(tmp_path):
-    assert suite_names() == ["miniature", "paper"]
+    assert suite_names() == ["claims", "miniature", "paper"]
     for name in suite_names():
         assert len(find_suite(name, tmp_path)) > 10
-    with pytest.raises(UserError, match="suite must be one of miniature, paper; got 'mine'"):
+    with pytest.raises(UserError, match="suite must be one of claims, miniature, paper; got 'mine'"):
         find_suite("mine", tmp_path)

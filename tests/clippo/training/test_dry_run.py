@@ -92,6 +92,16 @@ def test_sentences_make_a_published_run_longer_and_cheaper():
         recipe(MadeUpConfig(), sentences=sentences, sentence_share=1.0)
 
 
+def test_the_mixtures_in_miniature_are_scaled_in_the_same_way():
+    recipe = find_recipe("miniature")
+    configs = {share: recipe(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert {share: config.data.text_share for share, config in configs.items()} == {s: s for s in configs}
+    steps = {share: config.steps for share, config in configs.items()}
+    assert steps == {0.0: 450, 0.25: 600, 0.5: 900, 0.75: 900, 1.0: 900}
+    with pytest.raises(UserError, match="sentence_share must be from 0 to 1, got 1.5"):
+        recipe(1.5)
+
+
 @pytest.mark.slow
 def test_steps_with_sentences_are_counted(tiny_config, capsys):
     """A text of 16 cells takes fewer tokens than an image of 9 patches takes products."""
