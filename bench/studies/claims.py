@@ -58,11 +58,15 @@ class Run:
 
 MIXED = "miniature --sentence-share"
 BYTES = "--model.text bytes --model.text.max-bytes 72"  # as many letters as 36 patches show
-DICTIONARY = "dictionary --steps 1500 --warmup-steps 500"
+# One language a script, and some of the larger ones in Latin letters.
+LANGUAGES = "en de fr es pt pl fi tr vi id sw ru el ka hy he ar hi ta am km ko ja zh"
+DICTIONARY = f"dictionary --steps 1500 --warmup-steps 500 --workers 0 --data.languages {LANGUAGES}"
 THREE = (0, 1, 2)
 RUNS = {
     "untrained": Run("random weights", f"{MIXED} 0 --steps 1 --learning-rate 1e-12 --warmup-steps 0"),
     "pixels-000": Run("images alone", f"{MIXED} 0", THREE),
+    # Tells what sentences bring from what more steps do.
+    "pixels-000-long": Run("images alone, twice as long", f"{MIXED} 0 --steps 900 --warmup-steps 300"),
     "pixels-025": Run("25 % sentences", f"{MIXED} 0.25"),
     "pixels-050": Run("50 % sentences", f"{MIXED} 0.5", THREE),
     "pixels-075": Run("75 % sentences", f"{MIXED} 0.75"),
@@ -70,8 +74,8 @@ RUNS = {
     "bytes-000": Run("bytes (1T), images alone", f"{MIXED} 0 {BYTES}", THREE),
     "bytes-050": Run("bytes (1T), 50 % sentences", f"{MIXED} 0.5 {BYTES}"),
     "towers-000": Run("bytes, two towers, images alone", f"{MIXED} 0 {BYTES} --model.num-towers 2"),
-    "languages-pixels": Run("pixels", f"{DICTIONARY} --workers 0"),
-    "languages-bytes": Run("bytes (1T)", f"{DICTIONARY} --workers 0 --model.text bytes"),
+    "languages-pixels": Run("pixels", DICTIONARY),
+    "languages-bytes": Run("bytes (1T)", f"{DICTIONARY} --model.text bytes"),
 }
 MIXTURES = tuple(name for name in RUNS if not name.startswith("languages"))
 TEXT_TASKS = ("sentiment", "domain", "section", "noun_class", "is_a", "words_in_context")
@@ -111,6 +115,7 @@ def main() -> int:
     names = [name for name in RUNS if any(name in claim.runs for claim in claims)]
     folders = {(name, seed): arguments.out / f"{name}-{seed}" for name in names for seed in RUNS[name].seeds}
     missing = [key for key, folder in folders.items() if not (folder / RESULTS_FILE).exists()]
+    missing.sort(key=lambda key: key[1])  # first one seed of each, so that there is something to look at
     together("train", train, [(*key, folders[key]) for key in missing])
     measured = {
         evaluator: [folders[name, seed] for name in claim.runs for seed in RUNS[name].seeds]
