@@ -133,7 +133,21 @@ def inside(rows: Sequence[Row]) -> str:
     return markdown(["", *GAPS.values()], lines)
 
 
-TABLES = (mixtures, tasks, few_labels, questions, inside)
+def languages(rows: Sequence[Row]) -> str:
+    """A line a language: how well pixels and bytes find images by names, of trained images and of others."""
+    runs = ("languages-pixels", "languages-bytes")
+    parts = {"trained": "trained", "held_out": "held out", "unseen_languages": "trained, language unseen"}
+    header = ["", *(f"{title}, {RUNS[run].title}" for title in parts.values() for run in runs)]
+    lines = []
+    for language in dict.fromkeys(row["metric"].partition("/")[0] for row in rows if row["run"] in runs):
+        metric = f"{language}/text_to_image/R@10"
+        cells = [cell(found(rows, run, (part, metric))) for part in parts for run in runs]
+        if any(cells):
+            lines.append([language, *cells])
+    return markdown(header, lines)
+
+
+TABLES = (mixtures, tasks, few_labels, questions, languages, inside)
 
 
 def trade_off(rows: Sequence[Row]) -> Image.Image:
