@@ -53,6 +53,13 @@ class Batch(NamedTuple):
     num_cut: int
     rejected: Sequence[tuple[str, str]]
 
+    @property
+    def is_text(self) -> Tensor:
+        """(B,) bool on the CPU, whether both sides of a pair are texts."""
+        if isinstance(self.images, FirstSides):
+            return self.images.is_text
+        return torch.zeros(len(self.images), dtype=torch.bool)
+
 
 class Batches(Dataset[Batch | Exception]):
     """The batches of a run by step. A batch is a function of the seed and the step alone.

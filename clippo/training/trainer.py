@@ -218,7 +218,7 @@ def take_step(
     def loss(z_images: Tensor, z_texts: Tensor) -> Tensor:
         with state.pairs.autocast():
             scale = state.model.logit_scale.exp()
-            out: Tensor = state.loss(z_images, z_texts, scale, context.group, labels)
+            out: Tensor = state.loss(z_images, z_texts, scale, context.group, labels, batch.is_text)
             return out
 
     texts = batch.texts if batch.text_mask is None else (batch.texts, batch.text_mask)

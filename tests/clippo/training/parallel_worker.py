@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from clippo.data.loader import Batches
 from clippo.data.made_up import MadeUpConfig
@@ -38,6 +39,7 @@ CONFIG = dataclasses.replace(
     merge_equal_texts=True,
 )
 LOSSES = {"softmax": SoftmaxLossConfig(), "sigmoid": SigmoidLossConfig()}
+WITHIN_KINDS = SoftmaxLossConfig(within_kinds=True)
 # Half of the pairs are pairs of texts, of which each rank may have another number.
 MIXED = MixtureConfig(sources=(CONFIG.data, MadeUpConfig(count=64, words=3, text_share=1.0)), shares=(1, 1))
 MICRO_BATCHES = (16, 3)
@@ -69,6 +71,23 @@ def gradients(config, context, batch) -> dict[str, torch.Tensor]:
     return {**found, "value": value}
 
 
+def pairs_of_two_kinds() -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Embeddings of 16 images and texts, their labels, and which are pairs of texts: the last five alone."""
+    generator = torch.Generator().manual_seed(0)
+    z = [F.normalize(torch.randn(16, 8, generator=generator, dtype=torch.float64), dim=1) for _ in range(2)]
+    return z, torch.randint(8, (16,), generator=generator), torch.arange(16) > 10
+
+
+def loss_of_two_kinds(context) -> dict[str, torch.Tensor]:
+    """The loss within kinds of this rank's share, and its gradients: the first rank has no pair of texts."""
+    z, labels, is_text = pairs_of_two_kinds()
+    rows, scale = context.shard(16), torch.tensor([7.0], dtype=torch.float64, requires_grad=True)
+    own = [x[rows].clone().requires_grad_() for x in z]
+    value = WITHIN_KINDS.build()(*own, scale, context.group, labels[rows], is_text[rows])
+    z_images, z_texts, of_scale = torch.autograd.grad(value, (*own, scale))
+    return {"value": value.detach(), "z_images": z_images, "z_texts": z_texts, "scale": of_scale}
+
+
 def losses(config, context, batches) -> list[float]:
     """The losses of all steps in float32."""
     state, check = state_of(config, context, torch.float32), FiniteCheck(0, context)
@@ -80,7 +99,7 @@ def losses(config, context, batches) -> list[float]:
 def results(context, parallels=PARALLEL) -> dict:
     batches = batches_of(context, build_model(CONFIG))
     mixed = batches_of(context, build_model(CONFIG), MIXED)[0]
-    found = {}
+    found = {"two kinds": loss_of_two_kinds(context)}
     for parallel, chunk, loss in product(parallels, MICRO_BATCHES, LOSSES):
         # Without a bound on its norm, the gradient is the one that was exchanged.
         config = dataclasses.replace(
@@ -89,6 +108,8 @@ def results(context, parallels=PARALLEL) -> dict:
         found[parallel, chunk, loss] = gradients(config, context, batches[0])
         if loss == "softmax":
             found[parallel, chunk, "texts"] = gradients(config, context, mixed)
+            config = dataclasses.replace(config, loss=WITHIN_KINDS)
+            found[parallel, chunk, "within kinds"] = gradients(config, context, mixed)
     for parallel in parallels:
         config = dataclasses.replace(CONFIG, parallel=parallel, micro_batch_size=3)
         found[parallel, "curve"] = losses(config, context, batches)

@@ -29,7 +29,7 @@ def ranks(request, run_ranks, tmp_path_factory):
     return run_ranks(WORKER, request.param, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "texts"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "texts", "within kinds"])
 @pytest.mark.parametrize("micro_batch", [16, 3])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_the_gradients_are_those_of_one_process(alone, ranks, parallel, micro_batch, loss):
@@ -38,6 +38,18 @@ def test_the_gradients_are_those_of_one_process(alone, ranks, parallel, micro_ba
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-12, rtol=1e-12, msg=name)
+
+
+def test_the_loss_within_kinds_is_that_of_one_process_where_ranks_hold_other_numbers_of_them(alone, ranks):
+    """The gradients of parameters are means over the ranks, for which those of embeddings are multiplied."""
+    expected, found = alone["two kinds"], [rank["two kinds"] for rank in ranks]
+    for one in found:
+        torch.testing.assert_close(one["value"], expected["value"], atol=1e-12, rtol=1e-12)
+    for name in ("z_images", "z_texts"):
+        gradient = torch.cat([one[name] for one in found]) / len(ranks)
+        torch.testing.assert_close(gradient, expected[name], atol=1e-12, rtol=1e-12, msg=name)
+    scale = torch.stack([one["scale"] for one in found]).mean(0)
+    torch.testing.assert_close(scale, expected["scale"], atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
