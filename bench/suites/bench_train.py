@@ -165,7 +165,7 @@ def measure_against(benchmark: Any, call: Callable[[], Any], other: Callable[[],
         other()
         seconds_of_other.append(time.process_time() - start)
 
-    benchmark.pedantic(call, setup=setup, rounds=rounds, warmup_rounds=STEPS)
+    benchmark.pedantic(call, setup=setup, rounds=rounds, warmup_rounds=3)
     ratios = np.array(benchmark.stats.stats.data) / seconds_of_other[-rounds:]
     ratio = bootstrap(np.median, ratios)
     benchmark.extra_info |= {"ratio": float(ratio), "ratio_low": ratio.low, "ratio_high": ratio.high}
@@ -209,7 +209,7 @@ def test_pairs_of_sentences(benchmark: Any, name: str) -> None:
     config = MIXED[name]
     (pictures, alone), (mixed, ready) = steps_of(CONFIG), steps_of(config)
     benchmark.group = f"training step, {CONFIG.model.image_size} px, one thread"
-    measure_against(benchmark, mixed, pictures, rounds=4 * STEPS)
+    measure_against(benchmark, mixed, pictures, rounds=2 * STEPS)
     keep(benchmark, name, config.batch_size)
     flops, patches = flops_of(config, ready)
     benchmark.extra_info |= {"patches": patches, "flops_ratio": flops / flops_of(CONFIG, alone)[0]}
@@ -229,6 +229,6 @@ def test_batch_of_sentences(benchmark: Any, name: str) -> None:
     counts = itertools.count(), itertools.count()
     benchmark.group = f"training batch, {CONFIG.model.image_size} px, one thread"
     measure_against(
-        benchmark, lambda: mixed.read(next(counts[0])), lambda: pictures.read(next(counts[1])), rounds=50
+        benchmark, lambda: mixed.read(next(counts[0])), lambda: pictures.read(next(counts[1])), rounds=20
     )
     keep(benchmark, name, CONFIG.batch_size)
