@@ -79,7 +79,7 @@ def test_pairs_of_texts_have_two_texts(renderer):
     )
     batch, indices = batches.read(0), batches.order(0).tolist()
     first = batch.images
-    assert first.is_text.tolist() == [index % 3 == 0 for index in indices]
+    assert batch.is_text.tolist() == first.is_text.tolist() == [index % 3 == 0 for index in indices]
     assert len(first.images) + len(first.texts) == len(batch.texts) == len(first) == 8
     expected = batches.tokens_of([f"a{index}" for index in indices if index % 3 == 0])
     if renderer is UnifontRenderer:

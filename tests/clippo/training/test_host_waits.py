@@ -18,7 +18,7 @@ from clippo.data.order import order_of
 from clippo.model import ByteTextConfig, RenderedTextConfig
 from clippo.training import trainer
 from clippo.training.finite import FiniteCheck
-from clippo.training.losses import SigmoidLossConfig
+from clippo.training.losses import SigmoidLossConfig, SoftmaxLossConfig
 from clippo.training.optimizers import AdafactorConfig
 from clippo.training.parallel import DistributedContext
 from clippo.training.state import TrainState, build_model
@@ -91,11 +91,12 @@ def test_no_step_waits_for_the_device(config, text, patch_dropout):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", [SoftmaxLossConfig(), SoftmaxLossConfig(within_kinds=True)])
 @pytest.mark.parametrize("text", TEXTS)
-def test_nor_does_one_with_pairs_of_texts(config, text):
+def test_nor_does_one_with_pairs_of_texts(config, text, loss):
     model = dataclasses.replace(config.model, **TEXTS[text])
     data = MadeUpConfig(count=100, words=2, text_share=0.5)
-    steps_on_meta(dataclasses.replace(config, model=model, data=data, patch_dropout=0.5))
+    steps_on_meta(dataclasses.replace(config, model=model, data=data, loss=loss, patch_dropout=0.5))
 
 
 @pytest.mark.slow
