@@ -28,6 +28,7 @@ __all__ = ["main"]
 # The files in bench/results that the tables show. To show new results, name their file here.
 RENDERERS = "amd-epyc/2026-11-26-328e283.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"
+PAIRS_OF_SENTENCES = "amd-epyc/2026-11-27-a417b16.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
@@ -165,6 +166,34 @@ def training_steps(rows: Sequence[Row]) -> str:
         lines.append([f"{label}all", *map(str, every)])
         lines.append([f"{label}inked", *(f"{b} ({b / a:.2f}x)" for a, b in zip(every, inked, strict=True))])
     return markdown(["pairs/s", *canvases], lines)
+
+
+def pairs_of_sentences(rows: Sequence[Row]) -> str:
+    """Patches of a pair; steps and batches, times those of pictures alone; the same of a B/16 by FLOPs."""
+    header = [
+        "", "patches a pair", "a step", "by FLOPs", "a batch", "B/16, inked: patches a pair", "by FLOPs",
+    ]  # fmt: skip
+    batches = {row["name"]: row for row in rows if row["test"] == "test_batch_of_sentences"}
+    lines = []
+    for row in (row for row in rows if row["test"] == "test_pairs_of_sentences"):
+        name = row["name"]
+        lines.append(
+            [
+                name,
+                f"{row['patches']:.1f}",
+                times(row),
+                f"{row['flops_ratio']:.2f}",
+                times(batches[name]) if name in batches else "",
+                f"{row['b16_inked_patches']:.0f}",
+                f"{row['b16_inked_flops_ratio']:.2f}",
+            ]
+        )
+    return markdown(header, lines)
+
+
+def times(row: Row) -> str:
+    """A ratio with its interval."""
+    return f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
 
 
 def recipe_by_text_tokens(rows: Sequence[Row]) -> str:
@@ -325,6 +354,7 @@ TABLES = {
     "patch_embed_times": Table(PATCH_EMBED, patch_embed_times),
     "contrastive_times": Table(CONTRASTIVE, contrastive_times),
     "training_steps": Table(STEPS, training_steps),
+    "pairs_of_sentences": Table(PAIRS_OF_SENTENCES, pairs_of_sentences),
     "recipe_by_text_tokens": Table(RECIPE, recipe_by_text_tokens),
     "recipe_and_baselines": Table(RECIPE, compare_training.table),
     "short_runs_at_96_px": Table(CANVAS, short_runs_at_96_px),

@@ -47,9 +47,8 @@ def step_flops(config: ClippoConfig, image_lengths: Tensor, text_lengths: Tensor
     parameters are trained. The backward takes two products for each of the forward; that of the patch
     embedding takes one, because pixels need no gradient. A softmax or sigmoid loss takes one product of B
     images with B texts, and two in its backward; those that a loss within kinds saves are counted. What is
-    computed again to save memory does not count:
-    activation checkpoints, the second embedding of `cached_contrastive_step`, and the logits in the backward
-    of attention and loss.
+    computed again to save memory does not count: activation checkpoints, the second embedding of
+    `cached_contrastive_step`, and the logits in the backward of attention and loss.
 
     Args:
         config: the model.

@@ -13,6 +13,7 @@ from clippo.bench.tables import (
     dictionary_unseen,
     emoji_recalls,
     emoji_recalls_of_seeds,
+    pairs_of_sentences,
     rewrite,
 )
 from clippo.results import ROOT, write_results
@@ -168,6 +169,23 @@ def test_rates_of_data_are_compared_within_their_group():
         "| decode a JPEG of 640 x 480 px and resize it to 224, one core: clippo | 500 | 2.0 | 1.09 |",
         "| decode a JPEG of 640 x 480 px and resize it to 224, one core: pillow | 250 | 1.0 |  |",
         "| order of examples, one core: clippo, of 10 | 10 |  |  |",
+    ]
+
+
+def test_pairs_of_sentences_are_compared_with_pictures():
+    ratio = {"ratio": 1.25, "ratio_low": 1.2, "ratio_high": 1.3}
+    counted = {
+        "patches": 28.31, "flops_ratio": 1.176, "b16_inked_patches": 157.0, "b16_inked_flops_ratio": 0.661
+    }  # fmt: skip
+    rows = [
+        {"test": "test_pairs_of_sentences", "name": "half", **ratio, **counted},
+        {"test": "test_pairs_of_sentences", "name": "half, within kinds", **ratio, **counted},
+        {"test": "test_batch_of_sentences", "name": "half", **ratio, "ratio": 1.24},
+        {"test": "test_dtype", "name": "all, torch.float32", "pairs_per_s": 100},
+    ]
+    assert pairs_of_sentences(rows).splitlines()[2:] == [
+        "| half | 28.3 | 1.25 (1.20-1.30) | 1.18 | 1.24 (1.20-1.30) | 157 | 0.66 |",
+        "| half, within kinds | 28.3 | 1.25 (1.20-1.30) | 1.18 |  | 157 | 0.66 |",
     ]
 
 
