@@ -69,6 +69,7 @@ RUNS = {
     "pixels-000-long": Run("images alone, twice as long", f"{MIXED} 0 --steps 900 --warmup-steps 300"),
     "pixels-025": Run("25 % sentences", f"{MIXED} 0.25"),
     "pixels-050": Run("50 % sentences", f"{MIXED} 0.5", THREE),
+    "pixels-050-kinds": Run("50 % sentences, loss within kinds", f"{MIXED} 0.5 --loss.within-kinds"),
     "pixels-075": Run("75 % sentences", f"{MIXED} 0.75"),
     "pixels-100": Run("sentences alone", f"{MIXED} 1"),
     "bytes-000": Run("bytes (1T), images alone", f"{MIXED} 0 {BYTES}", THREE),
