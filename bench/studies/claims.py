@@ -72,7 +72,7 @@ RUNS = {
     "pixels-050-kinds": Run("50 % sentences, loss within kinds", f"{MIXED} 0.5 --loss.within-kinds"),
     "pixels-075": Run("75 % sentences", f"{MIXED} 0.75"),
     "pixels-100": Run("sentences alone", f"{MIXED} 1"),
-    "bytes-000": Run("bytes (1T), images alone", f"{MIXED} 0 {BYTES}", THREE),
+    "bytes-000": Run("bytes (1T), images alone", f"{MIXED} 0 {BYTES}"),
     "bytes-050": Run("bytes (1T), 50 % sentences", f"{MIXED} 0.5 {BYTES}"),
     "towers-000": Run("bytes, two towers, images alone", f"{MIXED} 0 {BYTES} --model.num-towers 2"),
     "languages-pixels": Run("pixels", DICTIONARY),
