@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from clippo.evaluation.base import Estimate
 from clippo.seeds import generator
 
-__all__ = ["bootstrap", "mean_estimate", "percent", "percent_of_means"]
+__all__ = ["bootstrap", "difference_in_percent", "mean_estimate", "percent", "percent_of_means"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -46,18 +46,29 @@ def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estim
     Raises:
         ValueError: no scores, or another number of clusters.
     """
-    scores = np.asarray(scores, np.float64)
-    if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"scores must be (N,) with N above 0, got {scores.shape}")
-    if clusters is not None and np.asarray(clusters).shape != scores.shape:
-        raise ValueError(f"clusters must be ({len(scores)},), one a score, got {np.shape(clusters)}")
+    scores = checked_scores(scores, clusters)
     if clusters is not None and scores[0] in (0, 1) and np.ptp(scores) == 0:
         scores, clusters = scores[: len(np.unique(np.asarray(clusters)))], None
+    if clusters is None and set(np.unique(scores).tolist()) <= {0.0, 1.0}:
+        return wilson(float(scores.mean()), len(scores))
+    return resampled_mean(scores, clusters)
+
+
+def checked_scores(scores: ArrayLike, clusters: ArrayLike | None) -> np.ndarray:
+    """(N,) float64 scores, with which the clusters go."""
+    out = np.asarray(scores, np.float64)
+    if out.ndim != 1 or not len(out):
+        raise ValueError(f"scores must be (N,) with N above 0, got {out.shape}")
+    if clusters is not None and np.asarray(clusters).shape != out.shape:
+        raise ValueError(f"clusters must be ({len(out)},), one a score, got {np.shape(clusters)}")
+    return out
+
+
+def resampled_mean(scores: np.ndarray, clusters: ArrayLike | None) -> Estimate:
+    """The mean of scores with the interval of the bootstrap, without a loop over the resamples."""
     if clusters is None:
-        values, counts = np.unique(scores, return_counts=True)
-        if set(values.tolist()) <= {0.0, 1.0}:
-            return wilson(float(scores.mean()), len(scores))
-        sums, sizes = values, np.ones(len(values))
+        sums, counts = np.unique(scores, return_counts=True)
+        sizes = np.ones(len(sums))
     else:
         _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
         both = np.stack([np.bincount(numbers, weights=scores), np.bincount(numbers)], axis=1)
@@ -69,6 +80,24 @@ def mean_estimate(scores: ArrayLike, clusters: ArrayLike | None = None) -> Estim
         times = rng.multinomial(N, counts / N, drawn)
         means.append((times @ sums) / (times @ sizes))
     return Estimate(float(scores.mean()), *bounds(np.concatenate(means)))
+
+
+def difference_in_percent(after: ArrayLike, before: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
+    """By how many percentage points the mean of scores of the same examples differs from what it was.
+
+    The interval draws an example with both of its scores, and is a point where all differences are equal.
+
+    Args:
+        after, before: (N,) of each example, from 0 to 1.
+        clusters: as of `mean_estimate`.
+
+    Raises:
+        ValueError: no scores, or another number of them or of clusters.
+    """
+    after, before = (checked_scores(scores, clusters) for scores in (after, before))
+    if len(after) != len(before):
+        raise ValueError(f"after and before must be of the same examples, got {len(after)} and {len(before)}")
+    return in_percent(resampled_mean(after - before, clusters))
 
 
 def percent_of_means(scores: ArrayLike, groups: ArrayLike, clusters: ArrayLike) -> Estimate:

@@ -25,7 +25,7 @@ from clippo.evaluation.ranking import RightCandidates, rank_candidates
 from clippo.evaluation.sheet import Finding, draw_sheet
 from clippo.model import Clippo
 
-__all__ = ["RetrievalConfig", "find_images"]
+__all__ = ["RetrievalConfig", "chance_of", "find_images"]
 
 KS = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from clippo.data.base import SourceConfig
+from clippo.data.perturbations import Perturbation
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import Estimate, Evaluator, EvaluatorConfig, Metrics
@@ -19,8 +20,9 @@ from clippo.evaluation.intervals import percent
 from clippo.evaluation.metrics import METRICS, measured
 from clippo.evaluation.ngrams import TfIdf, bags_of, cosines, kernel_ridge
 from clippo.evaluation.probes import Predictor, linear_regression, ridge, swept_logistic_regression
-from clippo.evaluation.text_tasks import TextTask, load_task
+from clippo.evaluation.text_tasks import Part, TextTask, load_task
 from clippo.model import Clippo
+from clippo.seeds import generators
 
 __all__ = ["TextClassification", "TextClassificationConfig", "class_vectors"]
 
@@ -41,16 +43,19 @@ class TextClassificationConfig(EvaluatorConfig):
             "glue/cola" and others of GLUE.
         path: folder of the texts, by default the one in the user's cache, or of GLUE.
         prompts: texts with {} for the name of a class, in place of the task's own.
+        perturbations: "NAME=RATE", such as "typos=0.1": the texts to test on are measured as they are, and
+            once more after each of these, see `Perturbation`; the texts to train on stay as they are.
         max_train, max_test: number of examples at most; more are drawn from, always the same ones.
 
     Raises:
-        UserError: a number below 1, or a prompt without {}.
+        UserError: a number below 1, a prompt without {}, or a perturbation that there is not.
     """
 
     name: ClassVar[str] = "text_classification"
     task: str = "sentiment"
     path: str = ""
     prompts: tuple[str, ...] = ()
+    perturbations: tuple[str, ...] = ()
     max_train: int = 4000
     max_test: int = 2000
 
@@ -61,12 +66,21 @@ class TextClassificationConfig(EvaluatorConfig):
         if without := [prompt for prompt in self.prompts if "{}" not in prompt]:
             raise UserError(f"prompts must have {{}} for the name of a class, got {without[0]!r}")
 
+        for specification in self.perturbations:
+            Perturbation.of(specification)
+
     def build(self, data: SourceConfig, transform: TransformConfig, image_size: int) -> TextClassification:
         task = load_task(self.task, self.path)
         if self.prompts and not task.classes:
             raise UserError(f"prompts name classes, and the task {self.task} has none")
         task = replace(task, prompts=self.prompts or task.prompts)
-        return TextClassification(task.capped(self.max_train, self.max_test))
+        task = task.capped(self.max_train, self.max_test)
+        tests = {
+            "/".join(filter(None, (name, specification))): perturbed(part, specification)
+            for specification in ("", *self.perturbations)
+            for name, part in task.tests.items()
+        }
+        return TextClassification(replace(task, tests=tests))
 
 
 class TextClassification(Evaluator):
@@ -78,8 +92,9 @@ class TextClassification(Evaluator):
     vector is nearest, see `class_vectors`. "10_shot" is a ridge regression on ten examples of each class,
     with the settings of `FewShot`, and the mean over three choices of them. "n-grams" is a baseline without a
     model, a ridge regression on TF-IDF of the character n-grams of the whole texts, and "n-grams_10_shot" the
-    same on the ten examples. "majority" says the class that is the most frequent
-    in training. Where a task has several sets to test on, their names come first: "matched/probe/accuracy".
+    same on the ten examples. "majority" says the class that is the most frequent in training. Where a task
+    has several sets to test on, their names come first: "matched/probe/accuracy"; and so does a perturbation
+    of the texts: "typos=0.1/probe/accuracy".
 
     Args:
         task: with as many examples as are to be used.
@@ -211,6 +226,19 @@ class TextClassification(Evaluator):
 
     def decided(self, scores: np.ndarray) -> np.ndarray:
         return scores.argmax(1) if self.task.classes else scores
+
+
+def perturbed(part: Part, specification: str) -> Part:
+    """Perturb the texts of a part, both of a pair, the same way at every call; "" leaves them as they are."""
+    if not specification:
+        return part
+    perturbation = Perturbation.of(specification)
+
+    def all_of(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
+        rngs = generators(0, "perturbed", perturbation.name, name, count=len(texts))
+        return tuple(perturbation(text, rng).text for text, rng in zip(texts, rngs, strict=True))
+
+    return replace(part, texts=all_of(part.texts, "texts"), seconds=all_of(part.seconds, "seconds"))
 
 
 def class_vectors(model: Clippo, classes: Sequence[str], prompts: Sequence[str]) -> np.ndarray:

@@ -138,3 +138,38 @@ def test_an_untrained_tower_is_measured(texts):
     assert {name.partition("/")[0] for name in metrics} == {
         "probe", "zero_shot", "10_shot", "n-grams", "n-grams_10_shot", "majority", "chance"
     }  # fmt: skip
+
+
+def test_perturbed_texts_are_tested_beside_the_given_ones(texts, knowing):
+    """A probe that was fitted on texts as they are is lost where it does not know the changed ones."""
+    config = TextClassificationConfig(
+        task="domain", path=str(texts), max_train=80, max_test=60, perturbations=("upper_case=1", "typos=0")
+    )
+    plain = load_task("domain", str(texts)).capped(80, 60)
+    evaluator = config.build(None, None, 64)
+    parts = evaluator.task.tests
+    assert [*parts] == ["", "upper_case=1", "typos=0"]
+    assert parts["upper_case=1"].texts == tuple(text.upper() for text in plain.tests[""].texts)
+    assert parts["typos=0"].texts == parts[""].texts
+    given = known(plain, np.random.default_rng(0))
+    given |= {text: np.ones(8) for text in parts["upper_case=1"].inputs}
+    given |= {prompt.replace("{}", name): np.ones(8) for name in plain.classes for prompt in plain.prompts}
+    metrics = evaluator(knowing(given))
+    assert metrics["probe/accuracy"] == metrics["typos=0/probe/accuracy"] == 100
+    assert metrics["upper_case=1/probe/accuracy"] < 80
+    assert evaluator.fingerprint != plain.fingerprint
+    assert "upper_case=1/n-grams/accuracy" in metrics
+
+
+def test_both_texts_of_a_pair_are_perturbed(texts):
+    config = TextClassificationConfig(task="is_a", path=str(texts), max_test=20, perturbations=("swap=1",))
+    parts = config.build(None, None, 64).task.tests
+    for side in ("texts", "seconds"):
+        before, after = getattr(parts[""], side), getattr(parts["swap=1"], side)
+        assert before != after
+        assert [sorted(text) for text in before] == [sorted(text) for text in after]
+
+
+def test_unknown_perturbations_are_refused():
+    with pytest.raises(UserError, match="a perturbation must be one of .*, got 'typo'"):
+        TextClassificationConfig(perturbations=("typo=0.1",))
