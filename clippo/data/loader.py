@@ -20,6 +20,7 @@ from clippo.data.base import BrokenExampleError, Example, Source, Text
 from clippo.data.decode import pixels_of
 from clippo.data.order import Order
 from clippo.data.pairs import FirstSides
+from clippo.data.text_augment import TextAugment
 from clippo.data.transform import Transform
 from clippo.errors import UserError
 from clippo.model.packing import PackedPatches
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
         images: (B, S, S, 3) uint8; `FirstSides` if some of the pairs are pairs of texts.
         texts: what the text input of the model gave, such as (B, S, S) uint8 rendered text, or its patches.
         text_mask: (B, N) bool, the tokens of the texts, such as the patches that hold ink; None for all.
-        labels: (B,) int64, equal for equal texts.
+        labels: (B,) int64, equal for equal texts, as the source gave them.
         num_cut: texts that were too long and were cut.
         rejected: keys of examples that could not be read, and why. Others have taken their places.
     """
@@ -72,6 +73,7 @@ class Batches(Dataset[Batch | Exception]):
         rows: the rows of a batch that belong to this process.
         steps: the steps of which `load` gives the batches.
         seed: of the run.
+        text_augment: changes the texts at random; None leaves them as they are.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Batches(Dataset[Batch | Exception]):
         rows: slice,
         steps: range,
         seed: int,
+        text_augment: TextAugment | None = None,
     ) -> None:
         self.source = source
         self.order = order
@@ -92,6 +95,7 @@ class Batches(Dataset[Batch | Exception]):
         self.rows = rows
         self.steps = steps
         self.seed = seed
+        self.text_augment = text_augment
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -130,7 +134,8 @@ class Batches(Dataset[Batch | Exception]):
                 texts.append(choose(example.texts, rng))
                 images.append(self.transform_of(step)(pixels, rng))
         cut = self.text_input.num_cut
-        tokens, mask = self.tokens_of(texts)
+        rows = np.arange(self.rows.start, self.rows.stop)[: len(texts)]
+        tokens, mask = self.tokens_of(texts, step, rows)
         first: Tensor | FirstSides
         if images:
             first = torch.from_numpy(np.stack(images))
@@ -138,13 +143,34 @@ class Batches(Dataset[Batch | Exception]):
             size = self.transform_of(step).image_size
             first = torch.zeros(0, size, size, 3, dtype=torch.uint8)
         if first_texts:
-            first = FirstSides(first, *self.tokens_of(first_texts), torch.tensor(is_text))
+            first_tokens = self.tokens_of(first_texts, step, rows[is_text], is_first=True)
+            first = FirstSides(first, *first_tokens, torch.tensor(is_text))
         labels = torch.tensor([label_of(text) for text in texts])
         return Batch(first, tokens, mask, labels, self.text_input.num_cut - cut, rejected)
 
-    def tokens_of(self, texts: Sequence[str]) -> tuple[Tensor | PackedPatches, Tensor | None]:
-        tokens = self.text_input.tokenize(texts)
-        return tokens, self.text_input.mask(tokens)
+    def tokens_of(
+        self, texts: Sequence[str], step: int, rows: np.ndarray, *, is_first: bool = False
+    ) -> tuple[Tensor | PackedPatches, Tensor | None]:
+        """Augment the texts of some rows of a batch, and make tokens and their mask of them.
+
+        Args:
+            texts: B strings.
+            step: of the batch.
+            rows: (B,) the row of each text. They, the step and the seed decide on the random changes.
+            is_first: whether they are the first texts of pairs, which change in other ways than the second.
+        """
+        augment = self.text_augment
+        if augment is None:
+            tokens = self.text_input.tokenize(texts)
+            return tokens, self.text_input.mask(tokens)
+        path = ("first texts" if is_first else "texts", step)
+        rngs = [generator(self.seed, *path, row) for row in rows.tolist()]
+        changed = [augment.perturb(text, rng) for text, rng in zip(texts, rngs, strict=True)]
+        drawn = np.stack([augment.draw(rng) for rng in rngs])
+        tokens = augment.move(self.text_input.tokenize(changed), drawn)
+        # A mask is of the patches that differ from the renderer's own background.
+        mask = self.text_input.mask(tokens)
+        return augment.shaded(tokens, drawn), mask
 
     def readable(
         self, step: int, row: int, indices: Sequence[int], rejected: list[tuple[str, str]]

@@ -8,6 +8,7 @@ from typing import Any
 from clippo.data.base import Source
 from clippo.data.loader import Batch, Batches, load
 from clippo.data.order import Order
+from clippo.data.text_augment import TextAugment
 from clippo.data.transform import Transform
 from clippo.model.text_input import TextInput
 from clippo.training.config import TrainConfig, image_sizes
@@ -44,6 +45,7 @@ def batches_from(
     source: Source,
     order: Order,
     text_input: TextInput,
+    text_augment: TextAugment | None,
     rows: slice,
     pin_memory: bool,
 ) -> Iterator[Batch]:
@@ -56,6 +58,7 @@ def batches_from(
         source: the examples.
         order: says which are in a batch.
         text_input: the workers' own.
+        text_augment: as of `Batches`.
         rows: those of this process.
         pin_memory: as of `load`.
     """
@@ -68,6 +71,7 @@ def batches_from(
         rows=rows,
         steps=range(step + left_out, config.steps + left_out),
         seed=config.seed,
+        text_augment=text_augment,
         growing=growing,
         left_out=left_out,
     )

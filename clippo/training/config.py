@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clippo.data.base import SourceConfig
+from clippo.data.text_augment import TextAugmentConfig
 from clippo.data.transform import TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.base import EvaluatorConfig
@@ -34,6 +35,7 @@ class TrainConfig:
         renderer: draws the texts, at the size of the model's images; not used by a model that reads bytes.
         data: the examples.
         transform: turns their images into pixels, with random changes in training.
+        text_augment: random changes of the texts in training.
         loss: the contrastive loss.
         optimizer: updates the weights.
         evaluators: measures of the model, by name.
@@ -88,6 +90,7 @@ class TrainConfig:
     transform: TransformConfig
     loss: LossConfig
     optimizer: OptimizerConfig
+    text_augment: TextAugmentConfig = field(default_factory=TextAugmentConfig)
     evaluators: Mapping[str, EvaluatorConfig] = field(default_factory=dict)
     batch_size: int
     merge_equal_texts: bool = False

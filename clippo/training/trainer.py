@@ -95,7 +95,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False) -> Clip
 
         make_batches = partial(
             batches_from, config=config, source=source, order=order, rows=rows,
-            text_input=copy.deepcopy(model.text_input), pin_memory=context.device.type == "cuda",
+            text_input=copy.deepcopy(model.text_input),
+            text_augment=config.text_augment.build(model.text_input),
+            pin_memory=context.device.type == "cuda",
         )  # fmt: skip
 
         # The processes join, and share the model.

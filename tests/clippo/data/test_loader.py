@@ -81,12 +81,12 @@ def test_pairs_of_texts_have_two_texts(renderer):
     first = batch.images
     assert batch.is_text.tolist() == first.is_text.tolist() == [index % 3 == 0 for index in indices]
     assert len(first.images) + len(first.texts) == len(batch.texts) == len(first) == 8
-    expected = batches.tokens_of([f"a{index}" for index in indices if index % 3 == 0])
+    expected = batches.text_input.tokenize([f"a{index}" for index in indices if index % 3 == 0])
     if renderer is UnifontRenderer:
-        assert torch.equal(first.texts, expected[0])
-        assert torch.equal(first.text_mask, expected[1])
+        assert torch.equal(first.texts, expected)
+        assert torch.equal(first.text_mask, batches.text_input.mask(expected))
     else:
-        assert torch.equal(first.texts.pixels, expected[0].pixels)
+        assert torch.equal(first.texts.pixels, expected.pixels)
     parts = [batches_of(source=Pairs, weights=None, rows=rows).read(0) for rows in (slice(0, 3), slice(3, 8))]
     assert [len(part.images) for part in parts] == [3, 5]
 
