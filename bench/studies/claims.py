@@ -35,7 +35,7 @@ from clippo.evaluation.summary import headlines
 from clippo.results import Row, provenance, read_results, write_results
 from clippo.training.run_folder import RunFolder, load_model, with_renderer
 
-__all__ = ["CLAIMS", "RUNS", "main"]
+__all__ = ["CLAIMS", "MIXTURES", "RUNS", "TEXT_TASKS", "main"]
 
 PROCESSES = 2
 RESULTS_FILE, METRICS_FILE = "results.json", "metrics.jsonl"
@@ -98,6 +98,7 @@ class Claim:
 CLAIMS = {
     "mixtures": Claim(MIXTURES, ("images", "sentences", *(f"text_{t}" for t in TEXT_TASKS), "similarity")),
     "questions": Claim(("untrained", "pixels-000", "pixels-050", "pixels-100", "bytes-050"), ("vqa",)),
+    "spelling": Claim(("pixels-000", "pixels-050", "bytes-000", "bytes-050"), ("robustness",)),
     "languages": Claim(("languages-pixels", "languages-bytes")),
     "inside": Claim(MIXTURES, ("modality_gap",)),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from PIL import Image
 
 from clippo.bench.report import markdown
-from clippo.bench.studies.claims import MIXTURES, RUNS, TEXT_TASKS
+from clippo.bench.studies.claims import CLAIMS, MIXTURES, RUNS, TEXT_TASKS
 from clippo.evaluation.figures import new_figure, picture_of
 from clippo.results import Row
 
@@ -34,6 +34,14 @@ READERS = {
     "late_fusion": "picture and question embedded apart",
     "question_only": "the question alone",
     "picture_only": "the picture alone",
+}
+CHANGES = {
+    "typos/0.1": "one letter in ten mistyped",
+    "typos/0.3": "three in ten",
+    "upper_case/1": "upper case",
+    "no_diacritics/1": "no diacritics",
+    "look_alikes/0.3": "three in ten replaced by letters of other scripts that look alike",
+    "look_alikes/1": "all that can be",
 }
 GAPS = {"gap": "distance of the means", "linear/accuracy": "told apart by a linear model, %"}
 
@@ -133,6 +141,17 @@ def inside(rows: Sequence[Row]) -> str:
     return markdown(["", *GAPS.values()], lines)
 
 
+def spelling(rows: Sequence[Row]) -> str:
+    """A line a change of the letters of names: how many points of recall at 10 it takes away."""
+    runs = CLAIMS["spelling"].runs
+    clean = [cell(found(rows, run, ("robustness", "clean/R@10"))) for run in runs]
+    lines = [["names as they are, R@10", *clean]]
+    for change, title in CHANGES.items():
+        metric = ("robustness", f"{change}/difference/R@10")
+        lines.append([title, *(cell(found(rows, run, metric)) for run in runs)])
+    return markdown(["", *(RUNS[run].title for run in runs)], lines)
+
+
 def languages(rows: Sequence[Row]) -> str:
     """A line a language: how well pixels and bytes find images by names, of trained images and of others."""
     runs = ("languages-pixels", "languages-bytes")
@@ -147,7 +166,7 @@ def languages(rows: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
-TABLES = (mixtures, tasks, few_labels, questions, languages, inside)
+TABLES = (mixtures, tasks, few_labels, questions, spelling, languages, inside)
 
 
 def trade_off(rows: Sequence[Row]) -> Image.Image:

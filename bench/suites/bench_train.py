@@ -28,7 +28,7 @@ from clippo.data.packages import PackagesConfig
 from clippo.errors import UserError
 from clippo.evaluation.intervals import bootstrap
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig
-from clippo.model.packing import patch_dropout
+from clippo.model.packing import PackedPatches, patch_dropout
 from clippo.model.variants import named_config
 from clippo.recipes.emoji import recipe
 from clippo.renderer import AlignedRendererConfig
@@ -188,6 +188,7 @@ def sentence_lengths_of_b16() -> Tensor:
     rows = np.random.default_rng(0).choice(len(source), 1000, replace=False).tolist()
     texts = [text.text for row in rows for text in source[row].texts]
     tokens = text_input.tokenize(texts)
+    assert isinstance(tokens, PackedPatches)
     return tokens.varlen.cu_seqlens.diff()
 
 

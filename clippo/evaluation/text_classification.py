@@ -104,6 +104,7 @@ class TextClassification(Evaluator):
         "probe/accuracy": "majority/accuracy",
         "zero_shot/accuracy": "majority/accuracy",
         FEW_SHOT: "majority/accuracy",
+        f"n-grams_{FEW_SHOT}": "majority/accuracy",
         "n-grams/accuracy": "majority/accuracy",
         "probe/spearman": "chance/spearman",
         "n-grams/spearman": "chance/spearman",

@@ -9,6 +9,7 @@ from clippo.data.packages import PackagesConfig
 from clippo.evaluation.base import EvaluatorConfig
 from clippo.evaluation.modality_gap import ModalityGapConfig
 from clippo.evaluation.retrieval import RetrievalConfig
+from clippo.evaluation.robustness import RobustnessConfig
 from clippo.evaluation.sts import SimilarityConfig
 from clippo.evaluation.text_classification import TextClassificationConfig
 from clippo.evaluation.vqa import VqaConfig
@@ -27,5 +28,6 @@ def suite(root: Path) -> dict[str, EvaluatorConfig]:
         **{f"text_{task}": TextClassificationConfig(task=task) for task in TEXT_TASKS},
         "similarity": SimilarityConfig(),
         "vqa": VqaConfig(),
+        "robustness": RobustnessConfig(data=EmojiConfig()),
         "modality_gap": ModalityGapConfig(data=emoji),
     }
