@@ -195,6 +195,19 @@ class Clippo(nn.Module):
         out: Tensor = self(texts=texts, normalize=False)[1]
         return out
 
+    def pool_images(self, images: Tensor) -> Tensor:
+        """Pool the tokens of pixels to what the head makes the embeddings from: (B, D), with a graph."""
+        encoder = self.tower.encoder
+        out: Tensor = encoder.pool(encoder.forward_features(self.image_tokens(images)[0]))
+        return out
+
+    def pool_texts(self, texts: Tensor | PackedPatches) -> Tensor:
+        """Pool tokenized texts, as `pool_images` does pixels: (B, D), with a graph."""
+        encoder = self.tower.encoder if self.text_encoder is None else self.text_encoder
+        tokens, varlen = self.text_input(texts, self.text_input.mask(texts), self.tower.patch_embed)
+        out: Tensor = encoder.pool(encoder.forward_features(tokens, varlen), varlen)
+        return out
+
     # Use
 
     def encode_image(self, images: Images, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
@@ -218,13 +231,7 @@ class Clippo(nn.Module):
         Args:
             images, batch_size: as for `encode_image`.
         """
-
-        def pooled(pixels: Tensor) -> Tensor:
-            encoder = self.tower.encoder
-            out: Tensor = encoder.pool(encoder.forward_features(self.image_tokens(pixels)[0]))
-            return out
-
-        return self._encode(pooled, batches(images, batch_size, self._prepare), normalize=False)
+        return self._encode(self.pool_images, batches(images, batch_size, self._prepare), normalize=False)
 
     def encode_text(self, texts: Texts, *, normalize: bool = True, batch_size: int = 256) -> Tensor:
         """Embed strings, or the output of the tokenizer: (B, E) float32.
@@ -257,16 +264,32 @@ class Clippo(nn.Module):
         Raises:
             TypeError, ValueError: as of `clippo.renderer.compose`; a model that reads bytes.
         """
+        return self.encode_image(self.compose(images, texts, position=position), normalize=normalize)
+
+    def compose(
+        self,
+        images: Sequence[Any],
+        texts: Sequence[str],
+        *,
+        position: Literal["top", "middle", "bottom"] = "top",
+    ) -> np.ndarray:
+        """Write a text into each image, as `encode_image_text` embeds them: (B, S, S, 3) uint8.
+
+        Args:
+            images, texts, position: as for `encode_image_text`.
+
+        Raises:
+            TypeError, ValueError: as of `encode_image_text`.
+        """
         from clippo.renderer import Renderer, compose  # these need Skia and fonts
 
         renderer = self.renderer
         if not isinstance(renderer, Renderer):
             raise TypeError(f"renderer must be a clippo.renderer.Renderer, got {type(renderer).__name__}")
-        composed = compose(
+        return compose(
             [rgb_pixels(image) for image in images], texts, renderer, position,
             resize=lambda pixels, height, width: resized(pixels, (height, width), self.config.resize),
         )  # fmt: skip
-        return self.encode_image(composed, normalize=normalize)
 
     def similarity(self, images: Images, texts: Texts) -> Tensor:
         """Cosine similarities (I, T) of I images and T texts; `logit_scale.exp()` times these are logits."""

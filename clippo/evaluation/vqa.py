@@ -26,7 +26,7 @@ from clippo.evaluation.vqa_accuracy import SoftTargets, answer_vocabulary, vqa_a
 from clippo.model import Clippo, RenderedText
 from clippo.renderer import Renderer, compose
 
-__all__ = ["Vqa", "VqaConfig"]
+__all__ = ["Position", "Vqa", "VqaConfig"]
 
 Position = Literal["top", "middle", "bottom"]
 
