@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from clippo.data.transform import TransformConfig
+from clippo.data.transform import Transform, TransformConfig
 from clippo.errors import UserError
 from clippo.evaluation.text_tasks.base import SEPARATOR
 from clippo.evaluation.vqa import Position
@@ -98,6 +99,12 @@ class FineTuned(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
+    @cached_property
+    def transform(self) -> Transform | None:
+        """The transform of pictures with labels."""
+        config = self.about.transform
+        return None if config is None else config.build(self.model.config.image_size)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of products in bfloat16, on a GPU."""
         kind = self.device.type
@@ -169,9 +176,8 @@ class FineTuned(nn.Module):
             return model.pool_texts(model.text_input.tokenize(texts))
         if texts is not None:
             pixels = model.compose(pictures, texts, position=self.about.position)
-        elif self.about.transform is not None:
-            transform = self.about.transform.build(model.config.image_size)
-            pixels = np.stack([transform(rgb_pixels(picture)) for picture in pictures])
+        elif self.transform is not None:
+            pixels = np.stack([self.transform(rgb_pixels(picture)) for picture in pictures])
         else:
             pixels = np.stack([model.preprocess_image(picture) for picture in pictures])
         return model.pool_images(torch.from_numpy(pixels))

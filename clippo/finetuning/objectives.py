@@ -63,8 +63,11 @@ class Objective(ABC):
         """The mean loss of outputs (B, O) float32: a scalar with a graph."""
 
     @abstractmethod
-    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray) -> Metrics:
-        """Measure outputs (N, O), each metric with its interval; the main one comes first."""
+    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray, *, main_only: bool = False) -> Metrics:
+        """Measure outputs (N, O), each metric with its interval; the main one comes first.
+
+        The main one alone spares what the intervals of the others take.
+        """
 
     @abstractmethod
     def guessing(self, targets: Any, rows: np.ndarray) -> dict[str, float]:
@@ -108,9 +111,10 @@ class Classification(Objective):
     def loss(self, outputs: Tensor, targets: Any, rows: np.ndarray) -> Tensor:
         return F.cross_entropy(outputs, torch.from_numpy(targets[rows]).to(outputs.device))
 
-    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray) -> Metrics:
+    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray, *, main_only: bool = False) -> Metrics:
         predicted = outputs.argmax(1).numpy()
-        return {name: measured(name, predicted, targets[rows]) for name in self.measures}
+        names = self.measures[:1] if main_only else self.measures
+        return {name: measured(name, predicted, targets[rows]) for name in names}
 
     def guessing(self, targets: Any, rows: np.ndarray) -> dict[str, float]:
         constants = [np.full(len(rows), number) for number in np.unique(targets[rows])]
@@ -159,9 +163,10 @@ class Regression(Objective):
         wanted = torch.from_numpy((targets[rows] - self.mean) / self.std).to(outputs)
         return F.mse_loss(outputs[:, 0], wanted)
 
-    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray) -> Metrics:
+    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray, *, main_only: bool = False) -> Metrics:
         predicted = np.array(self.decided(outputs))
-        return {name: measured(name, predicted, targets[rows]) for name in self.measures}
+        names = self.measures[:1] if main_only else self.measures
+        return {name: measured(name, predicted, targets[rows]) for name in names}
 
     def guessing(self, targets: Any, rows: np.ndarray) -> dict[str, float]:
         constant = np.full(len(rows), self.mean)
@@ -207,8 +212,8 @@ class Answers(Objective):
         wanted = torch.from_numpy(targets.soft.rows(rows)).to(outputs.device)
         return F.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum") / len(rows)
 
-    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray) -> Metrics:
-        return self.scored(self.decided(outputs), targets, rows, percent)
+    def metrics(self, outputs: Tensor, targets: Any, rows: np.ndarray, *, main_only: bool = False) -> Metrics:
+        return self.scored(self.decided(outputs), targets, rows, percent, main_only=main_only)
 
     def guessing(self, targets: Any, rows: np.ndarray) -> dict[str, float]:
         asked = [targets.questions[row] for row in rows.tolist()]
@@ -221,6 +226,8 @@ class Answers(Objective):
         targets: Any,
         rows: np.ndarray,
         percent_of: Callable[[np.ndarray, np.ndarray], float],
+        *,
+        main_only: bool = False,
     ) -> Metrics:
         """The official accuracy of answers, of all questions and by kind; those of a picture go together."""
         asked = [targets.questions[row] for row in rows.tolist()]
@@ -228,7 +235,7 @@ class Answers(Objective):
         pictures = np.array([question.picture for question in asked])
         kinds = np.array([question.kind for question in asked])
         found: Metrics = {"accuracy": percent_of(scores, pictures)}
-        for kind in sorted(set(kinds.tolist())):
+        for kind in () if main_only else sorted(set(kinds.tolist())):
             own = kinds == kind
             found[f"{kind}/accuracy"] = percent_of(scores[own], pictures[own])
         return found

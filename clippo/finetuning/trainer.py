@@ -128,7 +128,7 @@ class Finished:
     Attributes:
         step: after which they were measured.
         steps: that were taken in all.
-        dev: metrics on the examples for choosing.
+        dev: the main metric on the examples for choosing.
         guessing: what guessing reaches there.
         tests: metrics on each set of examples to test on.
         test_guessing: what guessing reaches there.
@@ -212,7 +212,7 @@ def finetune(tuned: FineTuned, task: Task, config: FinetuneConfig, folder: RunFo
 
             # Choosing
             if step in measured_at:
-                dev, dev_loss = measured(tuned, task, task.dev)
+                dev, dev_loss = measured(tuned, task, task.dev, main_only=True)
                 folder.append_evaluation(step, dev_rows(dev, guessing, dev_loss))
                 bar.write(f"{task.name}, step {step:,} of {steps:,}: {verdict(task, dev, guessing)}")
                 best.offer(tuned, step, dev, (float(dev[objective.main]), -dev_loss))
@@ -276,11 +276,14 @@ def frozen(tuned: FineTuned, task: Task) -> Task:
     return replace(task, train=features(task.train), dev=features(task.dev), tests=tests)
 
 
-def measured(tuned: FineTuned, task: Task, part: Examples) -> tuple[Metrics, float]:
+def measured(
+    tuned: FineTuned, task: Task, part: Examples, *, main_only: bool = False
+) -> tuple[Metrics, float]:
     """The metrics and the loss on some examples."""
     outputs = tuned.outputs_of(part)
     loss = task.objective.loss(outputs, part.targets, part.rows)
-    return task.objective.metrics(outputs, part.targets, part.rows), float(loss)
+    metrics = task.objective.metrics(outputs, part.targets, part.rows, main_only=main_only)
+    return metrics, float(loss)
 
 
 def verdict(task: Task, dev: Metrics, guessing: Mapping[str, float]) -> str:
@@ -294,7 +297,7 @@ def verdict(task: Task, dev: Metrics, guessing: Mapping[str, float]) -> str:
 
 def dev_rows(dev: Metrics, guessing: Mapping[str, float], loss: float) -> list[Row]:
     """The rows of a measurement; curves draw the first, with what guessing reaches."""
-    named = {**dev, "loss": loss, **{f"chance/{name}": value for name, value in guessing.items()}}
+    named = {**dev, "loss": loss, **{f"chance/{name}": guessing[name] for name in dev}}
     return [{"evaluator": "dev", "metric": name, "value": float(value)} for name, value in named.items()]
 
 

@@ -40,7 +40,7 @@ def test_a_frozen_head_learns_what_a_logistic_regression_does(tuned_for, tmp_pat
     task = separable(SIZES["width"])
     tuned = tuned_for(task)
     before = {name: value.clone() for name, value in tuned.model.state_dict().items()}
-    config = FinetuneConfig(freeze=True, learning_rate=1e-3)
+    config = FinetuneConfig(freeze=True, learning_rate=3e-3, epochs=10)
     found = finetune(tuned, task, config, RunFolder(tmp_path)).tests[""]["accuracy"]
     x, train, test = task.train.inputs.features.numpy(), task.train, task.tests[""]
     predict = logistic_regression(x[train.rows], train.targets[train.rows], 2, C=0.01)
@@ -84,7 +84,7 @@ def test_a_whole_model_learns_and_keeps_its_best_weights(tuned_for, easy, tmp_pa
 def test_a_run_ends_when_nothing_gets_better(tuned_for, tmp_path):
     task = separable(SIZES["width"])
     task = replace(task, dev=replace(task.dev, targets=1 - task.dev.targets))  # learning makes it worse
-    config = FinetuneConfig(freeze=True, learning_rate=1e-2, patience=2)
+    config = FinetuneConfig(freeze=True, learning_rate=1e-2, patience=2, epochs=10)
     ended = finetune(tuned_for(task), task, config, RunFolder(tmp_path))
     evaluations = lines_of(tmp_path / "evaluations.jsonl")
     assert ended.steps == evaluations[-1]["step"] < config.steps(len(task.train))
