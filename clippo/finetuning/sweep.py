@@ -25,6 +25,7 @@ from clippo.evaluation.base import Estimate, Metrics
 from clippo.evaluation.classification_pictures import draw_confusion
 from clippo.evaluation.summary import mean_of_runs
 from clippo.files import atomic_path, remove, write_text
+from clippo.finetuning.curves import draw_curves
 from clippo.finetuning.fine_tuned import About, FineTuned
 from clippo.finetuning.inputs import Texts
 from clippo.finetuning.objectives import Classification
@@ -33,7 +34,7 @@ from clippo.finetuning.trainer import DivergedError, FinetuneConfig, Finished, f
 from clippo.model import Clippo
 from clippo.model.configs import flat, to_dict
 from clippo.results import Row, provenance, write_results
-from clippo.training.curves import draw
+from clippo.training.parallel import DistributedContext
 from clippo.training.run_folder import RunFolder
 
 __all__ = ["SweepConfig", "SweepResult", "default_learning_rates", "sweep"]
@@ -106,25 +107,26 @@ def sweep(model: Clippo, task: Task, config: SweepConfig, out: Path, **about: An
         UserError: the folder cannot be written, or holds something else, or runs of another model, task or
             configuration; every run has diverged; see also `FineTuned`.
     """
-    first = FineTuned(model, About.of(task))
-    prepare(out, {
-        "model": model.weights_sha256(), "data": task.fingerprint, "about": to_dict(About.of(task)),
-        "run": {k: v for k, v in to_dict(config.run).items() if k not in ("learning_rate", "seed")},
-    })  # fmt: skip
-    report_cut(task, model)
-    wanted = [(rate, seed) for rate in config.learning_rates for seed in range(config.seeds)]
-    found = [result for rate, seed in wanted if (result := finished(run_folder(out, rate, seed)))]
-    if len(found) < len(wanted) and config.run.freeze:
-        task = frozen(first.eval(), task)
-    for number, (rate, seed) in enumerate(wanted, start=1):
-        folder = run_folder(out, rate, seed)
-        name = f"run {number} of {len(wanted)}, learning rate {rate:g}, seed {seed}"
-        if finished(folder):
-            print(f"{task.name}: {name} is there already")
-            continue
-        print(f"{task.name}: {name}")
-        run_once(model, task, replace(config.run, learning_rate=rate, seed=seed), folder)
-    return conclude(task, config, out, wanted, about)
+    if (processes := DistributedContext.from_environment().world_size) > 1:
+        raise UserError(f"fine-tuning takes one process, and torchrun has started {processes}")
+    tuned = FineTuned(model, About.of(task)).eval()
+    with RunFolder(out).locked():
+        prepare(out, {
+            "model": model.weights_sha256(), "data": task.fingerprint, "about": to_dict(tuned.about),
+            "run": {k: v for k, v in to_dict(config.run).items() if k not in ("learning_rate", "seed")},
+        })  # fmt: skip
+        report_cut(task, model)
+        wanted = [(rate, seed) for rate in config.learning_rates for seed in range(config.seeds)]
+        is_ahead = [not finished(run_folder(out, *key)) for key in wanted]
+        if any(is_ahead) and config.run.freeze:
+            task = frozen(tuned, task)
+        for number, (rate, seed) in enumerate(wanted):
+            said = f"run {number + 1} of {len(wanted)}, learning rate {rate:g}, seed {seed}"
+            print(f"{task.name}: {said}" + ("" if is_ahead[number] else " is there already"))
+            if is_ahead[number]:
+                run = replace(config.run, learning_rate=rate, seed=seed)
+                run_once(model, task, run, run_folder(out, rate, seed))
+        return conclude(task, config, out, wanted, about)
 
 
 def run_once(model: Clippo, task: Task, config: FinetuneConfig, folder: Path) -> None:
@@ -196,7 +198,12 @@ def conclude(
     files = [out / "results.json", out / "curves.png"]
     more = {"task": task.name, "learning_rate": chosen, "seeds": config.seeds, "data": task.fingerprint}
     write_results(files[0], provenance(**about, **more), rows, runs=runs)
-    draw([RunFolder(run_folder(out, *key)) for key in wanted], files[1])
+    folders = {
+        rate: [RunFolder(run_folder(out, rate, seed)) for seed in range(config.seeds)]
+        for rate in config.learning_rates
+    }
+    with atomic_path(files[1]) as file:
+        draw_curves(folders, task.name, main).save(file)
     return SweepResult(rows, chosen, out / MODEL, files)
 
 
@@ -216,26 +223,22 @@ def prepare(out: Path, config: Mapping[str, Any]) -> None:
         UserError: as of `sweep`.
     """
     file = out / "config.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if file.is_file():
-            before, now = (
-                flat(json.loads(file.read_text(encoding="utf-8"))),
-                flat(json.loads(json.dumps(config))),
-            )
-            differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-            if differing:
-                key = differing[0]
-                raise UserError(
-                    f"{out} holds runs of another configuration: {key} is {before.get(key)} there and "
-                    f"{now.get(key)} here; choose another --out"
-                )
-        elif any(out.iterdir()):
+    if not file.is_file():
+        if any(out.iterdir()):
             raise UserError(f"{out} is not empty and holds no fine-tuning; choose another --out")
-        else:
-            write_text(file, json.dumps(config, indent=2) + "\n")
-    except (OSError, AttributeError) as error:
-        raise UserError(f"cannot write into {out}: {error}") from error
+        write_text(file, json.dumps(config, indent=2) + "\n")
+        return
+    try:
+        before = flat(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    now = flat(json.loads(json.dumps(config)))
+    if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        key = differing[0]
+        raise UserError(
+            f"{out} holds runs of another configuration: {key} is {before.get(key)} there and "
+            f"{now.get(key)} here; choose another --out"
+        )
 
 
 def run_folder(out: Path, rate: float, seed: int) -> Path:
@@ -245,10 +248,10 @@ def run_folder(out: Path, rate: float, seed: int) -> Path:
 def finished(folder: Path) -> dict[str, Any]:
     """The result of a run; empty if it has not ended."""
     try:
-        found: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def point_to_best(out: Path, metric: str) -> None:

@@ -129,6 +129,19 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context that makes the folder if it is missing, and keeps other processes out of it.
+
+        Raises:
+            UserError: it cannot be written, or another process is training in it.
+        """
+        self._acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
     def release(self) -> None:
         """Let other processes write into the folder."""
         if self._lock is not None:

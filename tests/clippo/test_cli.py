@@ -25,6 +25,8 @@ from clippo.data.convert import png
 from clippo.data.decode import pixels_of
 from clippo.data.emoji import EmojiConfig
 from clippo.data.spec import source_config
+from clippo.finetuning.fine_tuned import FineTuned
+from clippo.model import Clippo, ClippoConfig
 from clippo.recipes import find_recipe
 from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
 from clippo.results import read_results
@@ -71,6 +73,7 @@ def assert_one_line_of_complaint(stderr: str, message: str) -> None:
         ((str(SCRIPT),), ("data", "check"), "--sheet"),
         (MODULE, ("evaluate",), "clippo evaluate runs/emoji"),
         (MODULE, ("embed",), "clippo embed runs/photos folder:photos --out photos.npy"),
+        (MODULE, ("finetune",), "clippo finetune runs/emoji sentiment --out runs/sentiment --max-steps 200"),
         (MODULE, ("search",), "clippo search runs/emoji"),
         (MODULE, ("render",), "--out cat.png"),
         ((str(SCRIPT),), ("fonts",), "clippo fonts unifont.otf"),
@@ -499,6 +502,64 @@ def test_a_missing_system_library_is_named(cwd):
     run = clippo("render", "dog", "--out", "x.png", cwd=cwd, PYTHONPATH=str(cwd / "broken"))
     assert run.returncode == 2
     assert_one_line_of_complaint(run.stderr, "libEGL.so.1")
+
+
+@pytest.fixture
+def tiny_model(cwd) -> Path:
+    sizes = {"width": 32, "depth": 1, "mlp_dim": 64, "num_heads": 2, "patch_size": 16, "image_size": 48}
+    Clippo(ClippoConfig(**sizes, embed_dim=32), UnifontRenderer(48)).save_pretrained(cwd / "tiny")
+    return cwd / "tiny"
+
+
+@pytest.mark.slow
+def test_finetune_on_a_table_of_texts(cwd, tiny_model, monkeypatch, capsys):
+    monkeypatch.chdir(cwd)
+    rows = "".join(f"{('dull', 'fine')[n % 2]} film {n},{('bad', 'good')[n % 2]}\n" for n in range(80))
+    (cwd / "reviews.csv").write_text("text,label\n" + rows)
+    command = ["finetune", "tiny", "texts", "--data", "reviews.csv", "--out", "tuned"]
+    command += ["--learning-rates", "3e-3", "--max-steps", "10"]
+    main(command)
+    said = capsys.readouterr().out
+    assert "reviews, step 1 of 10: dev accuracy" in said
+    assert "than the most frequent class (" in said
+    assert "| reviews | accuracy |" in said
+    assert [row["metric"] for row in read_results(cwd / "tuned/results.json").rows] == [
+        "accuracy",
+        "macro_f1",
+    ]
+    predicted = FineTuned.from_pretrained(cwd / "tuned/model").predict(["fine film 100"])
+    assert predicted in (["bad"], ["good"])
+    main([*command, "--seeds", "2"])
+    said = capsys.readouterr().out
+    assert "run 1 of 2, learning rate 0.003, seed 0 is there already" in said
+    assert "of 2 runs" in said
+    with pytest.raises(SystemExit):
+        main([*command, "--freeze"])
+    assert_one_line_of_complaint(capsys.readouterr().err, "run.freeze is False there and True here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "sentiment"], "cannot read a model from nowhere"),
+        (["tiny", "sentimental"], "the task must be one of"),
+        (["tiny", "glue"], "needs --root"),
+        (["tiny", "glue", "--root", "nowhere"], "no task of GLUE is there"),
+        (["tiny", "labels"], "the task labels needs data"),
+        (["tiny", "labels", "--data", "nowhere"], "nowhere is not a folder"),
+        (["tiny", "sentiment", "--seeds", "0", "--learning-rates", "1"], "seeds must be at least 1"),
+        (["tiny", "sentiment", "--learning-rates", "0"], "learning_rate must be finite and above 0"),
+        (["tiny", "sentiment", "--epochs", "0"], "epochs must be from 1"),
+        (["tiny", "sentiment", "--root", "nowhere"], "there is no file nowhere"),
+    ],
+)
+def test_finetune_says_what_is_wrong(cwd, tiny_model, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(cwd)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["finetune", *arguments, "--out", "tuned"])
+    assert exit_info.value.code == 2
+    assert_one_line_of_complaint(capsys.readouterr().err, message)
+    assert not (cwd / "tuned").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clippo.data.transform import SquashConfig
 from clippo.errors import UserError
@@ -22,7 +23,7 @@ MAIN = {"cola": "matthews", "mrpc": "f1", "qqp": "f1", "stsb": "spearman"}
 
 @pytest.fixture
 def glue(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "draw", lambda runs, file: None)
+    monkeypatch.setattr(module, "draw_curves", lambda runs, task, metric: Image.new("RGB", (1, 1)))
     monkeypatch.setattr(module, "draw_confusions", lambda tuned, task, folder: None)
     return write_glue(tmp_path / "glue")
 

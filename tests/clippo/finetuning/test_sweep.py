@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clippo.errors import UserError
 from clippo.finetuning import sweep as module
@@ -12,6 +13,7 @@ from clippo.finetuning.fine_tuned import FineTuned
 from clippo.finetuning.sweep import SweepConfig, default_learning_rates, sweep
 from clippo.finetuning.trainer import FinetuneConfig
 from clippo.results import read_results
+from clippo.training.run_folder import RunFolder
 
 RUN = FinetuneConfig(freeze=True, max_steps=12)
 
@@ -19,7 +21,7 @@ RUN = FinetuneConfig(freeze=True, max_steps=12)
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Draw nothing, which takes half a second a run; one test does."""
-    monkeypatch.setattr(module, "draw", lambda runs, file: None)
+    monkeypatch.setattr(module, "draw_curves", lambda runs, task, metric: Image.new("RGB", (1, 1)))
     monkeypatch.setattr(module, "draw_confusions", lambda tuned, task, folder: None)
 
 
@@ -90,6 +92,15 @@ def test_a_rate_that_diverges_is_not_chosen(model, easy, tmp_path):
     assert swept.learning_rate == 1e-3
     with pytest.raises(UserError, match="no learning rate was without a loss that is not finite"):
         sweep(model, easy, replace(config, learning_rates=(1e30,)), tmp_path / "other")
+
+
+def test_one_process_at_a_time(model, easy, tmp_path, monkeypatch):
+    config = SweepConfig(learning_rates=(1e-3,), run=RUN)
+    with RunFolder(tmp_path / "out").locked(), pytest.raises(UserError, match="another process is training"):
+        sweep(model, easy, config, tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="takes one process, and torchrun has started 2"):
+        sweep(model, easy, config, tmp_path / "out")
 
 
 def test_a_folder_with_something_else_is_left_alone(model, easy, tmp_path):
