@@ -41,6 +41,8 @@ __all__ = ["SweepConfig", "SweepResult", "default_learning_rates", "sweep"]
 
 RESULT_FILE = "result.json"
 MODEL = "model"
+BERT_LEARNING_RATES, BERT_WIDTH = (5e-5, 4e-5, 3e-5, 2e-5), 768
+FROZEN_LEARNING_RATE = 1e-3
 CUT_SAMPLE = 512  # texts, of which it is counted how many are too long
 
 
@@ -62,8 +64,11 @@ class SweepConfig:
     run: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
-        if not self.learning_rates or len(set(self.learning_rates)) < len(self.learning_rates):
-            raise UserError(f"learning_rates must be one or more, all different, got {self.learning_rates}")
+        named = [f"{rate:g}" for rate in self.learning_rates]  # as in the names of the folders
+        if not named or len(set(named)) < len(named):
+            raise UserError(
+                f"learning_rates must be one or more, all different, got {' '.join(named) or 'none'}"
+            )
         if self.seeds < 1:
             raise UserError(f"seeds must be at least 1, got {self.seeds}")
         for rate in self.learning_rates:
@@ -89,8 +94,14 @@ class SweepResult:
 
 
 def default_learning_rates(width: int, *, freeze: bool = False) -> tuple[float, ...]:
-    """The learning rates to choose from for a tower of some width."""
-    return (5e-5, 4e-5, 3e-5, 2e-5)
+    """The learning rates to choose from: those of BERT's protocol (arXiv 1810.04805) for a width of 768.
+
+    For towers of other widths they are in inverse proportion to the width, as in muP (arXiv 2203.03466). The
+    head of a frozen tower has one.
+    """
+    if freeze:
+        return (FROZEN_LEARNING_RATE,)
+    return tuple(float(f"{rate * BERT_WIDTH / width:.2g}") for rate in BERT_LEARNING_RATES)
 
 
 def sweep(model: Clippo, task: Task, config: SweepConfig, out: Path, **about: Any) -> SweepResult:
@@ -255,8 +266,14 @@ def finished(folder: Path) -> dict[str, Any]:
 
 
 def point_to_best(out: Path, metric: str) -> None:
-    """Let the link of a sweep name the best model that was kept, and remove the others."""
+    """Let the link of a sweep name the best model that was kept, and remove the others.
+
+    Raises:
+        UserError: somebody has removed it.
+    """
     kept = [path.parent for path in out.glob(f"lr-*/{MODEL}") if finished(path.parent)]
+    if not kept:
+        raise UserError(f"the model of {out} is gone: remove the folder, and begin anew")
     best = max(kept, key=lambda folder: float(finished(folder)["dev"][metric]["value"]))
     with atomic_path(out / MODEL) as unfinished:
         os.symlink(Path(best.name, MODEL), unfinished)

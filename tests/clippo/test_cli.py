@@ -294,7 +294,7 @@ def test_help_needs_no_torch(cwd):
     code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for verb in ("embed", "evaluate", "export", "fonts", "render", "runs", "search", "train"):
+    for verb in ("embed", "evaluate", "export", "finetune", "fonts", "render", "runs", "search", "train"):
         assert f"  {verb} " in run.stdout
 
 
@@ -403,7 +403,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["export", "RUN", "--out", "no/a.pt2"], "cannot write no/a.pt2: there is no folder no"),
         (["train", "emoji", "--out", "new", "--model.width", 97], "num_heads must divide width: 3 does not"),
         (["train", "emoji", "--out", "new", "--optimizer.beta2", 1], "optimizer.beta2 must be from 0 to"),
-        (["paint"], "the verb must be one of data, embed, evaluate, export, fonts"),
+        (["paint"], "the verb must be one of data, embed, evaluate, export, finetune, fonts"),
         (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
         (
             ["evaluate", "nowhere", "--recipe", "emoji"],

@@ -1,6 +1,7 @@
 """A sweep chooses on the examples for that, keeps what has ended, and goes on where it was cut off."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -94,6 +95,14 @@ def test_a_rate_that_diverges_is_not_chosen(model, easy, tmp_path):
         sweep(model, easy, replace(config, learning_rates=(1e30,)), tmp_path / "other")
 
 
+def test_a_model_that_somebody_has_removed_is_missed(model, easy, tmp_path):
+    config = SweepConfig(learning_rates=(1e-3,), run=RUN)
+    sweep(model, easy, config, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/lr-0.001-seed-0/model")
+    with pytest.raises(UserError, match="is gone: remove the folder"):
+        sweep(model, easy, config, tmp_path / "out")
+
+
 def test_one_process_at_a_time(model, easy, tmp_path, monkeypatch):
     config = SweepConfig(learning_rates=(1e-3,), run=RUN)
     with RunFolder(tmp_path / "out").locked(), pytest.raises(UserError, match="another process is training"):
@@ -123,6 +132,7 @@ def test_pictures_of_a_sweep(model, easy, tmp_path, monkeypatch):
     [
         ({"learning_rates": ()}, "learning_rates must be one or more"),
         ({"learning_rates": (1e-3, 1e-3)}, "all different"),
+        ({"learning_rates": (1e-3, 1.0000001e-3)}, "all different, got 0.001 0.001"),
         ({"learning_rates": (-1.0,)}, "learning_rate must be finite and above 0"),
         ({"learning_rates": (1e-3,), "seeds": 0}, "seeds must be at least 1"),
     ],
@@ -134,3 +144,5 @@ def test_values_out_of_range_are_refused(values, message):
 
 def test_default_learning_rates_are_those_of_bert_for_its_width():
     assert default_learning_rates(768) == (5e-5, 4e-5, 3e-5, 2e-5)
+    assert default_learning_rates(96) == (4e-4, 3.2e-4, 2.4e-4, 1.6e-4)
+    assert default_learning_rates(96, freeze=True) == (1e-3,)
