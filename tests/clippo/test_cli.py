@@ -517,10 +517,10 @@ def test_finetune_on_a_table_of_texts(cwd, tiny_model, monkeypatch, capsys):
     rows = "".join(f"{('dull', 'fine')[n % 2]} film {n},{('bad', 'good')[n % 2]}\n" for n in range(80))
     (cwd / "reviews.csv").write_text("text,label\n" + rows)
     command = ["finetune", "tiny", "texts", "--data", "reviews.csv", "--out", "tuned"]
-    command += ["--learning-rates", "3e-3", "--max-steps", "10"]
+    command += ["--learning-rates", "3e-3"]
     main(command)
     said = capsys.readouterr().out
-    assert "reviews, step 1 of 10: dev accuracy" in said
+    assert "reviews, step 1 of 6: dev accuracy" in said
     assert "than the most frequent class (" in said
     assert "| reviews | accuracy |" in said
     assert [row["metric"] for row in read_results(cwd / "tuned/results.json").rows] == [
