@@ -43,7 +43,9 @@ def tuned_for(model, about) -> FineTuned:
     return tuned.eval()
 
 
-@pytest.mark.parametrize("name", ABOUT)
+@pytest.mark.parametrize(
+    "name", ["texts", "scores", pytest.param("pictures", marks=pytest.mark.slow), "questions"]
+)
 def test_what_is_loaded_predicts_the_same(model, tmp_path, name):
     tuned = tuned_for(model, ABOUT[name])
     tuned.save_pretrained(tmp_path / "tuned")

@@ -55,6 +55,7 @@ def test_nine_numbers_and_their_average(model, glue, tmp_path):
     assert (tmp_path / "out/cola/model/head.json").is_file()
 
 
+@pytest.mark.slow
 def test_tasks_that_are_not_there_are_listed(model, glue, tmp_path, capsys):
     for folder in ("CoLA", "MNLI", "QQP", "QNLI", "SST-2", "STS-B"):
         shutil.rmtree(glue / folder)

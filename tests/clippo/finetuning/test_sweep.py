@@ -30,6 +30,7 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_by_dev_and_reports_the_mean_of_its_tests(model, easy, tmp_path):
     config = SweepConfig(learning_rates=(1e-5, 3e-3), seeds=2, run=RUN)
     swept = sweep(model, easy, config, tmp_path / "out", source="tiny")
@@ -86,6 +87,7 @@ def test_runs_that_have_ended_are_not_done_again(model, easy, tmp_path, capsys):
         sweep(model, other, SweepConfig(learning_rates=(1e-3,), run=RUN), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_not_chosen(model, easy, tmp_path):
     config = SweepConfig(learning_rates=(1e30, 1e-3), run=RUN)
     swept = sweep(model, easy, config, tmp_path / "out")
@@ -95,6 +97,7 @@ def test_a_rate_that_diverges_is_not_chosen(model, easy, tmp_path):
         sweep(model, easy, replace(config, learning_rates=(1e30,)), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_model_that_somebody_has_removed_is_missed(model, easy, tmp_path):
     config = SweepConfig(learning_rates=(1e-3,), run=RUN)
     sweep(model, easy, config, tmp_path / "out")

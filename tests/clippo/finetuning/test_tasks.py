@@ -13,11 +13,15 @@ from clippo.data.spec import source_config
 from clippo.data.transform import PlaceConfig, SquashConfig
 from clippo.data.vqa2 import Vqa2Config
 from clippo.errors import UserError
+from clippo.evaluation.text_tasks import FETCHED
+from clippo.finetuning.fine_tuned import About, FineTuned
 from clippo.finetuning.inputs import LabelledPictures, QuestionsInPictures, Texts
 from clippo.finetuning.objectives import Answers, Classification, Regression
 from clippo.finetuning.tasks import load_named_task, task_of_questions
+from clippo.finetuning.trainer import FinetuneConfig, finetune
+from clippo.training.run_folder import RunFolder
 from tests.clippo.conftest import write_part
-from tests.clippo.evaluation.conftest import GLUE_COUNT, write_glue
+from tests.clippo.evaluation.conftest import GLUE_COUNT, texts, write_glue  # noqa: F401 - a fixture
 
 OPTIONS = {"transform": SquashConfig(), "image_size": 48}
 
@@ -163,6 +167,33 @@ def test_pictures_with_labels(photographs, model):
 def test_a_broken_picture_is_named(photographs):
     with pytest.warns(UserWarning, match=r"1 of \d+ pictures cannot be read and are left out, such as .*0"):
         load_named_task("labels", data=photographs, **OPTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*cannot be read and are left out")
+@pytest.mark.parametrize("name", ["labels", "vqa"])
+def test_pictures_and_questions_are_trained_on(photographs, vqa2, model, tmp_path, name):
+    given = {"labels": {"data": photographs}, "vqa": {"root": str(vqa2)}}[name]
+    task = load_named_task(name, **given, **OPTIONS)
+    tuned = FineTuned(model, About.of(task))
+    config = FinetuneConfig(learning_rate=3e-3, batch_size=16, epochs=10)
+    ended = finetune(tuned, task, config, RunFolder(tmp_path))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.9 * losses[0]
+    if name == "labels":  # a dark or a light picture
+        assert ended.tests[""]["accuracy"] > ended.test_guessing[""]["accuracy"] + 20
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_texts_that_are_fetched(texts, name):  # noqa: F811 - the fixture
+    task = load_named_task(name, root=str(texts), **OPTIONS)
+    assert min(len(part) for part in (task.train, task.dev, *task.tests.values())) > 0
+    assert isinstance(task.objective, Regression if name in ("rating", "relatedness") else Classification)
+    is_pair = name in ("is_a", "words_in_context", "relatedness")
+    assert all((" [SEP] " in text) == is_pair for text in task.train.inputs.strings)
+    main = task.objective.main
+    outputs = torch.zeros(len(task.dev), task.objective.num_outputs)
+    assert task.objective.metrics(outputs, task.dev.targets, task.dev.rows, main_only=True).keys() == {main}
 
 
 def write_table(file, columns, rows):

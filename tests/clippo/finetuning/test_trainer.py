@@ -91,6 +91,7 @@ def test_a_run_ends_when_nothing_gets_better(tuned_for, tmp_path):
     assert [line["step"] for line in evaluations].index(ended.step) == len(evaluations) - 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tuned_for, tmp_path):
     task = separable(SIZES["width"])
 
