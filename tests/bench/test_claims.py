@@ -21,7 +21,9 @@ def rows_of_all():
         rows += [row(run, *claims_report.SENTENCES, 30.0, seed=seed) for seed in RUNS[run].seeds]
         rows += [row(run, "vqa", f"{reader}/all", 40.0) for reader in claims_report.READERS]
         rows += [row(run, "modality_gap", metric, 0.5) for metric in claims_report.GAPS]
-        rows += [row(run, "robustness", f"{change}/difference/R@10", -9.0) for change in claims_report.CHANGES]
+        rows += [
+            row(run, "robustness", f"{change}/difference/R@10", -9.0) for change in claims_report.CHANGES
+        ]
         rows += [row(run, "similarity", f"{method}/spearman", 50.0) for method in ("cosine", "n-grams")]
     for run in ("languages-pixels", "languages-bytes"):
         rows += [row(run, "held_out", f"{name}/text_to_image/R@10", 20.0) for name in ("mean", "en", "ka")]
