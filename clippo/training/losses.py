@@ -73,7 +73,7 @@ class SoftmaxLossConfig(LossConfig):
 class SoftmaxLoss(Loss):
     """See `clippo_kernels.contrastive_loss` and `SoftmaxLossConfig`."""
 
-    def __init__(self, *, within_kinds: bool) -> None:
+    def __init__(self, *, within_kinds: bool = False) -> None:
         super().__init__()
         self.within_kinds = within_kinds
 
