@@ -367,6 +367,9 @@ TABLES = {
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
     "miniature": Table(MINIATURE, miniature.table),
     **{f"claims_{table.__name__}": Table(CLAIMS, table) for table in claims_report.TABLES},
+    "claims_languages": Table(
+        CLAIMS, partial(claims_report.languages, names=DICTIONARY_LANGUAGES | UNSEEN_LANGUAGES)
+    ),
     "pages": Table(RENDERERS, pages),
     "data_rates": Table(DATA, data_rates),
     **{f"emoji_{name}": Table(EMOJI, partial(emoji_recalls_of_seeds, evaluator=name)) for name in EVALUATORS},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
 
@@ -12,7 +12,7 @@ from clippo.bench.studies.claims import CLAIMS, MIXTURES, RUNS, TEXT_TASKS
 from clippo.evaluation.figures import new_figure, picture_of
 from clippo.results import Row
 
-__all__ = ["TABLES", "trade_off"]
+__all__ = ["TABLES", "languages", "trade_off"]
 
 Metric = tuple[str, str]  # names of an evaluator and of its metric
 
@@ -59,7 +59,8 @@ def cell(rows: Sequence[Row]) -> str:
     digits = 1 if max(map(abs, values)) >= 1.5 else 2
     low, high = (min(values), max(values)) if len(values) > 1 else (rows[0].get("low"), rows[0].get("high"))
     brackets = "[]" if len(values) > 1 else "()"
-    spread = "" if low is None else f" {brackets[0]}{low:.{digits}f}-{high:.{digits}f}{brackets[1]}"
+    between = "" if low is None else "-" if low >= 0 else " to "
+    spread = "" if low is None else f" {brackets[0]}{low:.{digits}f}{between}{high:.{digits}f}{brackets[1]}"
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
@@ -152,21 +153,29 @@ def spelling(rows: Sequence[Row]) -> str:
     return markdown(["", *(RUNS[run].title for run in runs)], lines)
 
 
-def languages(rows: Sequence[Row]) -> str:
-    """A line a language: how well pixels and bytes find images by names, of trained images and of others."""
+def languages(rows: Sequence[Row], names: Mapping[str, str]) -> str:
+    """A line a language: how well pixels and bytes find images by names, of trained images and of others.
+
+    Args:
+        rows: of the study.
+        names: of the languages by their codes; others are left out.
+    """
     runs = ("languages-pixels", "languages-bytes")
-    parts = {"trained": "trained", "held_out": "held out", "unseen_languages": "trained, language unseen"}
+    parts = {"trained": "trained", "held_out": "held out", "unseen_languages": "language unseen"}
     header = ["", *(f"{title}, {RUNS[run].title}" for title in parts.values() for run in runs)]
     lines = []
-    for language in dict.fromkeys(row["metric"].partition("/")[0] for row in rows if row["run"] in runs):
+    for language, name in {"mean": "mean of all", **names}.items():
         metric = f"{language}/text_to_image/R@10"
-        cells = [cell(found(rows, run, (part, metric))) for part in parts for run in runs]
-        if any(cells):
-            lines.append([language, *cells])
+        own = [found(rows, run, (part, metric)) for part in parts for run in runs]
+        if any(own):
+            cells = [f"{one[0]['value']:.1f}" if one and language != "mean" else cell(one) for one in own]
+            lines.append([name, *cells])
+    guesses = [found(rows, run, (part, "chance/R@10")) for part in parts for run in runs]
+    lines.append(["guessing", *(f"{one[0]['value']:.1f}" if one else "" for one in guesses)])
     return markdown(header, lines)
 
 
-TABLES = (mixtures, tasks, few_labels, questions, spelling, languages, inside)
+TABLES = (mixtures, tasks, few_labels, questions, spelling, inside)
 
 
 def trade_off(rows: Sequence[Row]) -> Image.Image:

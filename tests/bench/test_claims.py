@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -28,6 +29,7 @@ def rows_of_all():
     for run in ("languages-pixels", "languages-bytes"):
         rows += [row(run, "held_out", f"{name}/text_to_image/R@10", 20.0) for name in ("mean", "en", "ka")]
         rows += [row(run, "unseen_languages", "th/text_to_image/R@10", 10.0)]
+        rows += [row(run, part, "chance/R@10", 1.0) for part in ("held_out", "unseen_languages")]
     for run in MIXTURES:
         for task, _ in claims_report.PROBES:
             for method in ("probe", "zero_shot", "10_shot", "n-grams", "n-grams_10_shot"):
@@ -42,7 +44,8 @@ def test_claims_name_runs_and_evaluators(tmp_path):
 
 
 def test_tables_have_a_column_a_header():
-    for table in claims_report.TABLES:
+    names = {"en": "English", "ka": "Georgian", "th": "Thai"}
+    for table in (*claims_report.TABLES, partial(claims_report.languages, names=names)):
         lines = table(rows_of_all()).splitlines()
         assert len({line.count("|") for line in lines}) == 1
         assert len(lines) > 3
