@@ -160,7 +160,8 @@ def languages(rows: Sequence[Row], names: Mapping[str, str]) -> str:
         rows: of the study.
         names: of the languages by their codes; others are left out.
     """
-    runs = ("languages-pixels", "languages-bytes")
+    measured = {row["run"] for row in rows}
+    runs = [run for run in ("languages-pixels", "languages-bytes") if run in measured]
     parts = {"trained": "trained", "held_out": "held out", "unseen_languages": "language unseen"}
     header = ["", *(f"{title}, {RUNS[run].title}" for title in parts.values() for run in runs)]
     lines = []
