@@ -5,8 +5,8 @@
     python -m clippo.bench.studies.claims mixtures          one claim, with the runs that it hangs on
 
 Two processes train and measure, with a thread each. What is in --out already is not done again, so that the
-study goes on where it was cut off. It writes bench/results, from which the tables of docs/claims.md are made,
-and the picture docs/img/claims.png.
+study goes on where it was cut off. It writes bench/results, from which the tables of docs/claims.md are made;
+`claims_report` draws the picture.
 """
 
 from __future__ import annotations

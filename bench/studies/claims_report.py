@@ -1,16 +1,24 @@
-"""The tables and the picture of docs/claims.md, from the rows of the study `claims`."""
+"""The tables and the picture of docs/claims.md, from the rows of the study `claims`.
+
+    python -m clippo.bench.studies.claims_report bench/results/DEVICE/DATE-COMMIT-claims.json
+
+It draws docs/img/claims.png; `python -m clippo.bench.tables` writes the tables.
+"""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from PIL import Image
 
 from clippo.bench.report import markdown
 from clippo.bench.studies.claims import CLAIMS, MIXTURES, RUNS, TEXT_TASKS
 from clippo.evaluation.figures import new_figure, picture_of
-from clippo.results import Row
+from clippo.files import atomic_path
+from clippo.results import ROOT, Row, read_results
 
 __all__ = ["TABLES", "languages", "trade_off"]
 
@@ -186,7 +194,7 @@ def trade_off(rows: Sequence[Row]) -> Image.Image:
     for run in MIXTURES:
         images, texts = found(rows, run, IMAGES), mean_of_tasks(rows, run, PROBES)
         x, y = ([row["value"] for row in own] for own in (images, texts))
-        color = "#0969da" if run.startswith("pixels") else "#cf222e" if "0" in run else "#57606a"
+        color = "#0969da" if "pixels" in run else "#57606a" if run == "untrained" else "#cf222e"
         axes.plot(x, y, "o", color=color, alpha=0.35, markersize=6)
         axes.plot(statistics.mean(x), statistics.mean(y), "o", color=color, markersize=9)
         axes.annotate(
@@ -198,3 +206,19 @@ def trade_off(rows: Sequence[Row]) -> Image.Image:
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     return picture_of(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m clippo.bench.studies.claims_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", type=Path, help="what the study has written")
+    rows = read_results(parser.parse_args().results).rows
+    with atomic_path(ROOT / "docs" / "img" / "claims.png") as file:
+        trade_off(rows).save(file)
+
+
+if __name__ == "__main__":
+    main()
