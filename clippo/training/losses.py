@@ -115,7 +115,7 @@ def loss_within_kinds(
         z_images, z_texts = (GatheredRows.apply(z, group) for z in (z_images, z_texts))  # type: ignore[no-untyped-call]
         labels = None if labels is None else all_rows(labels, group)
         # It is on the CPU: hosts tell one another, and none waits for its GPU.
-        is_text = all_rows(is_text, group)
+        is_text = all_rows(is_text.byte(), group).bool()
     losses = []
     for is_of_kind in (~is_text, is_text):
         of_kind = is_of_kind.nonzero().flatten()
