@@ -68,8 +68,8 @@ class Word(NamedTuple):
         return len(self.letters) >= MIN_TYPO_LETTERS
 
 
-# What becomes of a letter: the string in the place of so many letters from it on, one or two; None where the
-# perturbation has nothing to change. The generator decides where there is a choice.
+# A replacement: the new string, and how many letters it replaces, one or two; None where the perturbation
+# changes nothing. Where there is a choice, the generator decides.
 Change = tuple[str, int] | None
 Rule = Callable[[Word, np.random.Generator], Change]
 

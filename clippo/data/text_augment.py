@@ -122,7 +122,7 @@ class TextAugment:
         inked_BRC = inked_patches(images, self.patch_size, self.background)
         last_B2 = np.stack([last_of(inked_BRC.any(axis)) for axis in (2, 1)], axis=1)
         pixels_B2 = self.steps(last_B2, drawn) * self.patch_size
-        # What is rolled out at one edge, and in at the other, is blank.
+        # The pixels that np.roll carries from one edge to the other are blank.
         moved = [
             np.roll(image, tuple(by), (0, 1)) for image, by in zip(images, pixels_B2.tolist(), strict=True)
         ]

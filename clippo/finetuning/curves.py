@@ -43,6 +43,6 @@ def draw_curves(runs: Mapping[float, Sequence[RunFolder]], task: str, metric: st
 
 
 def guessing_of(histories: Sequence[History], metric: str) -> float | None:
-    """What guessing reaches on the examples for choosing, None where nothing was measured yet."""
+    """The metric of guessing on the examples for choosing; None where nothing was measured yet."""
     found = [value for history in histories for value in history.series(f"dev/chance/{metric}")[1]]
     return found[0] if found else None

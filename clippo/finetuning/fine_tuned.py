@@ -40,7 +40,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a fine-tuned model was tuned for.
+    """Description of a fine-tuned model: its task, and what it reads and predicts.
 
     Attributes:
         task: name of the task.

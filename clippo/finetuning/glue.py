@@ -21,7 +21,7 @@ __all__ = ["GlueResult", "finetune_glue"]
 
 @dataclass(frozen=True)
 class GlueResult:
-    """What came out of the tasks.
+    """Results of the tasks.
 
     Attributes:
         rows: of all tasks and, where all eight are there, "average".

@@ -1,4 +1,4 @@
-"""What the tower reads of the examples of a task: texts, pictures, pictures with a question, or features.
+"""Inputs of the tower from the examples of a task: texts, pictures, pictures with a question, or features.
 
 Shapes: B examples, D width of the tower, S side of its images in px.
 """
@@ -108,7 +108,7 @@ class LabelledPictures(Inputs):
 
 
 class Features(Inputs):
-    """What a frozen tower has made of inputs already.
+    """Pooled tokens that a frozen tower has computed already.
 
     Args:
         features: (M, D) pooled tokens.

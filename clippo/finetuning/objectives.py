@@ -1,4 +1,4 @@
-"""What a head predicts: classes, scores or answers; with the loss, the metrics, and what guessing reaches.
+"""Objectives of a head: classes, scores or answers, each with its loss, its metrics and those of guessing.
 
 A new one is a class in this file. Shapes: B or N examples, O outputs of the head.
 """
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(ABC):
-    """What a head predicts. The subclasses are the choices, whose fields are kept with the fine-tuned model.
+    """Kind of prediction of a head. The subclasses are the choices; their fields are saved with the model.
 
     Targets are of all examples of a part; `rows` says which are meant.
     """

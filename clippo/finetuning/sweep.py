@@ -77,7 +77,7 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came out of a sweep.
+    """Result of a sweep.
 
     Attributes:
         rows: of results.json: the metrics on the tests, of the learning rate that was chosen, with what

@@ -84,7 +84,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is fine-tuned for.
+    """A task to fine-tune for: its examples and its objective.
 
     Attributes:
         name: of the task.

@@ -195,7 +195,7 @@ def finetune(tuned: FineTuned, task: Task, config: FinetuneConfig, folder: RunFo
             optimizer.step()
             bar.update()
 
-            # What is written of it
+            # Logging
             if step % log_every == 0 or step in measured_at:
                 if bad_step := check.ended_at():
                     raise DivergedError(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from clippo.data.base import SourceConfig
 from clippo.data.emoji import EmojiConfig
 from clippo.data.mixture import MixtureConfig
 from clippo.data.packages import PackagesConfig
-from clippo.data.transform import PlaceConfig
 from clippo.errors import UserError
 from clippo.evaluation.retrieval import RetrievalConfig
-from clippo.model import ClippoConfig, RenderedTextConfig
-from clippo.renderer import AlignedRendererConfig
+from clippo.recipes import emoji
 from clippo.training.config import TrainConfig
-from clippo.training.losses import SoftmaxLossConfig
-from clippo.training.optimizers import AdamWConfig
 
 __all__ = ["recipe"]
 
@@ -36,31 +34,17 @@ def recipe(sentence_share: float = 0.5) -> TrainConfig:
         if 0 < sentence_share < 1
         else (sentences if sentence_share else images)
     )
-    steps = round(450 * min(2.0, 1 / max(0.5, 1 - sentence_share)))
-    return TrainConfig(
-        model=ClippoConfig(
-            width=96,
-            depth=3,
-            mlp_dim=384,
-            num_heads=3,
-            patch_size=16,
-            image_size=96,  # room for 36 patches, or 72 letters, of a sentence
-            embed_dim=128,
-            text=RenderedTextConfig(tokens="inked"),
-        ),
-        renderer=AlignedRendererConfig(),
+    steps = round(450 / max(0.5, 1 - sentence_share))
+    own = emoji.recipe()
+    return dataclasses.replace(
+        own,
+        # Room for 36 patches, or 72 letters, of a sentence.
+        model=dataclasses.replace(own.model, image_size=96),
         data=data,
-        transform=PlaceConfig(strength=0.25),
-        loss=SoftmaxLossConfig(),
-        optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
         evaluators={
             "images": RetrievalConfig(data=images, captions="first"),
             "sentences": RetrievalConfig(data=sentences),
         },
-        batch_size=128,
         steps=steps,
-        learning_rate=2e-3,
         warmup_steps=steps // 3,
-        residual_scale=0.2,
-        workers=0,
     )
