@@ -59,8 +59,9 @@ class Run:
 MIXED = "miniature --sentence-share"
 BYTES = "--model.text bytes --model.text.max-bytes 72"  # as many letters as 36 patches show
 # One language a script, and some of the larger ones in Latin letters.
-LANGUAGES = "en de fr es pt pl fi tr vi id sw ru el ka hy he ar hi ta am km ko ja zh"
-DICTIONARY = f"dictionary --steps 1500 --warmup-steps 500 --workers 0 --data.languages {LANGUAGES}"
+LANGUAGES = "en,de,fr,es,pt,pl,fi,tr,vi,id,sw,ru,el,ka,hy,he,ar,hi,ta,am,km,ko,ja,zh"
+DICTIONARY = f"dictionary --languages {LANGUAGES} --steps 900 --warmup-steps 300 --workers 0"
+AUGMENTED = "--text-augment.spelling typos=0.05 upper_case=0.1 --text-augment.shift 1 --text-augment.shade 30"
 THREE = (0, 1, 2)
 RUNS = {
     "untrained": Run("random weights", f"{MIXED} 0 --steps 1 --learning-rate 1e-12 --warmup-steps 0"),
@@ -70,6 +71,7 @@ RUNS = {
     "pixels-025": Run("25 % sentences", f"{MIXED} 0.25"),
     "pixels-050": Run("50 % sentences", f"{MIXED} 0.5", THREE),
     "pixels-050-kinds": Run("50 % sentences, loss within kinds", f"{MIXED} 0.5 --loss.within-kinds"),
+    "pixels-050-augmented": Run("50 % sentences, texts augmented", f"{MIXED} 0.5 {AUGMENTED}"),
     "pixels-075": Run("75 % sentences", f"{MIXED} 0.75"),
     "pixels-100": Run("sentences alone", f"{MIXED} 1"),
     "bytes-000": Run("bytes (1T), images alone", f"{MIXED} 0 {BYTES}"),
@@ -98,7 +100,9 @@ class Claim:
 CLAIMS = {
     "mixtures": Claim(MIXTURES, ("images", "sentences", *(f"text_{t}" for t in TEXT_TASKS), "similarity")),
     "questions": Claim(("untrained", "pixels-000", "pixels-050", "pixels-100", "bytes-050"), ("vqa",)),
-    "spelling": Claim(("pixels-000", "pixels-050", "bytes-000", "bytes-050"), ("robustness",)),
+    "spelling": Claim(
+        ("pixels-000", "pixels-050", "pixels-050-augmented", "bytes-000", "bytes-050"), ("robustness",)
+    ),
     "languages": Claim(("languages-pixels", "languages-bytes")),
     "inside": Claim(MIXTURES, ("modality_gap",)),
 }

@@ -311,6 +311,17 @@ def test_the_recipe_trains_and_measures_what_is_unseen(tmp_path, monkeypatch):
     assert languages == {"chance", "mean", *HELD_OUT_LANGUAGES}
 
 
+def test_the_recipe_trains_and_measures_the_languages_of_a_list():
+    config = find_recipe("dictionary")(languages="en,de")
+    measured = {name: getattr(evaluator, "data", None) for name, evaluator in config.evaluators.items()}
+    assert config.data == DictionaryConfig(languages=("en", "de"))
+    assert measured["trained"] is measured["held_out"] is None  # they look at the source of the run
+    assert measured["unseen_style_fluent"] == DictionaryConfig(
+        collections=("fluent",), languages=("en", "de")
+    )
+    assert measured["unseen_languages"] == DictionaryConfig(languages=HELD_OUT_LANGUAGES)
+
+
 def test_what_cannot_be_is_refused(drawn, tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*: `clippo data fetch dictionary` makes it"):
         config(tmp_path / "nowhere").build("train")
