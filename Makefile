@@ -12,6 +12,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# A process a core, each with one thread, as the threads of several would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: train test test-slow bench claims lint setup
 
@@ -19,11 +21,11 @@ train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
 
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 	$(BIN)/python -m clippo_kernels.aot --arch sm_90
 
 test-slow: setup
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 	$(BIN)/python -m clippo_kernels.aot
 
 bench: export BENCH := 1

@@ -133,6 +133,7 @@ def logged(folder: Path, name: str) -> list[Path]:
     return [*(folder / "log").glob(f"{name}-*")]
 
 
+@pytest.mark.slow
 def test_a_job_saves_goes_back_into_the_queue_and_goes_on(job, tmp_path):
     flags = ["--data", "folder:two words/*.jpg", "--note", "a 'quoted' $HOME"]
     process = job("own", tmp_path / "my run", *flags)

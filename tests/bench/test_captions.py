@@ -7,6 +7,7 @@ from clippo.bench.captions import CLDR, KINDS, captions
 SCRIPT = {"English": "a", "Chinese": "\u4e00", "Arabic": "\u0627", "Hindi": "\u0915", "Thai": "\u0e01"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLDR.is_dir(), reason="apt-get install unicode-cldr-core")
 @pytest.mark.parametrize("kind", KINDS)
 def test_captions_are_different_and_repeatable(kind):

@@ -220,6 +220,7 @@ def test_resume_takes_the_configuration_of_the_run(finished, tmp_path, monkeypat
     assert called[-1] == find_recipe("emoji")()
 
 
+@pytest.mark.slow
 def test_embeddings_are_kept_until_something_changes(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     run = RunFolder(tmp_path / "run")

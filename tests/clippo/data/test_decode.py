@@ -164,6 +164,7 @@ def test_what_is_no_picture(content, message):
         decode(content)
 
 
+@pytest.mark.slow
 def test_damaged_files_raise_nothing_but_value_errors():
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
         content = bytearray(encoded(RGB, kind))

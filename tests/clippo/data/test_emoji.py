@@ -63,6 +63,7 @@ def test_pictures_are_drawn_at_any_size(size):
     assert abs(rows.mean() - size / 2) < 0.1 * size
 
 
+@pytest.mark.slow
 def test_held_out_pictures_are_new_compositions_of_known_parts(emoji):
     trained, held_out = (emoji.config.build(split, image_size=64).emojis for split in ("train", "held_out"))
     assert len(trained) + len(held_out) == len(emoji)

@@ -66,6 +66,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_losses(layouts, tmp_path):
     """To the last bit."""
     found = {}
@@ -76,6 +77,7 @@ def test_losses(layouts, tmp_path):
     assert all(one == found["folder"] for one in found.values())
 
 
+@pytest.mark.slow
 def test_the_recipe_goes_on_from_weights(layouts, tmp_path):
     config = tiny(layouts["folder"])
     train(config, tmp_path / "first")
@@ -129,6 +131,7 @@ def test_broken_examples_are_written_down(files, tmp_path):
     assert kept == [line for line in lines if line["step"] <= 4]
 
 
+@pytest.mark.slow
 def test_a_run_on_too_many_broken_examples_ends(files, tmp_path):
     root = tmp_path / "photos"
     root.mkdir()
@@ -225,6 +228,7 @@ def test_conversion_keeps_everything(layouts, tmp_path, layout):
         convert(source_config(layouts[layout]).build("all", image_size=32), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_conversion_of_pictures_that_are_no_files(tmp_path):
     """Emoji have transparent pixels and texts in two languages."""
     source = EmojiConfig(languages=("en", "zh")).build("held_out", image_size=32)

@@ -72,7 +72,7 @@ class Pairs(Source):
         return Example(f"square {index}", np.full((32, 32, 3), index, np.uint8), (Text(f"b{index}"),))
 
 
-@pytest.mark.parametrize("renderer", [UnifontRenderer, AlignedRenderer])
+@pytest.mark.parametrize("renderer", [pytest.param(UnifontRenderer, marks=pytest.mark.slow), AlignedRenderer])
 def test_pairs_of_texts_have_two_texts(renderer):
     batches = batches_of(
         source=Pairs, weights=None, renderer=renderer, text=RenderedTextConfig(tokens="inked")
@@ -218,6 +218,7 @@ def test_another_example_takes_the_place_of_a_broken_one():
         assert len(set(grey)) == 8
 
 
+@pytest.mark.slow
 def test_the_replacement_follows_from_the_seed_the_step_and_the_row():
     whole = next(iter(load(batches_of(source=Broken, weights=None), workers=0)))
     parts = [

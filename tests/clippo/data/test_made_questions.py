@@ -44,6 +44,7 @@ def splits(folder):
     return {split: config.build(split, SIZE) for split in ("train", "held_out")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "count"), [("train", 140), ("held_out", 28)])
 def test_every_answer_is_right_equally_often(splits, split, count):
     answers = defaultdict(Counter)

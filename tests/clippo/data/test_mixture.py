@@ -60,6 +60,7 @@ def test_row_groups_of_a_part_of_a_file(layouts, window, monkeypatch):
     assert len(set(found.tolist())) == len(found)
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_and_resumes(layouts, tmp_path):
     config = dataclasses.replace(tiny(layouts["folder"]), schedule=ConstantConfig())  # whatever the length
     data = data_config([layouts["folder"] + "=1", layouts["csv"] + "=2"])

@@ -68,7 +68,12 @@ def both(batch):
     return listed(batch.texts, batch.text_mask), pairs
 
 
-KINDS = [(INKED, AlignedRenderer), (INKED, UnifontRenderer), (ALL, UnifontRenderer), (BYTES, None)]
+KINDS = [
+    (INKED, AlignedRenderer),
+    pytest.param(INKED, UnifontRenderer, marks=pytest.mark.slow),
+    pytest.param(ALL, UnifontRenderer, marks=pytest.mark.slow),
+    pytest.param(BYTES, None, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("text", "renderer"), KINDS)

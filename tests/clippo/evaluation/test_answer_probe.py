@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from clippo.evaluation.answer_probe import fit_probe
@@ -15,6 +16,7 @@ def same_or_not(count: int) -> tuple[torch.Tensor, list[list[str]]]:
     return torch.from_numpy(z), [["yes"] if same else ["no"] for same in (a == b).tolist()]
 
 
+@pytest.mark.slow
 def test_an_answer_that_hangs_on_two_things_is_learned():
     z, answers = same_or_not(400)
     probe = fit_probe(z, SoftTargets(answers, ["no", "yes"]), [str(i) for i in range(400)])

@@ -17,6 +17,7 @@ def test_an_estimate_is_a_number():
     assert (again, again.low, again.high) == (2.5, 1.0, 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [lambda: RNG.normal(3, 2, 200), lambda: RNG.random(150) < 0.2])
 def test_nineteen_of_twenty_intervals_hold_the_truth(draw):
     truth = 3 if draw().dtype == float else 0.2

@@ -213,6 +213,7 @@ def test_no_language_and_no_example(untrained):
         Retrieval(source := Parts(0), source, SquashConfig().build(64))
 
 
+@pytest.mark.slow
 def test_another_source_than_that_of_the_run_is_measured():
     config = RetrievalConfig(data=EmojiConfig(languages=("en", "fr")))
     assert len(config.build(DATA, PLACE, 64).texts_by_language()["fr"]) == 318

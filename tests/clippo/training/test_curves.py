@@ -50,6 +50,7 @@ def inked(image: np.ndarray, panel: str, colour) -> int:
     return int((np.abs(part - colour).max(-1) < 12).sum())
 
 
+@pytest.mark.slow
 def test_each_run_has_a_colour_in_each_panel(tmp_path):
     first = evaluated(run_of(tmp_path / "first"), 5, 10, 20)
     second = evaluated(run_of(tmp_path / "second", loss=2.0, pairs_per_s=300, grad_norm=2.0), 4, 6, 8)
@@ -79,6 +80,7 @@ def test_skipped_steps_are_marked(tmp_path):
     assert (none, some > 10) == (0, True)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_left_out(tmp_path):
     run = run_of(tmp_path / "run")
     odd = [float("nan"), float("inf"), 1e305, 2.0]
@@ -120,6 +122,7 @@ def test_many_runs(tmp_path):
     pixels(tmp_path / "curves.png")
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     run = run_of(tmp_path / "run")
     for name in ("none/curves.png", "curves.unknown"):

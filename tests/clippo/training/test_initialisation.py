@@ -83,6 +83,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         initialise(Clippo(SIZES), str(tmp_path / "nowhere"))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_begins_with(tiny_config, tmp_path, capsys):
     save_big_vision(Clippo(dataclasses.replace(tiny_config.model, image_size=96)), tmp_path / "begun.npz")
     config = dataclasses.replace(

@@ -140,7 +140,13 @@ def test_learning_rates_and_decays_follow_patterns(tiny_config, make):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [AdamWConfig, AdafactorConfig, MuonConfig], ids=lambda config: config.name
+    "optimizer",
+    [
+        AdamWConfig,
+        pytest.param(AdafactorConfig, marks=pytest.mark.slow),
+        pytest.param(MuonConfig, marks=pytest.mark.slow),
+    ],
+    ids=lambda config: config.name,
 )
 def test_frozen_parameters_stay_as_they_are(tiny_config, tmp_path, optimizer):
     config = dataclasses.replace(

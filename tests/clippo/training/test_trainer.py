@@ -160,10 +160,9 @@ def default_signals():
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(x, marks=pytest.mark.slow) for x in ("SIGINT", "SIGHUP"))]
-)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_ends_a_run_with_a_checkpoint(finished, tiny_config, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
     batch, before = WeightedOrder.__call__, signal.getsignal(number)
@@ -204,6 +203,7 @@ def test_a_second_signal_ends_the_process_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_signals")
 def test_usr1_asks_for_a_checkpoint_and_the_run_goes_on(finished, tiny_config, tmp_path, monkeypatch):
     batch, saved = WeightedOrder.__call__, []
@@ -420,6 +420,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_config, tmp_path, monkey
     assert RunFolder(tmp_path / "run").newest_checkpoint() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [AdamWConfig(), pytest.param(AdafactorConfig(), marks=pytest.mark.slow)],
@@ -577,6 +578,7 @@ def test_compiled_blocks_train_as_the_others_do(finished, tiny_config, tmp_path)
     assert state(tmp_path / "run").keys() == state(finished).keys()
 
 
+@pytest.mark.slow
 def test_equal_texts_are_merged_on_request(tiny_config, tmp_path, monkeypatch):
     given = []
     forward = SoftmaxLoss.forward
