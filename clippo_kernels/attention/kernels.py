@@ -16,9 +16,10 @@ dq, dk and dv once, with any strides. This reaches the lower bound in bytes. The
 at compile time to a multiple of 16, so that N = 196 costs 208 exponentials per row and not 256.
 
 *Long*: online softmax (Milakov and Gimelshein, arXiv 1805.02867) over blocks of keys, as in FlashAttention-2
-(Dao, arXiv 2307.08691). The backward has one kernel for dk and dv and one for dq: seven products instead of
-five, but neither atomics nor a float32 dq. Both kernels recompute `sum(out * dout)` from tiles that they load
-anyway, so that only inputs, outputs and the log-sum-exp are ever in memory.
+(Dao, arXiv 2307.08691). The backward has one kernel for dq and one for dk and dv: seven products instead of
+five, but neither atomics nor a float32 dq. The kernel for dq runs first and writes `delta = sum(out * dout)`,
+4 bytes per query and head, so that the other does not read `out` again for every block of keys. In the
+forward, the block of keys that is not full comes first, so that the loop over the full blocks has no mask.
 
 *Pool*: with one query per sequence, no product is large enough for tensor cores: 4 N D bytes for 4 N D FLOP.
 The kernels read keys and values once, in the backward too, and write their packed gradient.
@@ -174,12 +175,26 @@ def scale_tile(tile, factor, D: tl.constexpr):
 
 
 @triton.jit
-def dot_rows(a_MD, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
-    """Compute `a_MD @ b_ND.T` in float32: (M, N)."""
+def transpose(tile_ND, D: tl.constexpr):
+    transposed = ()
+    for i in tl.static_range(num_pieces(D)):
+        transposed = transposed + (tl.trans(tile_ND[i]),)
+    return transposed
+
+
+@triton.jit
+def dot_columns(a_MD, b_DN, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
+    """Compute `a_MD @ b_DN` in float32: (M, N)."""
     products = tl.zeros((M, N), tl.float32)
     for i in tl.static_range(num_pieces(D)):
-        products = dot(a_MD[i], tl.trans(b_ND[i]), products)
+        products = dot(a_MD[i], b_DN[i], products)
     return products
+
+
+@triton.jit
+def dot_rows(a_MD, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
+    """Compute `a_MD @ b_ND.T` in float32: (M, N)."""
+    return dot_columns(a_MD, transpose(b_ND, D), M, N, D)
 
 
 @triton.jit
@@ -189,6 +204,25 @@ def add_dot(acc_MD, a_MN, b_ND, D: tl.constexpr):
     result = ()
     for i in tl.static_range(num_pieces(D)):
         result = result + (dot(a_MN, b_ND[i], acc_MD[i]),)
+    return result
+
+
+@triton.jit
+def dot_transposed(a_NM, b_ND, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr):
+    """Compute `a_NM.T @ b_ND` in float32: (M, D).
+
+    With M below 64, the least rows of Hopper's wgmma, the transpose `b_ND.T @ a_NM` is computed instead,
+    whose rows are features: mma.sync would have 62 % of the throughput, and each warp would load all of b to
+    its registers. With small tiles that costs less than the registers that the transpose takes.
+    """
+    result = ()
+    for i in tl.static_range(num_pieces(D)):
+        if M < 64 and piece_size(D, i) >= 64 and (N > 128 or D > 64):
+            zeros_DM = tl.zeros((piece_size(D, i), M), tl.float32)
+            result = result + (tl.trans(dot(tl.trans(b_ND[i]), a_NM, zeros_DM)),)
+        else:
+            zeros_MD = tl.zeros((M, piece_size(D, i)), tl.float32)
+            result = result + (dot(tl.trans(a_NM), b_ND[i], zeros_MD),)
     return result
 
 
@@ -204,29 +238,24 @@ def sum_of_products(a_MD, b_MD, M: tl.constexpr, D: tl.constexpr):
 @triton.jit
 def load_queries(
     q_base,  # pointers to the first row of a head: see head_of and lse_of
-    out_base,
     dout_base,
     lse_base,
     q_stride,  # of (sequence, row, head)
-    out_stride,  # of (sequence, row, head)
     dout_stride,  # of (sequence, row, head)
     rows,
     Nq,
-    BLOCK_M: tl.constexpr,
     D: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """Load a block of queries for the backward: (q, dout, sum(out * dout), lse).
+    """Load a block of queries for the backward: (q, dout, lse).
 
     Out-of-range queries repeat the last query, and their lse of inf makes their probabilities 0. Queries of 0
     would also work, except that 0 * inf is NaN if a key is infinite.
     """
     q_MD = load_rows(q_base, q_stride[1], tl.minimum(rows, Nq - 1), Nq, D, ALIGNED)
     dout_MD = load_rows(dout_base, dout_stride[1], rows, Nq, D, ALIGNED)
-    out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
-    delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
     lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
-    return q_MD, dout_MD, delta_M, lse_M
+    return q_MD, dout_MD, lse_M
 
 
 @triton.jit
@@ -291,7 +320,8 @@ def short_forward(
     """Each program loads the keys and values of a head once and loops over `rows_per_program` queries."""
     head, block, sequence, first_row, Nq, Nk = locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN)
     cols, is_key = short_keys(Nk, KEYS, BLOCK_N, VARLEN)
-    k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
+    # In the loop, Triton 3.9 would write the transpose to shared memory for every block of queries.
+    k_DN = transpose(load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED), D)
     v_ND = load_head(v, v_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
     out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
@@ -301,7 +331,7 @@ def short_forward(
     for m in tl.range(start, tl.minimum(start + rows_per_program, Nq), BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
         q_MD = load_rows(q_base, q_stride[1], rows, Nq, D, ALIGNED)
-        s_MN = tl.where(is_key[None, :], dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D), -float("inf"))
+        s_MN = tl.where(is_key[None, :], dot_columns(q_MD, k_DN, BLOCK_M, BLOCK_N, D), -float("inf"))
         max_M = tl.max(s_MN, 1) * scale_log2e
         p_MN = tl.exp2(s_MN * scale_log2e - max_M[:, None])
         sum_M = tl.sum(p_MN, 1)
@@ -361,10 +391,11 @@ def short_backward(
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
-        q_MD, dout_MD, delta_M, lse_M = load_queries(
-            q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
-            rows, Nq, BLOCK_M, D, ALIGNED,
-        )  # fmt: skip
+        q_MD, dout_MD, lse_M = load_queries(
+            q_base, dout_base, lse_base, q_stride, dout_stride, rows, Nq, D, ALIGNED
+        )
+        out_MD = load_rows(out_base, out_stride[1], rows, Nq, D, ALIGNED)
+        delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
         p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
         # Padded keys have scores of 0. If the lse is far below 0, exp2 overflows, and dq would be inf * 0 =
         # NaN.
@@ -373,7 +404,7 @@ def short_backward(
         dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
         ds_NM = cast(p_NM * (dp_NM - delta_M[None, :]), q.dtype.element_ty)
         dk_ND = add_dot(dk_ND, ds_NM, q_MD, D)
-        dq_MD = add_dot(zeros(BLOCK_M, D), tl.trans(ds_NM), k_ND, D)
+        dq_MD = dot_transposed(ds_NM, k_ND, BLOCK_M, BLOCK_N, D)
         store_rows(dq_base, dq_stride[1], rows, Nq, scale_tile(dq_MD, scale, D), D, ALIGNED)
     dk_ND = scale_tile(dk_ND, scale, D)
     store_head(dk, dk_stride, sequence, first_row, head, cols, Nk, dk_ND, D, ALIGNED)
@@ -382,6 +413,41 @@ def short_backward(
 
 # ---------------------------------------------------------------------------------------------------------
 # Long sequences: keys in blocks
+
+
+@triton.jit
+def attend(
+    state,  # largest score in units of log2, sum of the exponentials, sum of the values: (M,), (M,), (M, D)
+    q_MD,
+    k_base,  # pointers to the first row of a head: see head_of
+    v_base,
+    k_stride,  # of (sequence, row, head)
+    v_stride,  # of (sequence, row, head)
+    n,  # first key of the block
+    Nk,
+    scale_log2e,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    D: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr,  # keys from Nk on are left out
+):
+    """Add a block of keys to the online softmax of a block of queries."""
+    max_M, sum_M, out_MD = state
+    cols = n + tl.arange(0, BLOCK_N)
+    k_ND = load_rows(k_base, k_stride[1], cols, Nk, D, ALIGNED)
+    s_MN = dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D)
+    if MASKED:
+        s_MN = tl.where((cols < Nk)[None, :], s_MN, -float("inf"))
+    new_max_M = tl.maximum(max_M, tl.max(s_MN, 1) * scale_log2e)
+    # If all scores so far are -inf, shift by 0 to avoid NaN: a later block may have finite scores.
+    shift_M = tl.where(new_max_M == -float("inf"), 0.0, new_max_M)
+    p_MN = tl.exp2(s_MN * scale_log2e - shift_M[:, None])
+    decay_M = tl.exp2(max_M - shift_M)
+    sum_M = sum_M * decay_M + tl.sum(p_MN, 1)
+    v_ND = load_rows(v_base, v_stride[1], cols, Nk, D, ALIGNED)
+    out_MD = add_dot(scale_rows(out_MD, decay_M, D), p_MN, v_ND, D)
+    return new_max_M, sum_M, out_MD
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -419,24 +485,20 @@ def long_forward(
     v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)
 
     max_M = tl.full((BLOCK_M,), -float("inf"), tl.float32)
-    sum_M = tl.zeros((BLOCK_M,), tl.float32)
-    out_MD = zeros(BLOCK_M, D)
-    for n in tl.range(0, Nk, BLOCK_N):
-        cols = n + tl.arange(0, BLOCK_N)
-        k_ND = load_rows(k_base, k_stride[1], cols, Nk, D, ALIGNED)
-        s_MN = dot_rows(q_MD, k_ND, BLOCK_M, BLOCK_N, D)
-        if not FULL_BLOCKS:
-            s_MN = tl.where((cols < Nk)[None, :], s_MN, -float("inf"))
-        new_max_M = tl.maximum(max_M, tl.max(s_MN, 1) * scale_log2e)
-        # If all scores so far are -inf, shift by 0 to avoid NaN: a later block may have finite scores.
-        shift_M = tl.where(new_max_M == -float("inf"), 0.0, new_max_M)
-        p_MN = tl.exp2(s_MN * scale_log2e - shift_M[:, None])
-        decay_M = tl.exp2(max_M - shift_M)
-        sum_M = sum_M * decay_M + tl.sum(p_MN, 1)
-        v_ND = load_rows(v_base, v_stride[1], cols, Nk, D, ALIGNED)
-        out_MD = add_dot(scale_rows(out_MD, decay_M, D), p_MN, v_ND, D)
-        max_M = new_max_M
+    state = (max_M, tl.zeros((BLOCK_M,), tl.float32), zeros(BLOCK_M, D))
+    full = Nk // BLOCK_N * BLOCK_N
+    if not FULL_BLOCKS and full < Nk:
+        state = attend(
+            state, q_MD, k_base, v_base, k_stride, v_stride, full, Nk, scale_log2e,
+            BLOCK_M, BLOCK_N, D, ALIGNED, MASKED=True,
+        )  # fmt: skip
+    for n in tl.range(0, full, BLOCK_N):
+        state = attend(
+            state, q_MD, k_base, v_base, k_stride, v_stride, n, full, scale_log2e,
+            BLOCK_M, BLOCK_N, D, ALIGNED, MASKED=False,
+        )  # fmt: skip
 
+    max_M, sum_M, out_MD = state
     out_MD = scale_rows(out_MD, 1.0 / sum_M, D)
     store_head(out, out_stride, sequence, first_row, head, rows, Nq, out_MD, D, ALIGNED)
     lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
@@ -448,17 +510,16 @@ def long_backward_dkdv(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
     v,  # like k
-    out,  # like q
     dout,  # like q
     lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    delta,  # like lse: sum(out * dout)
     dk,  # like k
     dv,  # like k
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
-    out_stride,  # of (sequence, row, head)
     dout_stride,  # of (sequence, row, head)
-    lse_stride,  # of (sequence, head)
+    lse_stride,  # of (sequence, head), also of delta
     dk_stride,  # of (sequence, row, head)
     dv_stride,  # of (sequence, row, head)
     cu_seqlens,  # (S + 1,) int32, or None without VARLEN
@@ -485,17 +546,17 @@ def long_backward_dkdv(
     k_ND = load_head(k, k_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     v_ND = load_head(v, v_stride, sequence, first_row, head, cols, Nk, D, ALIGNED)
     q_base = head_of(q, q_stride, sequence, first_row, head, ALIGNED)
-    out_base = head_of(out, out_stride, sequence, first_row, head, ALIGNED)
     dout_base = head_of(dout, dout_stride, sequence, first_row, head, ALIGNED)
     lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
+    delta_base = lse_of(delta, lse_stride, sequence, first_row, head)
 
     dk_ND, dv_ND = zeros(BLOCK_N, D), zeros(BLOCK_N, D)
     for m in tl.range(0, Nq, BLOCK_M):
         rows = m + tl.arange(0, BLOCK_M)
-        q_MD, dout_MD, delta_M, lse_M = load_queries(
-            q_base, out_base, dout_base, lse_base, q_stride, out_stride, dout_stride,
-            rows, Nq, BLOCK_M, D, ALIGNED,
-        )  # fmt: skip
+        q_MD, dout_MD, lse_M = load_queries(
+            q_base, dout_base, lse_base, q_stride, dout_stride, rows, Nq, D, ALIGNED
+        )
+        delta_M = tl.load(delta_base + rows, mask=rows < Nq, other=0.0)
         p_NM = tl.exp2(dot_rows(k_ND, q_MD, BLOCK_N, BLOCK_M, D) * scale_log2e - lse_M[None, :])
         dv_ND = add_dot(dv_ND, p_NM, dout_MD, D)
         dp_NM = dot_rows(v_ND, dout_MD, BLOCK_N, BLOCK_M, D)
@@ -513,13 +574,14 @@ def long_backward_dq(
     out,  # like q
     dout,  # like q
     lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    delta,  # like lse; written: sum(out * dout)
     dq,  # like q
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
     out_stride,  # of (sequence, row, head)
     dout_stride,  # of (sequence, row, head)
-    lse_stride,  # of (sequence, head)
+    lse_stride,  # of (sequence, head), also of delta
     dq_stride,  # of (sequence, row, head)
     cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     Nq,  # the longest length if VARLEN
@@ -548,6 +610,8 @@ def long_backward_dq(
     out_MD = load_head(out, out_stride, sequence, first_row, head, rows, Nq, D, ALIGNED)
     delta_M = sum_of_products(out_MD, dout_MD, BLOCK_M, D)
     lse_base = lse_of(lse, lse_stride, sequence, first_row, head)
+    delta_base = lse_of(delta, lse_stride, sequence, first_row, head)
+    tl.store(delta_base + rows, delta_M, mask=rows < Nq)
     lse_M = tl.load(lse_base + rows, mask=rows < Nq, other=float("inf"))
     k_base = head_of(k, k_stride, sequence, first_row, head, ALIGNED)
     v_base = head_of(v, v_stride, sequence, first_row, head, ALIGNED)

@@ -4,7 +4,7 @@ Packed sequences (with `cu_seqlens`) are (T, H, D) tensors and come with the lon
 are (B, N, H, D).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,25 +96,27 @@ def backward(
     is_aligned = aligned((*inputs, *gradients), read + written)
     constants = {"D": D, "ALIGNED": is_aligned, "VARLEN": varlen}
 
-    def operands(outputs: slice) -> tuple[Any, ...]:
-        """Arguments of a kernel that writes the slice `outputs` of (dq, dk, dv)."""
-        sizes = (cu_seqlens, Nq, Nk, H)
-        return (*inputs, lse, *gradients[outputs], *read, lse_stride(lse), *written[outputs], *sizes)
-
+    sizes = (cu_seqlens, Nq, Nk, H)
     if options := short_options("short_backward", q, D, Nk, varlen):
-        launch(kernels.short_backward, B * H, *operands(slice(3)), *scales, **constants, **options)
+        operands = (*inputs, lse, *gradients, *read, lse_stride(lse), *written, *sizes)
+        launch(kernels.short_backward, B * H, *operands, *scales, **constants, **options)
         return
-    options = long_options("long_backward_dkdv", q, D)
-    blocks = cdiv(Nk, options["BLOCK_N"])
-    programs = B * H * blocks
-    launch(
-        kernels.long_backward_dkdv, programs, *operands(slice(1, 3)), blocks, *scales, **constants, **options
-    )
+
+    dq, *dkdv = gradients
+    of_dq, *of_dkdv = written
+    delta = torch.empty_like(lse)  # written with dq, read with dk and dv
     options = long_options("long_backward_dq", q, D)
     blocks = cdiv(Nq, options["BLOCK_M"])
-    programs = B * H * blocks
-    constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
-    launch(kernels.long_backward_dq, programs, *operands(slice(1)), blocks, *scales, **constants, **options)
+    operands = (*inputs, lse, delta, dq, *read, lse_stride(lse), of_dq, *sizes, blocks)
+    own = options | {"FULL_BLOCKS": full_blocks(Nk, options, varlen)}
+    launch(kernels.long_backward_dq, B * H * blocks, *operands, *scales, **constants, **own)
+
+    options = long_options("long_backward_dkdv", q, D)
+    blocks = cdiv(Nk, options["BLOCK_N"])
+    (q, k, v, _, dout), (of_q, of_k, of_v, _, of_dout) = inputs, read
+    layout = (of_q, of_k, of_v, of_dout, lse_stride(lse), *of_dkdv)
+    operands = (q, k, v, dout, lse, delta, *dkdv, *layout, *sizes, blocks)
+    launch(kernels.long_backward_dkdv, B * H * blocks, *operands, *scales, **constants, **options)
 
 
 def pool_forward(
