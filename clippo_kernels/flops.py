@@ -24,11 +24,13 @@ def attention_product(q: Tensor, k: Tensor) -> int:
     return 2 * q.numel() * k.shape[1]
 
 
-def packed_product(qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int) -> int:
+def packed_product(
+    qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, dense_sequences: int, dense_length: int
+) -> int:
     """FLOPs of `q k^T` for qkv (B, N, 3, H, D), or (T, 3, H, D) with the offsets of S sequences.
 
-    Where the offsets have no values, as under torch.compile, all S sequences count as the longest, as in
-    PyTorch's formulas.
+    Where the offsets have no values, as under torch.compile, all but the dense sequences count as the
+    longest, as in PyTorch's formulas.
     """
     *rows, _, H, D = qkv.shape
     if cu_seqlens is None:
@@ -36,7 +38,8 @@ def packed_product(qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int) -> i
         return 2 * B * N * N * H * D
     lengths = known_lengths(cu_seqlens)
     if lengths is None:
-        return 2 * (cu_seqlens.shape[0] - 1) * max_seqlen * max_seqlen * H * D
+        others = cu_seqlens.shape[0] - 1 - dense_sequences
+        return 2 * (dense_sequences * dense_length**2 + others * max_seqlen**2) * H * D
     return 2 * sum(length * length for length in lengths) * H * D
 
 
@@ -62,11 +65,11 @@ def logits_product(image: Tensor, text: Tensor, ring_of: str) -> int:
 FORMULAS: dict[str, Callable[..., int]] = {
     "attention_forward": lambda q, k, *_, **__: 2 * attention_product(q, k),
     "attention_backward": lambda dout, q, k, *_, **__: 5 * attention_product(q, k),
-    "attention_packed_forward": lambda qkv, cu_seqlens, max_seqlen, *_, **__: (
-        2 * packed_product(qkv, cu_seqlens, max_seqlen)
+    "attention_packed_forward": lambda qkv, cu_seqlens, *sizes, **_: (
+        2 * packed_product(qkv, cu_seqlens, *sizes[:3])
     ),
-    "attention_packed_backward": lambda dout, qkv, out, lse, cu_seqlens, max_seqlen, *_, **__: (
-        5 * packed_product(qkv, cu_seqlens, max_seqlen)
+    "attention_packed_backward": lambda dout, qkv, out, lse, cu_seqlens, *sizes, **_: (
+        5 * packed_product(qkv, cu_seqlens, *sizes[:3])
     ),
     "attention_pool_forward": lambda q, kv, *_, **__: 2 * pool_product(kv),
     "attention_pool_backward": lambda dout, q, kv, *_, **__: 5 * pool_product(kv),

@@ -26,11 +26,18 @@ class VarlenInfo(NamedTuple):
 
     Attributes:
         cu_seqlens: (S + 1,) int32, the cumulative lengths, from 0.
-        max_seqlen: an upper bound on the lengths; the closer, the faster.
+        max_seqlen: an upper bound on the lengths of the sequences that `dense` leaves; a close one is fast.
+        dense: number and length of leading sequences of one length.
     """
 
     cu_seqlens: Tensor
     max_seqlen: int
+    dense: tuple[int, int] = (0, 0)
+
+    @property
+    def longest(self) -> int:
+        """An upper bound on all lengths."""
+        return max(self.max_seqlen, self.dense[1])
 
 
 class KeptPatches(NamedTuple):
@@ -45,10 +52,8 @@ class KeptPatches(NamedTuple):
     varlen: VarlenInfo
 
     def to(self, device: torch.device) -> KeptPatches:
-        cu_seqlens, max_seqlen = self.varlen
-        return KeptPatches(
-            copied(self.keep_indices, device), VarlenInfo(copied(cu_seqlens, device), max_seqlen)
-        )
+        cu_seqlens = copied(self.varlen.cu_seqlens, device)
+        return KeptPatches(copied(self.keep_indices, device), self.varlen._replace(cu_seqlens=cu_seqlens))
 
 
 def copied(x: Tensor, device: torch.device) -> Tensor:
@@ -88,7 +93,7 @@ class PackedPatches:
             raise IndexError(f"rows of packed patches must be consecutive, got {rows}")
         cu_seqlens = self.varlen.cu_seqlens[first : max(first, end) + 1]
         patches = slice(int(cu_seqlens[0]), int(cu_seqlens[-1]))
-        varlen = VarlenInfo(cu_seqlens - cu_seqlens[0], self.varlen.max_seqlen)
+        varlen = VarlenInfo(cu_seqlens - cu_seqlens[0], self.varlen.longest)
         return PackedPatches(self.pixels[patches], self.positions[patches], varlen)
 
     def split(self, size: int) -> list[PackedPatches]:
@@ -96,14 +101,13 @@ class PackedPatches:
         return [self[start : start + size] for start in range(0, max(1, len(self)), size)]
 
     def to(self, device: torch.device) -> PackedPatches:
-        cu_seqlens, max_seqlen = self.varlen
-        varlen = VarlenInfo(cu_seqlens.to(device, non_blocking=True), max_seqlen)
+        varlen = self.varlen._replace(cu_seqlens=self.varlen.cu_seqlens.to(device, non_blocking=True))
         pixels, positions = (x.to(device, non_blocking=True) for x in (self.pixels, self.positions))
         return PackedPatches(pixels, positions, varlen)
 
     def pin_memory(self) -> PackedPatches:
         """Copy to memory from which a GPU reads faster; torch's DataLoader calls this."""
-        varlen = VarlenInfo(self.varlen.cu_seqlens.pin_memory(), self.varlen.max_seqlen)
+        varlen = self.varlen._replace(cu_seqlens=self.varlen.cu_seqlens.pin_memory())
         return PackedPatches(self.pixels.pin_memory(), self.positions.pin_memory(), varlen)
 
 
@@ -121,13 +125,18 @@ def concatenated(first: Tensor | PackedPatches, second: Tensor | PackedPatches) 
 def equal_lengths(count: int, length: int, device: torch.device) -> VarlenInfo:
     """Describe `count` sequences of one length."""
     cu_seqlens = torch.arange(0, (count + 1) * length, length, dtype=torch.int32, device=device)
-    return VarlenInfo(cu_seqlens[: count + 1], length)
+    return VarlenInfo(cu_seqlens[: count + 1], 0, (count, length))
 
 
 def join(first: VarlenInfo, second: VarlenInfo) -> VarlenInfo:
     """Describe the sequences of `first` followed by those of `second`."""
     cu_seqlens = torch.cat([first.cu_seqlens, first.cu_seqlens[-1] + second.cu_seqlens[1:]])
-    return VarlenInfo(cu_seqlens, max(first.max_seqlen, second.max_seqlen))
+    if first.dense[0] < len(first.cu_seqlens) - 1:  # others follow its dense sequences
+        return VarlenInfo(cu_seqlens, max(first.max_seqlen, second.longest), first.dense)
+    if first.dense[1] == second.dense[1]:
+        dense = first.dense[0] + second.dense[0], first.dense[1]
+        return VarlenInfo(cu_seqlens, second.max_seqlen, dense)
+    return VarlenInfo(cu_seqlens, second.longest, first.dense)
 
 
 def keep_where(mask_BN: Tensor) -> KeptPatches:

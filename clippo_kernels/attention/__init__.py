@@ -83,7 +83,12 @@ def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Ten
 
 
 def flash_attention_varlen(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dense: tuple[int, int] = (0, 0),
+    *,
+    scale: float | None = None,
 ) -> Tensor:
     """Compute attention within each of S sequences of different lengths, packed without padding: (T, H, D).
 
@@ -94,24 +99,27 @@ def flash_attention_varlen(
     Args:
         qkv: (T, 3, H, D), floating, D <= 128.
         cu_seqlens: (S + 1,), int32, on the device of `qkv`: the cumulative lengths, from 0 up to T.
-        max_seqlen: upper bound on the lengths. A tight bound is fastest.
+        max_seqlen: upper bound on the lengths of the sequences that `dense` leaves. A tight bound is fastest.
+        dense: number and length of leading sequences of one length, such as the photographs of a batch whose
+            captions follow. They run as dense sequences do, so that long ones cost the short ones nothing.
         scale: factor of the logits, D ** -0.5 by default.
 
     Raises:
         TypeError: if `qkv` is not floating, `cu_seqlens` is not int32, or `scale` is not a number.
-        ValueError: if shapes or devices do not match, or `scale` is not finite; in eager mode also if the
-            offsets do not rise from 0 to T in steps of at most `max_seqlen`.
+        ValueError: if shapes or devices do not match, `scale` is not finite, or there are fewer sequences or
+            tokens than `dense` says; in eager mode also if the offsets do not rise from 0 to T in the steps
+            that `dense` and `max_seqlen` allow.
     """
     check_tensor("qkv", qkv, "(T, 3, H, D)")
     check_packed("qkv", qkv, 3)
-    check_cu_seqlens(cu_seqlens, "qkv", qkv, max_seqlen)
+    check_cu_seqlens(cu_seqlens, "qkv", qkv, max_seqlen, dense)
     scale = check_scale(scale, qkv.shape[-1])
     attention = implementation(
         "flash_attention_varlen", qkv, eager.attention_varlen, operators.attention_varlen
     )
     (qkv,) = to_autocast_dtype(qkv)
     qkv, scale = positive_scale_packed(qkv, scale)
-    return attention(qkv, cu_seqlens.contiguous(), max_seqlen, scale)
+    return attention(qkv, cu_seqlens.contiguous(), max_seqlen, dense, scale)
 
 
 def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tensor:
@@ -140,7 +148,13 @@ def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tens
 
 
 def attention_pool_varlen(
-    q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, scale: float | None = None
+    q: Tensor,
+    kv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dense: tuple[int, int] = (0, 0),
+    *,
+    scale: float | None = None,
 ) -> Tensor:
     """Compute `attention_pool` of S sequences packed without padding: (S, H, D).
 
@@ -149,11 +163,11 @@ def attention_pool_varlen(
     Args:
         q: (H, D), one query for all sequences, or (S, H, D). D <= 128.
         kv: (T, 2, H, D), with the dtype and device of `q`.
-        cu_seqlens, max_seqlen, scale: as in `flash_attention_varlen`, which raises the same errors.
+        cu_seqlens, max_seqlen, dense, scale: as in `flash_attention_varlen`, which raises the same errors.
     """
     check_tensor("kv", kv, "(T, 2, H, D)")
     check_packed("kv", kv, 2)
-    check_cu_seqlens(cu_seqlens, "kv", kv, max_seqlen)
+    check_cu_seqlens(cu_seqlens, "kv", kv, max_seqlen, dense)
     q = check_pool_query(q, kv, cu_seqlens.shape[0] - 1)
     scale = check_scale(scale, q.shape[-1])
     pool = implementation(
@@ -161,7 +175,7 @@ def attention_pool_varlen(
     )
     q, kv = to_autocast_dtype(q, kv)
     q, scale = positive_scale(q, scale)
-    return pool(q, kv, cu_seqlens.contiguous(), max_seqlen, scale)
+    return pool(q, kv, cu_seqlens.contiguous(), max(max_seqlen, dense[1]), scale)
 
 
 def implementation(
@@ -230,17 +244,25 @@ def check_pool_query(q: Tensor, kv: Tensor, sequences: int) -> Tensor:
     return q
 
 
-def check_cu_seqlens(cu_seqlens: Tensor, name: str, packed: Tensor, max_seqlen: int) -> None:
+def check_cu_seqlens(
+    cu_seqlens: Tensor, name: str, packed: Tensor, max_seqlen: int, dense: tuple[int, int]
+) -> None:
     check_tensor("cu_seqlens", cu_seqlens, "(S + 1,)")
     check_same_device("cu_seqlens", cu_seqlens, name, packed)
     if cu_seqlens.dtype != torch.int32:
         raise TypeError(f"cu_seqlens must be int32, got {cu_seqlens.dtype}")
     if cu_seqlens.shape[0] == 0:
         raise ValueError("cu_seqlens must have shape (S + 1,), got (0,)")
-    check_once(cu_seqlens, (packed.shape[0], max_seqlen), check_offsets)
+    count, length = dense
+    if not (0 <= count < cu_seqlens.shape[0] and 0 <= count * length <= packed.shape[0]):
+        raise ValueError(
+            f"dense must be the number and the length of the first of {cu_seqlens.shape[0] - 1} sequences of "
+            f"together {packed.shape[0]} tokens, got {dense}"
+        )
+    check_once(cu_seqlens, (packed.shape[0], max_seqlen, count, length), check_offsets)
 
 
-def check_offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> None:
+def check_offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int, count: int, length: int) -> None:
     offsets = cu_seqlens.tolist()
     if offsets[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, got {offsets[0]}")
@@ -249,5 +271,10 @@ def check_offsets(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> None:
     lengths = [end - start for start, end in pairwise(offsets)]
     if min(lengths, default=0) < 0:
         raise ValueError(f"cu_seqlens must not decrease, got a step of {min(lengths)}")
-    if max(lengths, default=0) > max_seqlen:
-        raise ValueError(f"cu_seqlens must hold lengths up to max_seqlen = {max_seqlen}, got {max(lengths)}")
+    dense, rest = lengths[:count], lengths[count:]
+    if other := set(dense) - {length}:
+        raise ValueError(
+            f"cu_seqlens must begin with {count} lengths of {length}, as dense says, got one of {min(other)}"
+        )
+    if max(rest, default=0) > max_seqlen:
+        raise ValueError(f"cu_seqlens must hold lengths up to max_seqlen = {max_seqlen}, got {max(rest)}")

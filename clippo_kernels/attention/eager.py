@@ -31,11 +31,13 @@ def attention_packed(qkv: Tensor, scale: float) -> Tensor:
     return attention(q, k, v, scale)
 
 
-def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
+def attention_varlen(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dense: tuple[int, int], scale: float
+) -> Tensor:
     """Output (T, H, D) for qkv (T, 3, H, D)."""
     lengths = known_lengths(cu_seqlens)
     if lengths is None:
-        return attention_padded(qkv, cu_seqlens, max_seqlen, scale)
+        return attention_padded(qkv, cu_seqlens, max(max_seqlen, dense[1]), scale)
     alike, length, longest = leading(lengths)
     tokens = alike * length
     parts = []

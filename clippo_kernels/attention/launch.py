@@ -4,6 +4,7 @@ Packed sequences (with `cu_seqlens`) are (T, H, D) tensors and come with the lon
 are (B, N, H, D).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,19 +35,56 @@ class Sizes(NamedTuple):
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, cu_seqlens: Tensor | None = None, max_seqlen: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
+    dense: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
     """Return the output, shaped like q, and the base-2 log-sum-exp of the logits, log2(sum(exp(logits))).
 
-    The log-sum-exp is float32: (B, H, Nq), or (H, T) for packed sequences.
+    The log-sum-exp is float32: (B, H, Nq), or (H, T) for packed sequences. `dense` is the number and the
+    length of leading packed sequences of one length, which run as dense sequences do.
     """
     q, k, v = map(with_unit_last_stride, (q, k, v))
+    out = q.new_empty(q.shape)
+    if cu_seqlens is None:
+        B, Nq, H, _ = q.shape
+        lse = q.new_empty((B, H, Nq), dtype=torch.float32)
+        write_output(q, k, v, out, lse, scale)
+        return out, lse
+
+    T, H, _ = q.shape
+    lse = q.new_empty((H, T), dtype=torch.float32)
+    count, length = dense
+    tokens = count * length
+    if tokens:
+        part = partial(dense_part, dense=dense)
+        write_output(part(q), part(k), part(v), part(out), lse_of_dense(lse, dense), scale)
+    if tokens < T or not T:
+        write_output(q, k, v, out, lse, scale, cu_seqlens[count:], max_seqlen)
+    return out, lse
+
+
+def write_output(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
+) -> None:
+    """Write `out` and `lse` of dense or packed sequences."""
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
     varlen = cu_seqlens is not None
-    out = q.new_empty(q.shape)
-    lse = q.new_empty((H, q.shape[0]) if varlen else (B, H, Nq), dtype=torch.float32)
     if out.numel() == 0 or Nk == 0:
-        return out.zero_(), lse.fill_(-torch.inf)
+        out.zero_()
+        lse.fill_(-torch.inf)
+        return
 
     tensors = (q, k, v, out)
     layout = strides(tensors, varlen)
@@ -66,7 +104,6 @@ def forward(
         programs = B * H * blocks
         constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
         launch(kernels.long_forward, programs, *operands, blocks, scale_log2, **constants, **options)
-    return out, lse
 
 
 def backward(
@@ -80,9 +117,42 @@ def backward(
     gradients: Gradients,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int = 0,
+    dense: tuple[int, int] = (0, 0),
 ) -> None:
-    """Write dq, dk and dv into `gradients`, which may have any strides with a unit last stride."""
+    """Write dq, dk and dv into `gradients`, which may have any strides with a unit last stride.
+
+    `dense` is that of `forward`.
+    """
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
+    if cu_seqlens is None:
+        write_gradients(dout, q, k, v, out, lse, scale, gradients)
+        return
+
+    count, length = dense
+    tokens = count * length
+    if tokens:
+        part = partial(dense_part, dense=dense)
+        dq, dk, dv = map(part, gradients)
+        write_gradients(
+            part(dout), part(q), part(k), part(v), part(out), lse_of_dense(lse, dense), scale, (dq, dk, dv)
+        )
+    if tokens < len(q) or not len(q):
+        write_gradients(dout, q, k, v, out, lse, scale, gradients, cu_seqlens[count:], max_seqlen)
+
+
+def write_gradients(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    gradients: Gradients,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
+) -> None:
+    """Write dq, dk and dv of dense or packed sequences."""
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
     if out.numel() == 0 or Nk == 0:
         for gradient in gradients:
@@ -219,6 +289,18 @@ def strides(tensors: tuple[Tensor, ...], varlen: bool) -> list[tuple[int, ...]]:
 def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
     """The `strides` of (S, H, D) tensors, which have one row per sequence."""
     return strides(tuple(x[:, None] for x in tensors), varlen=False)
+
+
+def dense_part(x: Tensor, dense: tuple[int, int]) -> Tensor:
+    """The leading dense sequences (B, N, H, D) of packed ones (T, H, D), as a view."""
+    B, N = dense
+    part: Tensor = x[: B * N].unflatten(0, (B, N))
+    return part
+
+
+def lse_of_dense(lse: Tensor, dense: tuple[int, int]) -> Tensor:
+    """The log-sum-exp (B, H, N) of the leading dense sequences, as a view of that of all tokens (H, T)."""
+    return dense_part(lse.mT, dense).mT
 
 
 def lse_stride(lse: Tensor) -> tuple[int, int]:

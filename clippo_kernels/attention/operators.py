@@ -22,12 +22,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def attention_packed(qkv: Tensor, scale: float) -> Tensor:
-    out: Tensor = PackedAttention.apply(qkv, None, 0, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = PackedAttention.apply(qkv, None, 0, (0, 0), scale)  # type: ignore[no-untyped-call]
     return out
 
 
-def attention_varlen(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float) -> Tensor:
-    out: Tensor = PackedAttention.apply(qkv, cu_seqlens, max_seqlen, scale)  # type: ignore[no-untyped-call]
+def attention_varlen(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dense: tuple[int, int], scale: float
+) -> Tensor:
+    out: Tensor = PackedAttention.apply(qkv, cu_seqlens, max_seqlen, dense, scale)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -57,17 +59,24 @@ class Attention(torch.autograd.Function):
 
 class PackedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float) -> Any:
-        out, lse = OPS.attention_packed_forward(qkv, cu_seqlens, max_seqlen, scale)
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int,
+        dense: tuple[int, int],
+        scale: float,
+    ) -> Any:
+        out, lse = OPS.attention_packed_forward(qkv, cu_seqlens, max_seqlen, *dense, scale)
         ctx.save_for_backward(qkv, out, lse, cu_seqlens)
-        ctx.max_seqlen, ctx.scale = max_seqlen, scale
+        ctx.constants = max_seqlen, *dense, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("flash_attention")
-        dqkv = OPS.attention_packed_backward(dout, *ctx.saved_tensors, ctx.max_seqlen, ctx.scale)
-        return dqkv, None, None, None
+        dqkv = OPS.attention_packed_backward(dout, *ctx.saved_tensors, *ctx.constants)
+        return dqkv, None, None, None, None
 
 
 class AttentionPool(torch.autograd.Function):
@@ -105,12 +114,17 @@ def run_backward(
 
 
 def run_packed_forward(
-    qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
+    qkv: Tensor,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
+    dense_sequences: int,
+    dense_length: int,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     from . import launch
 
     q, k, v = qkv.unbind(-3)
-    return launch.forward(q, k, v, scale, cu_seqlens, max_seqlen)
+    return launch.forward(q, k, v, scale, cu_seqlens, max_seqlen, (dense_sequences, dense_length))
 
 
 def run_packed_backward(
@@ -120,6 +134,8 @@ def run_packed_backward(
     lse: Tensor,
     cu_seqlens: Tensor | None,
     max_seqlen: int,
+    dense_sequences: int,
+    dense_length: int,
     scale: float,
 ) -> Tensor:
     from . import launch
@@ -127,7 +143,8 @@ def run_packed_backward(
     q, k, v = qkv.unbind(-3)
     dqkv = new_like(qkv)
     dq, dk, dv = dqkv.unbind(-3)
-    launch.backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens, max_seqlen)
+    dense = (dense_sequences, dense_length)
+    launch.backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens, max_seqlen, dense)
     return dqkv
 
 
@@ -159,9 +176,7 @@ def fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor,
     return new_like(q), q.new_empty((B, H, N), dtype=torch.float32)
 
 
-def fake_packed_forward(
-    qkv: Tensor, cu_seqlens: Tensor | None, max_seqlen: int, scale: float
-) -> tuple[Tensor, Tensor]:
+def fake_packed_forward(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *batch, rows, _, H, D = qkv.shape
     return qkv.new_empty((*batch, rows, H, D)), qkv.new_empty((*batch, H, rows), dtype=torch.float32)
 
@@ -197,14 +212,15 @@ register(
 )
 register(
     "attention_packed_forward",
-    "(Tensor qkv, Tensor? cu_seqlens, SymInt max_seqlen, float scale) -> (Tensor out, Tensor lse)",
+    "(Tensor qkv, Tensor? cu_seqlens, SymInt max_seqlen, SymInt dense_sequences, SymInt dense_length,"
+    " float scale) -> (Tensor out, Tensor lse)",
     run_packed_forward,
     fake_packed_forward,
 )
 register(
     "attention_packed_backward",
-    "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? cu_seqlens, SymInt max_seqlen, float scale)"
-    " -> Tensor dqkv",
+    "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? cu_seqlens, SymInt max_seqlen,"
+    " SymInt dense_sequences, SymInt dense_length, float scale) -> Tensor dqkv",
     run_packed_backward,
     fake_packed_backward,
 )

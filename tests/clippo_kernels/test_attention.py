@@ -270,6 +270,45 @@ def test_varlen_is_each_sequence_alone(check_accuracy, backend, dtype, lengths, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dense", "lengths"),
+    [((1, 7), ()), ((2, 0), (3,)), ((2, 20), (1, 5, 0)), ((1, 70), (2, 66, 3)), ((1, 300), (12, 3))],
+)
+def test_leading_dense_sequences(check_accuracy, backend, dtype, dense, lengths):
+    count, length = dense
+    cu_seqlens = offsets(*[length] * count, *lengths)
+    qkv = torch.randn(count * length + sum(lengths), 3, 2, 64).to(dtype)
+    check_accuracy(
+        lambda x: flash_attention_varlen(x, cu_seqlens, max(lengths, default=0), dense),
+        lambda x: reference.flash_attention_varlen(x, cu_seqlens),
+        [qkv],
+    )
+
+
+def test_dense_and_packed_sequences_take_the_kernels_for_their_lengths():
+    """One long photograph does not send short captions to the kernels for long sequences."""
+    pytest.importorskip("triton")
+    from clippo_kernels._triton import launch_hook
+    from clippo_kernels.attention import launch
+
+    qkv = torch.empty(312, 3, 2, 64, dtype=torch.bfloat16, device="meta")
+    cu_seqlens = torch.empty(3, dtype=torch.int32, device="meta")
+    launched = []
+
+    def keep(kernel, programs, args, options):
+        launched.append((kernel.__name__, options["VARLEN"]))
+
+    q, k, v = qkv.unbind(1)
+    with launch_hook(keep):
+        out, lse = launch.forward(q, k, v, 0.125, cu_seqlens, 12, (1, 300))
+        launch.backward(out, q, k, v, out, lse, 0.125, (q, k, v), cu_seqlens, 12, (1, 300))
+    assert launched == [
+        ("long_forward", False), ("short_forward", True),
+        ("long_backward_dq", False), ("long_backward_dkdv", False), ("short_backward", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("N", "D"), [(2, 64), (3, 1), (50, 72), (196, 64), (70, 128)])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared query", "own queries"])
 def test_pool(check_accuracy, backend, dtype, N, D, shared):
@@ -476,8 +515,9 @@ def test_operators_are_well_registered():
     query, kv = torch.randn(2, 2, 16).to(dtype), torch.randn(2, 5, 2, 2, 16).to(dtype)
     for forward, backward, inputs in (
         (ops.attention_forward, ops.attention_backward, (q, k, v, 0.25)),
-        (ops.attention_packed_forward, ops.attention_packed_backward, (qkv, None, 0, 0.25)),
-        (ops.attention_packed_forward, ops.attention_packed_backward, (ragged, cu_seqlens, 3, 0.25)),
+        (ops.attention_packed_forward, ops.attention_packed_backward, (qkv, None, 0, 0, 0, 0.25)),
+        (ops.attention_packed_forward, ops.attention_packed_backward, (ragged, cu_seqlens, 3, 0, 0, 0.25)),
+        (ops.attention_packed_forward, ops.attention_packed_backward, (ragged, cu_seqlens, 3, 1, 2, 0.25)),
         (ops.attention_pool_forward, ops.attention_pool_backward, (query, kv, None, 0.25)),
         (
             ops.attention_pool_forward,
@@ -651,6 +691,24 @@ def test_varlen_errors(qkv, cu_seqlens, error, message):
     if qkv is RAGGED:
         with pytest.raises(error, match=message.replace("qkv", "kv")):
             attention_pool_varlen(QKV[0, 0, 0], RAGGED[:, 1:], cu_seqlens, 8)
+
+
+@pytest.mark.parametrize(
+    ("dense", "message"),
+    [
+        ((1, 3), "cu_seqlens must begin with 1 lengths of 3, as dense says, got one of 2"),
+        ((1, 2), "cu_seqlens must hold lengths up to max_seqlen = 3, got 4"),
+        ((4, 1), r"dense must be the number and the length of the first of 3 sequences of together 9 tokens"),
+        ((2, 5), r"dense must be .*, got \(2, 5\)"),
+        ((-1, 2), r"dense must be .*, got \(-1, 2\)"),
+    ],
+)
+def test_dense_errors(dense, message):
+    cu_seqlens = cpu_offsets(2, 4, 3)
+    with pytest.raises(ValueError, match=message):
+        flash_attention_varlen(RAGGED, cu_seqlens, 3, dense)
+    with pytest.raises(ValueError, match=message):
+        attention_pool_varlen(QKV[0, 0, 0], RAGGED[:, 1:], cu_seqlens, 3, dense)
 
 
 @pytest.mark.parametrize(

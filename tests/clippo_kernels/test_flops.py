@@ -56,8 +56,8 @@ def test_attention():
 def test_packed_attention(cu_seqlens):
     shape = (2, 7, 3, 5, 4) if cu_seqlens is None else (11, 3, 5, 4)
     qkv = meta(*shape)
-    forward, (out, lse) = flops(OPS.attention_packed_forward, qkv, cu_seqlens, 7, 1.0)
-    backward, _ = flops(OPS.attention_packed_backward, out, qkv, out, lse, cu_seqlens, 7, 1.0)
+    forward, (out, lse) = flops(OPS.attention_packed_forward, qkv, cu_seqlens, 7, 0, 0, 1.0)
+    backward, _ = flops(OPS.attention_packed_backward, out, qkv, out, lse, cu_seqlens, 7, 0, 0, 1.0)
 
     def attend(qkv):
         if cu_seqlens is None:
@@ -70,8 +70,11 @@ def test_packed_attention(cu_seqlens):
 
 
 def test_sequences_whose_lengths_have_no_values_count_as_the_longest():
-    forward, _ = flops(OPS.attention_packed_forward, meta(11, 3, 5, 4), CU_SEQLENS.to("meta"), 7, 1.0)
+    qkv, cu_seqlens = meta(11, 3, 5, 4), CU_SEQLENS.to("meta")
+    forward, _ = flops(OPS.attention_packed_forward, qkv, cu_seqlens, 7, 0, 0, 1.0)
     assert forward == 4 * (4 * 7 * 7) * (5 * 4)
+    forward, _ = flops(OPS.attention_packed_forward, qkv, cu_seqlens, 3, 1, 7, 1.0)
+    assert forward == 4 * (7 * 7 + 3 * 3 * 3) * (5 * 4)
 
 
 def test_varlen_attention_counts_as_pytorchs_own():
@@ -82,8 +85,8 @@ def test_varlen_attention_counts_as_pytorchs_own():
         q, q, q, q, q, None, CU_SEQLENS, CU_SEQLENS, 7, 7
     )
     qkv = meta(11, 3, 5, 4)
-    forward, (out, lse) = flops(OPS.attention_packed_forward, qkv, CU_SEQLENS, 7, 1.0)
-    backward, _ = flops(OPS.attention_packed_backward, out, qkv, out, lse, CU_SEQLENS, 7, 1.0)
+    forward, (out, lse) = flops(OPS.attention_packed_forward, qkv, CU_SEQLENS, 7, 0, 0, 1.0)
+    backward, _ = flops(OPS.attention_packed_backward, out, qkv, out, lse, CU_SEQLENS, 7, 0, 0, 1.0)
     assert forward == theirs == 4 * SQUARES * 20
     assert backward == theirs_backward == 10 * SQUARES * 20
 

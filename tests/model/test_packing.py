@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
-from clippo.model.packing import PackedPatches, keep_where, patch_dropout
+from clippo.model.packing import (
+    PackedPatches,
+    VarlenInfo,
+    equal_lengths,
+    join,
+    keep_where,
+    patch_dropout,
+)
 from clippo.model.text_input import inked_mask
 from clippo.renderer import AlignedRenderer, ParagraphRenderer, UnifontRenderer
 from clippo_kernels import cached_contrastive_step, contrastive_loss
@@ -108,7 +115,7 @@ def test_ink_in_every_layout(texts):
 def test_dropped_patches(clippo, images, texts):
     torch.manual_seed(0)
     kept = patch_dropout(50, 16, 0.75)
-    assert kept.varlen.max_seqlen == 4
+    assert kept.varlen.longest == 4
     assert kept.varlen.cu_seqlens.tolist() == list(range(0, 201, 4))
     rows = kept.keep_indices.view(50, 4, 2)
     assert torch.equal(rows[..., 0], torch.arange(50, dtype=torch.int32)[:, None].expand(50, 4))
@@ -116,7 +123,7 @@ def test_dropped_patches(clippo, images, texts):
     assert rows[..., 1].unique().tolist() == list(range(16))
     torch.manual_seed(0)
     assert torch.equal(patch_dropout(50, 16, 0.75).keep_indices, kept.keep_indices)
-    assert patch_dropout(3, 16, 0.99).varlen.max_seqlen == 1
+    assert patch_dropout(3, 16, 0.99).varlen.longest == 1
 
     few = patch_dropout(len(images), 16, 0.5)
     z_images, z_texts = clippo(images, texts, few)
@@ -227,7 +234,7 @@ def test_packed_patches_can_be_split(aligned, size):
         assert torch.equal(part.pixels, expected.pixels)
         assert torch.equal(part.positions, expected.positions)
         assert torch.equal(part.varlen.cu_seqlens, expected.varlen.cu_seqlens)
-        assert part.varlen.max_seqlen >= expected.varlen.max_seqlen
+        assert part.varlen.longest >= expected.varlen.longest
     assert len(packed[5:]) == len(packed[3:2]) == 0
     with pytest.raises(IndexError, match="rows of packed patches must be consecutive"):
         packed[::2]
@@ -252,3 +259,29 @@ def test_a_renderer_for_other_patches_is_refused(aligned):
         Clippo(SMALL, AlignedRenderer(64, patch_size=8))
     with pytest.raises(ValueError, match=message):
         aligned.text_input.renderer = AlignedRenderer(64, patch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((3, 4), [2, 1], (2, (3, 4))),
+        ((3, 4), (2, 5), (5, (3, 4))),
+        ((3, 4), (2, 4), (0, (5, 4))),
+        ([2, 1], (3, 4), (4, (0, 0))),
+    ],
+)
+def test_leading_sequences_of_one_length_stay_known(first, second, expected):
+    """Pairs are a number and a length of equal sequences, lists the lengths of different ones."""
+    cpu = torch.device("cpu")
+
+    def varlen(of):
+        if isinstance(of, tuple):
+            return equal_lengths(*of, cpu)
+        cu_seqlens = torch.tensor([0, *of]).cumsum(0).int()
+        return VarlenInfo(cu_seqlens, max(of))
+
+    joined = join(varlen(first), varlen(second))
+    assert (joined.max_seqlen, joined.dense) == expected
+    assert joined.longest == max(varlen(first).longest, varlen(second).longest)
+    lengths = [part for of in (first, second) for part in ([of[1]] * of[0] if isinstance(of, tuple) else of)]
+    assert joined.cu_seqlens.diff().tolist() == lengths

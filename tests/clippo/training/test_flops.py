@@ -37,7 +37,7 @@ def attention(q, k, v):
     return ((q @ k.mT).softmax(-1) @ v).transpose(1, 2)
 
 
-def attention_varlen(qkv, cu_seqlens, max_seqlen):
+def attention_varlen(qkv, cu_seqlens, max_seqlen, dense):
     return torch.cat([attention(*x[None].unbind(2))[0] for x in qkv.split(cu_seqlens.diff().tolist())])
 
 
@@ -45,7 +45,7 @@ def pool(q, kv):
     return attention(q.expand(len(kv), 1, *q.shape), *kv.unbind(2))[:, 0]
 
 
-def pool_varlen(q, kv, cu_seqlens, max_seqlen):
+def pool_varlen(q, kv, cu_seqlens, max_seqlen, dense):
     return torch.cat([pool(q, x[None]) for x in kv.split(cu_seqlens.diff().tolist())])
 
 
