@@ -174,7 +174,8 @@ def write_gradients(
 
     dq, *dkdv = gradients
     of_dq, *of_dkdv = written
-    delta = torch.empty_like(lse)  # written with dq, read with dk and dv
+    # It is written with dq and read with dk and dv, by the strides of lse, which may be part of a larger one.
+    delta = torch.empty_strided(lse.shape, lse.stride(), dtype=lse.dtype, device=lse.device)
     options = long_options("long_backward_dq", q, D)
     blocks = cdiv(Nq, options["BLOCK_M"])
     operands = (*inputs, lse, delta, dq, *read, lse_stride(lse), of_dq, *sizes, blocks)

@@ -424,7 +424,8 @@ def test_memory_is_that_of_the_results(allocations, N):
     dqkv = torch.empty_like(qkv)
     with allocations(qkv, out, lse, dout, dqkv) as backward:
         launch.backward(dout, q, k, v, out, lse, 0.125, dqkv.unbind(2))
-    assert backward.sizes == []
+    # The two kernels for long sequences share one number per query and head, sum(out * dout).
+    assert backward.sizes == ([] if N <= 256 else [lse.nbytes])
 
 
 def test_log_sum_exp_is_in_log2():
