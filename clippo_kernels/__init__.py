@@ -15,9 +15,12 @@ from .attention import (
 )
 from .contrastive import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from .flops import register_flop_formulas
+from .modules import ContrastiveLoss, SigmoidLoss
 from .patch_embed import patch_embed, patch_embed_select
 
 __all__ = [
+    "ContrastiveLoss",
+    "SigmoidLoss",
     "attention_pool",
     "attention_pool_varlen",
     "cached_contrastive_step",
