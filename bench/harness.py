@@ -2,45 +2,32 @@
 
 A benchmark is marked `timed_on_device` and calls `measure`. On a GPU the op is recorded into a CUDA graph as
 often as fills a few milliseconds, and the replays are timed with events: the time is the device's, and a
-median over replays of runs back to back. On a CPU every run is timed by itself.
-
-A finished benchmark is appended at once to the file that CLIPPO_BENCH_ROWS names, where it is set: a process
-that dies or is killed loses no more than the benchmark in progress.
+median over replays of runs back to back. What a graph cannot hold, such as a training step, is timed with
+events run by run, with the time of the host where that is longer. On a CPU every run is timed by itself.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
 
-from clippo.bench.report import row_of
-from clippo.results import Row
+from clippo.bench.device import DEVICE, ON_GPU, StateQuery, sized
 
-__all__ = [
-    "DEVICE",
-    "ROWS_VARIABLE",
-    "Work",
-    "append_row",
-    "measure",
-    "peak_cpu_memory",
-    "timed_on_device",
-]
+__all__ = ["Work", "measure", "peak_cpu_memory", "timed_on_device"]
 
-ROWS_VARIABLE = "CLIPPO_BENCH_ROWS"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # As many rounds as this, or as take so long; 3 at least.
-ROUNDS, ROUNDS_SECONDS = (20, 3.0) if DEVICE.type == "cuda" else (7, 20.0)
+ROUNDS, ROUNDS_SECONDS = sized(gpu=(20, 3.0), cpu=(7, 20.0), rehearsal=(3, 0.0))
 GRAPH_SECONDS = 3e-3
 
 measured_s = 0.0
@@ -73,37 +60,52 @@ class Ceilings:
         return max(work.bytes / self.bytes_per_s, work.flops / self.flops_per_s)
 
 
-def measure(benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, dtype: torch.dtype) -> None:
+def measure(
+    benchmark: Any,
+    make: Callable[[], Callable[[], Any]],
+    work: Work,
+    dtype: torch.dtype,
+    *,
+    is_recorded: bool = True,
+) -> None:
     """Benchmark the function that `make` returns, and add what the time means to its `extra_info`.
 
     `make` prepares the inputs. On a GPU it is called on the stream that the function is recorded on, because
     a backward runs on the stream of its forward. A run that does not fit into memory is a skipped benchmark.
+
+    Args:
+        benchmark: the fixture.
+        make: returns the function.
+        work: the least that it has to do.
+        dtype: of its matrix products.
+        is_recorded: whether a CUDA graph can hold the function, where there is a GPU.
     """
     try:
-        time_and_describe(benchmark, make, work, dtype)
+        time_and_describe(benchmark, make, work, dtype, is_recorded)
+        return
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
-    else:
-        append_row(row_of(benchmark.name, benchmark.group, benchmark.extra_info, benchmark.stats))
-        return
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # which pytest keeps, and with them their tensors
+        raise
     # Only here, where the traceback is gone, do the tensors of the failed run go.
     gc.collect()
     torch.cuda.empty_cache()
     pytest.skip(f"out of memory: {reason}")
 
 
-def append_row(row: Row) -> None:
-    """Append a row to the file named by CLIPPO_BENCH_ROWS, as one line of JSON."""
-    if path := os.environ.get(ROWS_VARIABLE):
-        with open(path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 def time_and_describe(
-    benchmark: Any, make: Callable[[], Callable[[], Any]], work: Work, dtype: torch.dtype
+    benchmark: Any,
+    make: Callable[[], Callable[[], Any]],
+    work: Work,
+    dtype: torch.dtype,
+    is_recorded: bool,
 ) -> None:
     """Time the function that `make` returns, and describe the result in the benchmark's `extra_info`."""
-    run = Recording(make) if DEVICE.type == "cuda" else WallClock(make())
+    if ON_GPU and is_recorded:
+        run: Run = Recording(make)
+    else:
+        run = DeviceClock(make()) if ON_GPU else WallClock(make())
 
     def advance() -> None:
         global measured_s
@@ -111,6 +113,7 @@ def time_and_describe(
 
     run()
     rounds = max(3, min(ROUNDS, int(ROUNDS_SECONDS / max(run(), 1e-9))))
+    state = StateQuery() if ON_GPU else None
     benchmark.pedantic(advance, rounds=rounds)
     seconds = benchmark.stats["median"]
     ceilings = ceilings_of(dtype)
@@ -121,7 +124,16 @@ def time_and_describe(
         share_of_roofline=ceilings.floor_s(work) / seconds,
         runs_per_round=run.calls,
         peak_mib=peak_memory(make) / 2**20,
+        **(state.read() if state else {}),
     )
+
+
+class Run(Protocol):
+    """Runs a function `calls` times when it is called, and returns the seconds of one."""
+
+    calls: int
+
+    def __call__(self) -> float: ...
 
 
 class WallClock:
@@ -136,6 +148,18 @@ class WallClock:
         start = time.perf_counter()
         self.call()
         return time.perf_counter() - start
+
+
+class DeviceClock:
+    """Runs a function, and returns the seconds from its begin to its end on the device."""
+
+    calls = 1
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+
+    def __call__(self) -> float:
+        return timed(self.call)
 
 
 class Recording:
@@ -179,7 +203,7 @@ def timed(call: Callable[[], Any]) -> float:
 def peak_memory(make: Callable[[], Callable[[], Any]]) -> int:
     """Peak memory of a run in bytes, without the inputs that `make` has prepared."""
     call = make()
-    if DEVICE.type == "cpu":
+    if not ON_GPU:
         return peak_cpu_memory(call)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -208,11 +232,11 @@ def peak_cpu_memory(call: Callable[[], Any]) -> int:
 @cache
 def ceilings_of(dtype: torch.dtype) -> Ceilings:
     """Measured once a run: bytes read and written by a copy, and the products of two random matrices."""
-    side, megabytes = (8192, 2048) if DEVICE.type == "cuda" else (1024, 256)
+    side, megabytes = sized(gpu=(8192, 2048), cpu=(1024, 256), rehearsal=(64, 1))
     source = torch.empty(megabytes * 2**20, dtype=torch.uint8, device=DEVICE).random_()
     target = torch.empty_like(source)
     a, b = torch.randn(2, side, side, device=DEVICE).to(dtype)
-    clock = timed if DEVICE.type == "cuda" else lambda call: WallClock(call)()
+    clock = timed if ON_GPU else lambda call: WallClock(call)()
 
     def median_s(call: Callable[[], Any]) -> float:
         for _ in range(3):

@@ -13,14 +13,24 @@ import argparse
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clippo.results import ROOT, Row, provenance, write_results
 
-__all__ = ["OURS", "RESULTS", "count_not_run", "main", "markdown", "row_of", "table", "write"]
+__all__ = [
+    "OURS",
+    "RESULTS",
+    "comparison",
+    "main",
+    "markdown",
+    "path_of",
+    "row_of",
+    "steps_table",
+    "table",
+    "write",
+]
 
 # The contestant that is this project. Names that begin with it are variants of it, and never count as peers.
 OURS = "clippo"
@@ -37,7 +47,10 @@ def rows_of(benchmarks: list[Row]) -> list[Row]:
 
 
 def row_of(name: str, group: str, extra_info: Row, stats: Any) -> Row:
-    """The row of one benchmark, with its numbers rounded to their significant digits."""
+    """The row of one benchmark, with its numbers rounded to their significant digits.
+
+    `spread` is the interquartile range of the times as a share of their median.
+    """
     return {
         "test": name.partition("[")[0],
         "group": group,
@@ -47,18 +60,10 @@ def row_of(name: str, group: str, extra_info: Row, stats: Any) -> Row:
     }
 
 
-def count_not_run(rows: list[Row]) -> list[Row]:
-    """How many cases of each contestant did not run, for each reason."""
-    counts = Counter((row["test"], row["name"], row["not_run"]) for row in rows)
-    return [
-        {"test": test, "name": name, "not_run": reason, "cases": cases}
-        for (test, name, reason), cases in counts.items()
-    ]
-
-
 def table(rows: list[Row], not_run: Iterable[Row] = ()) -> str:
     """As Markdown, a line a group: our time, the best peer's, their ratio, our share of the roofline, and the
-    peers without a time. Peers are those that any group of the same test has, and those in `not_run`.
+    peers without a time. Peers are those that any group of the same test has, and those in `not_run`. Times
+    are medians with their interquartile ranges.
     """
     lines = [
         "| | clippo, us | best peer, us | | peer / clippo | roofline | did not run |",
@@ -70,15 +75,61 @@ def table(rows: list[Row], not_run: Iterable[Row] = ()) -> str:
         if "share_of_roofline" not in timed.get(OURS, {}):
             continue
         ours = timed[OURS]
-        time, share = ours["median_us"], f"{ours['share_of_roofline']:.0%}"
+        share = f"{ours['share_of_roofline']:.0%}"
         peers = [name for test, name in contestants if test == ours["test"] and not name.startswith(OURS)]
         missing = ", ".join(name for name in peers if name not in timed)
         ran = [timed[name] for name in peers if name in timed]
         columns = ["", "none ran", ""]
         if ran:
             best = min(ran, key=lambda row: row["median_us"])
-            columns = [f"{best['median_us']:.1f}", best["name"], f"{best['median_us'] / time:.2f}x"]
-        lines.append(f"| {' | '.join([group, f'{time:.1f}', *columns, share, missing])} |")
+            columns = [time_of(best), best["name"], f"{best['median_us'] / ours['median_us']:.2f}x"]
+        lines.append(f"| {' | '.join([group, time_of(ours), *columns, share, missing])} |")
+    return "\n".join(lines)
+
+
+def time_of(row: Row) -> str:
+    """The median of a row in microseconds, and the interquartile range, such as "12.3 ± 1%"."""
+    return f"{row['median_us']:.1f} ± {row['spread']:.0%}"
+
+
+def steps_table(rows: list[Row]) -> str:
+    """As Markdown, training steps: a line a group and contestant, with the share of the data sheet's peak."""
+    lines = [
+        [
+            f"{row['group']}, {row['name']}",
+            f"{row['median_us'] / 1e3:.1f}",
+            f"{row['pairs_per_s']:,.0f}",
+            "" if row["mfu"] is None else f"{row['mfu']:.1%}",
+            f"{row['peak_mib'] / 1024:.1f}",
+        ]
+        for row in rows
+    ]
+    return markdown(["", "step, ms", "pairs/s", "MFU", "peak, GiB"], lines)
+
+
+def comparison(a: list[Row], b: list[Row]) -> str:
+    """As Markdown, the times of two runs: a line for each benchmark that both have.
+
+    The last column says "faster" or "slower" of B where the medians differ by more than the interquartile
+    ranges of both together.
+    """
+    first, second = ({(row["test"], row["group"], row["name"]): row for row in rows} for rows in (a, b))
+    lines = [
+        "| | | A, us | B, us | B / A | B is |",
+        "|---|---|--:|--:|--:|---|",
+    ]
+    for key in (key for key in first if key in second):
+        one, other = first[key], second[key]
+        ranges = [row["median_us"] * row["spread"] for row in (one, other)]
+        difference = other["median_us"] - one["median_us"]
+        verdict = ""
+        if abs(difference) > sum(ranges):
+            verdict = "slower" if difference > 0 else "faster"
+        ratio = f"{other['median_us'] / one['median_us']:.2f}x"
+        lines.append(f"| {' | '.join([key[1], key[2], time_of(one), time_of(other), ratio, verdict])} |")
+    for name, own, others in (("A", first, second), ("B", second, first)):
+        if alone := [key for key in own if key not in others]:
+            lines.append(f"\n{len(alone)} benchmarks are in {name} alone.")
     return "\n".join(lines)
 
 
@@ -99,13 +150,16 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([header_line, rule, *body])
 
 
-def write(
-    out: Path, found: dict[str, Any], rows: list[Row], about: str = "", not_run: Sequence[Row] = ()
-) -> Path:
-    """Write OUT/<device>/<date>-<commit>.json, a row a line; `about` joins the name."""
+def path_of(out: Path, found: dict[str, Any], about: str = "") -> Path:
+    """OUT/<device>/<date>-<commit>.json; `about` joins the name."""
     device = re.sub(r"[^a-z0-9]+", "-", str(found["device"]).lower()).strip("-")
-    path = out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
-    write_results(path, found, rows, **({"not_run": not_run} if not_run else {}))
+    return out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
+
+
+def write(out: Path, found: dict[str, Any], rows: list[Row]) -> Path:
+    """Write OUT/<device>/<date>-<commit>.json, a row a line."""
+    path = path_of(out, found)
+    write_results(path, found, rows)
     return path
 
 

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,10 +29,11 @@ PACKAGES = ("triton", "numpy", "skia-python", "pillow")  # in addition to torch
 
 @dataclass(frozen=True)
 class Results:
-    """Content of a file of results."""
+    """Content of a file of results; `more` holds further lists of rows by name."""
 
     provenance: dict[str, Any]
     rows: list[Row]
+    more: dict[str, list[Row]] = field(default_factory=dict)
 
 
 def provenance(**about: Any) -> dict[str, Any]:
@@ -139,8 +140,10 @@ def read_results(path: Path) -> Results:
     except ValueError as error:
         raise ValueError(f"{path} does not hold results: it is not JSON ({error})") from error
     match content:
-        case {"provenance": dict(found), "rows": list(rows)} if all(isinstance(row, dict) for row in rows):
-            return Results(found, rows)
+        case {"provenance": dict(found), "rows": list(rows), **more} if all(
+            isinstance(row, dict) for row in rows
+        ):
+            return Results(found, rows, more)
     raise ValueError(
         f'{path} does not hold results: expected {{"provenance": {{...}}, "rows": [{{...}}, ...]}}, '
         f"but it begins with {json.dumps(content)[:60]}"

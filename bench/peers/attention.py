@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from clippo.bench.device import ON_GPU
 from clippo_kernels import flash_attention_qkvpacked
 
 __all__ = ["Attention", "attentions", "heads_first"]
@@ -54,13 +55,13 @@ def flash_attn(qkv: Tensor) -> Tensor:
     return out
 
 
-def attentions(device: torch.device) -> dict[str, Attention]:
-    """Ours first, then the peers that run on such a device."""
+def attentions() -> dict[str, Attention]:
+    """Ours first, then the peers that run on a GPU, or on a CPU."""
     peers: dict[str, Attention] = {
         "clippo": flash_attention_qkvpacked,
         "sdpa-flash": partial(sdpa, SDPBackend.FLASH_ATTENTION),
     }
-    if device.type == "cuda":
+    if ON_GPU:
         peers["sdpa-cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION)
         peers["sdpa-efficient"] = partial(sdpa, SDPBackend.EFFICIENT_ATTENTION)
         peers["flash-attn"] = flash_attn

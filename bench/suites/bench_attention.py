@@ -8,7 +8,7 @@ On a GPU: bfloat16, about 50,000 tokens a call, time on the device. On a CPU: fl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo.bench.device import DEVICE, ON_GPU, sized
+from clippo.bench.harness import Work, measure, timed_on_device
 from clippo.bench.peers.attention import Attention, attentions, heads_first
 from clippo_kernels import (
     attention_pool,
@@ -26,15 +27,25 @@ from clippo_kernels import (
     flash_attention_varlen,
 )
 
-ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
-TOKENS = 256 * 196 if ON_GPU else 1024
-LENGTHS = (196, 197, 256, 50, 576, 1024)
-HEADS = {"B": (12, 64), "L": (16, 64), "H": (16, 80), "L-128": (8, 128)}  # heads and channels of ViT widths
+TOKENS = sized(gpu=256 * 196, cpu=1024, rehearsal=1)
+# Without and with a class token: 112 px, 224 px, 256 px and 384 px in patches of 16 px; and one beyond.
+LENGTHS = (50, 197, 256, 577, 196, 1024)
+MAIN_LENGTHS = LENGTHS[:4]
+# Heads and channels of ViT widths.
+ALL_HEADS = {"B": (12, 64), "L": (16, 64), "H": (16, 80), "L-128": (8, 128)}
+HEADS = sized(gpu=ALL_HEADS, cpu=ALL_HEADS, rehearsal={"B": (1, 16), "L": (1, 32)})
 PASSES = ("both", "forward", "backward")
-ATTENTIONS = attentions(DEVICE)
+ATTENTIONS = attentions()
 COMPILED = {"flex"}  # see conftest.py
-CAPTIONS = 4096 if ON_GPU else 64
+CAPTIONS = sized(gpu=4096, cpu=64, rehearsal=8)
+
+
+def is_main(test: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether bench.gpu measures a benchmark among the first: B, at four lengths, and all packed batches."""
+    return test == "test_varlen" or (
+        test == "test_packed" and parameters["heads"] == "B" and parameters["N"] in MAIN_LENGTHS
+    )
 
 
 def prepare(attention: Attention, inputs: Tensor, which: str) -> Callable[[], object]:

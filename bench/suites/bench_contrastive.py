@@ -12,7 +12,7 @@ share of the rate of large products in the same run, and `peak_mib` the peak mem
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -20,19 +20,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
-from clippo.bench.peers.contrastive import losses, matrix_bytes
+from clippo.bench.device import DEVICE, ON_GPU, sized
+from clippo.bench.harness import Work, measure, timed_on_device
+from clippo.bench.peers.contrastive import UNRECORDED, losses, matrix_bytes
 from clippo_kernels import sigmoid_loss
 
-ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
-BATCHES = (32768, 4096, 16384, 65536, 1024, 262144) if ON_GPU else (1024, 2048, 4096, 8192, 16384)
+BATCHES = sized(
+    gpu=(32768, 4096, 16384, 65536, 1024, 262144), cpu=(1024, 2048, 4096, 8192, 16384), rehearsal=(24,)
+)
 SHAPES = [(B, 768) for B in BATCHES] + [
     (B, D) for D in (512, 1024) for B in sorted(BATCHES) if ON_GPU or B < 8192
 ]
 PASSES = ("both", "forward")
-LOSSES = losses(DEVICE)
+LOSSES = losses()
 COMPILED = {"explicit-compiled"}  # see conftest.py
+
+
+def is_main(test: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether bench.gpu measures a benchmark among the first: the features of B/16, and the sigmoid loss."""
+    return test == "test_sigmoid" or parameters["D"] == 768
 
 
 def memory_bytes() -> int:
@@ -68,13 +75,14 @@ def test_contrastive(benchmark: Any, B: int, D: int, which: str, name: str) -> N
             return lambda: LOSSES[name](*inputs)
         return lambda: torch.autograd.grad(LOSSES[name](*inputs), inputs)
 
-    measure(benchmark, make, contrastive_work(B, D, which), DTYPE)
+    work = contrastive_work(B, D, which)
+    measure(benchmark, make, work, DTYPE, is_recorded=name not in UNRECORDED)
 
 
 @timed_on_device
 @pytest.mark.parametrize("name", ["clippo", "explicit"])
 def test_sigmoid(benchmark: Any, name: str) -> None:
-    B, D = (32768, 768) if ON_GPU else (4096, 768)
+    B, D = sized(gpu=32768, cpu=4096, rehearsal=24), 768
     benchmark.group = f"sigmoid, both, {B:,} pairs, {D} channels"
     benchmark.extra_info.update(name=name, batch=B, channels=D, which="both")
 

@@ -11,7 +11,7 @@ memory, where the peers get images that a loader has normalised already, in floa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,16 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clippo.bench.harness import DEVICE, Work, measure, timed_on_device
+from clippo.bench.device import DEVICE, ON_GPU, sized
+from clippo.bench.harness import Work, measure, timed_on_device
 from clippo_kernels import patch_embed
 
-ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
-WIDTH = 768
-BATCHES = (256, 64, 1024) if ON_GPU else (4, 16)
-GEOMETRIES = {"224/16": (224, 16), "384/14": (378, 14)}  # a convolution leaves the last 6 px of 384 out, too
+WIDTH = sized(gpu=768, cpu=768, rehearsal=32)
+BATCHES = sized(gpu=(256, 64, 1024), cpu=(4, 16), rehearsal=(2, 1))
+# Pixels of images and patches. A convolution leaves the last 6 px of 384 out, too.
+ALL_GEOMETRIES = {"224/16": (224, 16), "384/14": (378, 14)}
+GEOMETRIES = sized(gpu=ALL_GEOMETRIES, cpu=ALL_GEOMETRIES, rehearsal={"224/16": (32, 16)})
 CHANNELS = {"photographs": 3, "grey text": 1}
 PASSES = ("both", "forward")
+
+
+def is_main(test: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether bench.gpu measures a benchmark among the first: those of a usual batch."""
+    return parameters.get("B", BATCHES[0]) == BATCHES[0]
+
 
 Embed = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -118,7 +126,7 @@ def test_on_device(benchmark: Any, B: int, geometry: str, kind: str, which: str,
 @pytest.mark.parametrize("kind", CHANNELS)
 @pytest.mark.parametrize("name", EMBEDS)
 def test_from_the_host(benchmark: Any, kind: str, name: str) -> None:
-    B, (S, P), C = 256, GEOMETRIES["224/16"], CHANNELS[kind]
+    B, (S, P), C = BATCHES[0], GEOMETRIES["224/16"], CHANNELS[kind]
     benchmark.group = f"patch_embed, forward from the host, {kind}, 224/16, batch {B}"
     images = random_bytes(B, S, S, C)
     if name != "clippo":

@@ -20,8 +20,8 @@ def test_what_is_written_is_read(tmp_path):
     assert read_results(path) == Results(FOUND, ROWS)
     assert json.loads(path.read_text()) == {"provenance": FOUND, "rows": ROWS}
     assert [json.loads(line.rstrip(",")) for line in path.read_text().splitlines()[3:5]] == ROWS
-    write_results(path, FOUND, [])
-    assert read_results(path) == Results(FOUND, [])
+    write_results(path, FOUND, [], not_run=ROWS)
+    assert read_results(path) == Results(FOUND, [], {"not_run": ROWS})
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
