@@ -19,10 +19,11 @@ import torch
 from clippo.bench.record import Record
 from clippo.bench.report import row_of
 from clippo.results import Row
+from clippo_kernels import tuning
 
 __all__ = ["SECTIONS", "Section", "parameters_of"]
 
-OPS = ("attention", "contrastive", "patch_embed")
+OPS = tuning.ops()
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,11 @@ class Section:
 # By worth: what comes first is measured even if the time is short.
 SECTIONS = (
     Section("correctness", 60, OPS),
-    Section("attention", 130, ("attention",)),
-    Section("contrastive", 70, ("contrastive",)),
-    Section("patch_embed", 50, ("patch_embed",)),
-    Section("training_step", 80, ("training_step",)),
+    *(Section(op, {"attention": 130, "contrastive": 70}.get(op, 50), [op]) for op in OPS),
+    Section("training_step", 80, ["training_step"]),
     Section("others", 50, OPS),
-    Section("compiled", 45, ("contrastive", "patch_embed", "training_step")),
-    Section("flex", 45, ("attention",)),
+    Section("compiled", 45, [*OPS, "training_step"]),
+    Section("flex", 45, ["attention"]),
 )
 
 
@@ -126,27 +125,31 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--section")
     for section in SECTIONS:
         if section.name == name:
-            recorder = TestRecorder if section.is_tests else BenchmarkRecorder
-            config.pluginmanager.register(recorder(section, Record(config.getoption("--record"))))
+            record = Record(config.getoption("--record"))
+            recorder: object = BenchmarkRecorder(section, record)
+            if section.is_tests:
+                recorder = TestRecorder(record, is_worker=hasattr(config, "workerinput"))
+            config.pluginmanager.register(recorder)
 
 
 class TestRecorder:
-    """Keeps the outcomes of tests, which may run in several processes."""
+    """Keeps the outcomes of tests, which may run in workers of pytest-xdist for the process that records."""
 
     __test__ = False  # it is none itself
 
-    def __init__(self, section: Section, record: Record) -> None:
+    def __init__(self, record: Record, *, is_worker: bool) -> None:
         self.record = record
+        self.is_worker = is_worker
 
     @pytest.hookimpl(trylast=True)  # when those that `-m` leaves out are gone
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Function]) -> None:
+    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         items[:] = [test for test in in_turn(items) if not self.record.is_done(case_of(test.nodeid))]
-        if not hasattr(config, "workerinput"):
+        if not self.is_worker:
             self.plan(test.nodeid for test in items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """Take the tests from the processes that collect them, each of which collects all."""
+        """Take the tests from the workers, each of which collects all."""
         self.plan(nodeid for nodeid in ids if case_of(nodeid) not in self.record.cases)
 
     def plan(self, ids: Iterable[str]) -> None:
@@ -156,13 +159,20 @@ class TestRecorder:
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        case = case_of(report.nodeid)
-        if case not in self.record.cases or (report.when != "call" and report.passed):
-            return  # a process that runs tests for another, or a test that goes on
+        if self.is_worker or (report.passed and report.when != "call"):
+            return
         result: Row = {"outcome": report.outcome}
         if not report.passed:
-            result["reason"] = str(report.longrepr).strip().rpartition("\n")[2][:300]
-        self.record.keep(case, result)
+            result["reason"] = reason_of(report)
+        self.record.keep(case_of(report.nodeid), result)
+
+
+def reason_of(report: pytest.TestReport) -> str:
+    """The first line of what a test says that failed or was skipped."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(report.longrepr if crash is None else crash.message).partition("\n")[0]
 
 
 class BenchmarkRecorder:

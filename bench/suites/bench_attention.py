@@ -30,11 +30,11 @@ from clippo_kernels import (
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 TOKENS = sized(gpu=256 * 196, cpu=1024, rehearsal=1)
 # Without and with a class token: 112 px, 224 px, 256 px and 384 px in patches of 16 px; and one beyond.
-LENGTHS = (50, 197, 256, 577, 196, 1024)
-MAIN_LENGTHS = LENGTHS[:4]
+MAIN_LENGTHS = (50, 197, 256, 577)
+LENGTHS = (*MAIN_LENGTHS, *sized(gpu=(196, 1024), cpu=(196, 1024), rehearsal=(196,)))
 # Heads and channels of ViT widths.
 ALL_HEADS = {"B": (12, 64), "L": (16, 64), "H": (16, 80), "L-128": (8, 128)}
-HEADS = sized(gpu=ALL_HEADS, cpu=ALL_HEADS, rehearsal={"B": (1, 16), "L": (1, 32)})
+HEADS = sized(gpu=ALL_HEADS, cpu=ALL_HEADS, rehearsal={"B": (1, 16)})
 PASSES = ("both", "forward", "backward")
 ATTENTIONS = attentions()
 COMPILED = {"flex"}  # see conftest.py
