@@ -112,8 +112,8 @@ def time_and_describe(
         measured_s += run()
 
     run()
+    state = StateQuery() if ON_GPU else None  # begins to look now, and sees the runs that follow
     rounds = max(3, min(ROUNDS, int(ROUNDS_SECONDS / max(run(), 1e-9))))
-    state = StateQuery() if ON_GPU else None
     benchmark.pedantic(advance, rounds=rounds)
     seconds = benchmark.stats["median"]
     ceilings = ceilings_of(dtype)

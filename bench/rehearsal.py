@@ -24,7 +24,7 @@ import torch
 
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
-__all__ = ["VARIABLE", "install"]
+__all__ = ["VARIABLE", "install", "quicken_interpreter"]
 
 VARIABLE = "CLIPPO_BENCH_REHEARSAL"
 
@@ -133,3 +133,24 @@ def install() -> None:
         return compile_by_inductor(model, dynamic=dynamic, backend="aot_eager")
 
     torch.compile = compile  # type: ignore[assignment]
+    quicken_interpreter()
+
+
+def quicken_interpreter() -> None:
+    """Have Triton's interpreter patch triton.language once for each module of kernels.
+
+    It does so anew for every function that a kernel calls, which is over half of its time.
+    """
+    from triton.runtime.interpreter import InterpretedFunction
+
+    patched = set()
+    call_and_patch = InterpretedFunction.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = id(self.fn.__globals__)
+        if module not in patched:
+            patched.add(module)
+            return call_and_patch(self, *args, **kwargs)
+        return self.rewrite()(*args, **kwargs)
+
+    InterpretedFunction.__call__ = call

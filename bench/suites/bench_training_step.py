@@ -24,7 +24,7 @@ from clippo.bench.device import DEVICE, ON_GPU, sized
 from clippo.bench.harness import Work, measure, timed_on_device
 from clippo.data.loader import Batch
 from clippo.data.made_up import MadeUpConfig
-from clippo.model import ClippoConfig, RenderedTextConfig
+from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
 from clippo.model.packing import PackedPatches, VarlenInfo
 from clippo.model.variants import named_config
 from clippo.recipes import yfcc100m
@@ -32,7 +32,7 @@ from clippo.training.config import TrainConfig
 from clippo.training.finite import FiniteCheck
 from clippo.training.flops import peak_of, step_flops
 from clippo.training.parallel import DistributedContext
-from clippo.training.state import TrainState, build_model
+from clippo.training.state import TrainState
 from clippo.training.trainer import take_step
 from clippo.training.watch import image_lengths_of, text_lengths_of
 from clippo_kernels.dispatch import BACKEND_VARIABLE
@@ -102,7 +102,9 @@ def test_step(benchmark: Any, monkeypatch: pytest.MonkeyPatch, name: str, tokens
     def make() -> Callable[[], object]:
         torch.manual_seed(0)
         context = DistributedContext(0, 1, DEVICE)
-        state = TrainState.build(config, build_model(config), config.loss.build(), context)
+        model = Clippo(config.model)  # without a renderer, because nothing is drawn
+        model.init_weights(residual_scale=config.residual_scale)
+        state = TrainState.build(config, model, config.loss.build(), context)
         check, numbers = FiniteCheck(0, context), itertools.count()
         return lambda: take_step(state, batch, next(numbers), config, context, check)
 

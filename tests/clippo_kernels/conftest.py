@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clippo.bench.rehearsal import quicken_interpreter
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -110,21 +111,5 @@ def _on_gpu() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_interpreter() -> None:
-    """Triton's interpreter patches triton.language anew for every function that a kernel calls: over half of
-    its time. Once for each module that defines such functions is enough.
-    """
-    if not INTERPRETED:
-        return
-    from triton.runtime.interpreter import InterpretedFunction
-
-    patched = set()
-    call_and_patch = InterpretedFunction.__call__
-
-    def call(self, *args, **kwargs):
-        module = id(self.fn.__globals__)
-        if module not in patched:
-            patched.add(module)
-            return call_and_patch(self, *args, **kwargs)
-        return self.rewrite()(*args, **kwargs)
-
-    InterpretedFunction.__call__ = call
+    if INTERPRETED:
+        quicken_interpreter()
