@@ -212,6 +212,6 @@ class BenchmarkRecorder:
                 # All that comes after it in this process may fail; another process goes on.
                 item.session.shouldstop = reason
         elif call.when == "call":
-            ran = item.funcargs["benchmark"]
+            ran: Any = item.funcargs["benchmark"]
             self.record.keep(case, row_of(ran.name, ran.group, ran.extra_info, ran.stats))
         return report

@@ -199,7 +199,7 @@ def tests_of(op: str, record: Record) -> str:
     tests = [test for test in record.tests if test["op"] == op]
     counts: dict[str, int] = {}
     for test in tests:
-        outcome = test.get("outcome", test.get("not_run"))
+        outcome = str(test.get("outcome", test.get("not_run")))
         counts[outcome] = counts.get(outcome, 0) + 1
     failed = [f"  - {test['case']}: {test['reason']}" for test in tests if test.get("outcome") == "failed"]
     warning = " **Its times are those of an op that fails tests.**" if failed else ""

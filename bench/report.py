@@ -156,9 +156,9 @@ def path_of(out: Path, found: dict[str, Any], about: str = "") -> Path:
     return out / device / f"{str(found['date'])[:10]}-{found['commit']}{about}.json"
 
 
-def write(out: Path, found: dict[str, Any], rows: list[Row]) -> Path:
-    """Write OUT/<device>/<date>-<commit>.json, a row a line."""
-    path = path_of(out, found)
+def write(out: Path, found: dict[str, Any], rows: list[Row], about: str = "") -> Path:
+    """Write OUT/<device>/<date>-<commit>.json, a row a line; `about` joins the name."""
+    path = path_of(out, found, about)
     write_results(path, found, rows)
     return path
 

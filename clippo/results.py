@@ -140,9 +140,8 @@ def read_results(path: Path) -> Results:
     except ValueError as error:
         raise ValueError(f"{path} does not hold results: it is not JSON ({error})") from error
     match content:
-        case {"provenance": dict(found), "rows": list(rows), **more} if all(
-            isinstance(row, dict) for row in rows
-        ):
+        case {"provenance": dict(found), "rows": list(rows)} if all(isinstance(row, dict) for row in rows):
+            more = {key: value for key, value in content.items() if key not in ("provenance", "rows")}
             return Results(found, rows, more)
     raise ValueError(
         f'{path} does not hold results: expected {{"provenance": {{...}}, "rows": [{{...}}, ...]}}, '

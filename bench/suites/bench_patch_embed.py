@@ -36,7 +36,7 @@ PASSES = ("both", "forward")
 
 def is_main(test: str, parameters: Mapping[str, Any]) -> bool:
     """Whether bench.gpu measures a benchmark among the first: those of a usual batch."""
-    return parameters.get("B", BATCHES[0]) == BATCHES[0]
+    return bool(parameters.get("B", BATCHES[0]) == BATCHES[0])
 
 
 Embed = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
