@@ -2,12 +2,16 @@
 
     python -m clippo_kernels.aot                  all architectures
     python -m clippo_kernels.aot --arch sm_90     one architecture; --json for machine-readable output
+    python -m clippo_kernels.aot --report         predictions from the machine code of sm_90, with calibration
+    python -m clippo_kernels.aot --write          keep the predictions in bounds.json and docs/kernels.md
 
 The ops run on meta tensors with a driver that only knows its target, and every launch calls Triton's compiler
 instead. The kernels and their specializations are therefore exactly those that a device would get. The exit
 status is 1 if a kernel spills registers that its row does not allow ("spill_bytes" and "why"), needs more
 shared or tensor memory than the device has, or has a matrix product that was not compiled to a tensor-core
-instruction (float32 products are exact and have none).
+instruction (float32 products are exact and have none). On sm_90 it is also 1 if warps compute the same
+product several times without permission ("redundant" and "why"), or if a prediction is worse than the one on
+file: see `bounds`.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from . import tuning
+from . import bounds, tuning
 
 __all__ = ["compile_row", "launches_of", "main"]
 
@@ -71,6 +75,7 @@ class Report:
     programs_per_sm: int = 0
     tensor_core_instructions: int = 0
     problems: list[str] = field(default_factory=list)
+    bound: bounds.Bound | None = None  # on the architecture that is modelled
 
 
 class TargetDriver:
@@ -104,7 +109,29 @@ def compile_row(name: str, kernel: str, row: dict[str, Any]) -> Report:
         report.problems.append(f"does not compile: {type(error).__name__}: {error}"[:300])
         return report
     inspect(report, compiled, row)
+    if name == bounds.ARCHITECTURE:
+        report.bound = bound_of(kernel, row, compiled[0])
+        report.problems += redundancy_problems(compiled, row)
     return report
+
+
+def bound_of(kernel: str, row: dict[str, Any], compiled: Any) -> bounds.Bound:
+    """Predict the clocks of the usual use of a row on a problem of full size."""
+    function, programs, args, options = launches_of(
+        bounds.ARCHITECTURE, kernel, row, tokens=bounds.TOKENS, device="meta"
+    )[0]
+    arguments = dict(zip(function.arg_names, args, strict=False)) | options
+    op = kernel.partition(".")[0]
+    work = import_module(f"clippo_kernels.{op}.examples").work(function.__name__, arguments)
+    return bounds.predict(kernel, row, compiled, programs, arguments, work)
+
+
+def redundancy_problems(compiled: list[Any], row: dict[str, Any]) -> list[str]:
+    redundant = max(bounds.redundant_products(kernel.asm["ttgir"]) for kernel in compiled)
+    admitted = row.get("redundant", 1)
+    if redundant <= admitted:
+        return []
+    return [f"computes a product {redundant} times, admitted is {admitted}"]
 
 
 def compile_kernels(name: str, kernel: str, row: dict[str, Any]) -> list[Any]:
@@ -286,6 +313,49 @@ def line(report: Report) -> str:
     return "\n".join([row, *(f"    FAILED: {problem}" for problem in report.problems)])
 
 
+def predictions(reports: list[Report]) -> list[bounds.Bound]:
+    return [report.bound for report in reports if report.bound is not None]
+
+
+def compare_predictions(reports: list[Report]) -> None:
+    """Add what is worse than on file to the problems of the reports."""
+    on_file = bounds.Figures.read()
+    for report in reports:
+        if report.bound is not None:
+            report.problems += on_file.problems(report.bound, triton_version())
+    if predictions(reports) and on_file.triton != triton_version():
+        note = f"predictions on file are of Triton {on_file.triton}, and not compared with {triton_version()}"
+        print(note, file=sys.stderr)
+
+
+def write_predictions(reports: list[Report]) -> None:
+    """Keep the predictions in the file and in the documentation of a checkout.
+
+    Raises:
+        ValueError: a row has none, because it did not compile.
+    """
+    if missing := [report.kernel for report in reports if report.bound is None]:
+        raise ValueError(f"nothing was written: expected a prediction for every row, got none for {missing}")
+    figures = bounds.Figures(triton_version(), predictions(reports))
+    figures.write()
+    if bounds.PAGE.exists():
+        bounds.PAGE.write_text(bounds.replace_table(bounds.PAGE.read_text(), figures.bounds))
+
+
+def print_predictions(reports: list[Report]) -> None:
+    from . import calibration
+
+    print(f"Predictions for {bounds.ARCHITECTURE} by clippo_kernels.pipes; nothing was measured.\n")
+    print(bounds.table(predictions(reports)))
+    print(calibration.table(list(calibration.comparisons())))
+
+
+def triton_version() -> str:
+    import triton
+
+    return str(triton.__version__)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m clippo_kernels.aot",
@@ -294,12 +364,24 @@ def main() -> int:
     )
     parser.add_argument("--arch", choices=tuning.ARCHITECTURES, help="one architecture; all by default")
     parser.add_argument("--json", action="store_true", help="print the reports as a JSON list")
+    parser.add_argument("--report", action="store_true", help="print the predictions and their calibration")
+    parser.add_argument("--write", action="store_true", help="keep the predictions, and accept what is worse")
     arguments = parser.parse_args()
+    predicts = arguments.report or arguments.write
+    if predicts and arguments.arch not in (None, bounds.ARCHITECTURE):
+        parser.error(f"--report and --write are for {bounds.ARCHITECTURE}, got --arch {arguments.arch}")
+    one = bounds.ARCHITECTURE if predicts else arguments.arch
 
-    reports = compile_tables([arguments.arch] if arguments.arch else list(tuning.ARCHITECTURES))
+    reports = compile_tables([one] if one else list(tuning.ARCHITECTURES))
+    if arguments.write:
+        write_predictions(reports)
+    else:
+        compare_predictions(reports)
     failed = sum(bool(report.problems) for report in reports)
     if arguments.json:
         print(json.dumps([asdict(report) for report in reports], indent=1))
+    elif arguments.report:
+        print_predictions(reports)
     else:
         print(HEADER, *map(line, reports), sep="\n")
         print(f"{len(reports)} rows, {failed} failed")

@@ -17,10 +17,10 @@ wgmma is the data sheet's 989 TFLOP/s at 1.83 GHz, and that of mma.sync was meas
 2402.13499).
 
 A *bound* assumes that all pipes work at the same time, without latency: no kernel with this machine code is
-faster. An *estimate* assumes that the tensor cores of an SM wait for the other pipes and these for them,
-times a factor for latency that `calibration` fits to published figures. Memory is overlapped with both. Not
-in the model: the L2 cache, bank conflicts, conflicts of registers, the latency of loads, and the clocks
-before the first and after the last program of an SM.
+faster. An *estimate* assumes that the tensor cores of an SM, and the reads of wgmma's operands meanwhile,
+wait for the other pipes and these for them, times a factor for latency that `calibration` fits to published
+figures. Memory is overlapped with both. Not in the model: the L2 cache, bank conflicts, conflicts of
+registers, the latency of loads, and the clocks before the first and after the last program of an SM.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ __all__ = [
     "total",
 ]
 
-PIPES = ("tensor", "shared", "shuffle", "mufu", "fma", "alu", "issue")
+# "operands" are the part of "shared" in which wgmma reads its operands.
+PIPES = ("tensor", "shared", "operands", "shuffle", "mufu", "fma", "alu", "issue")
 # What a report counts in a loop.
 CLASSES = ("tensor", "mufu", "alu", "shared", "global", "barrier")
 
@@ -157,7 +158,8 @@ def wgmma_clocks(instruction: Instruction) -> Clocks:
     from_registers = re.match(r"R\d+, R\d+(\.\w+)*, gdesc", instruction.operands)
     read = 32 * (width + (0 if from_registers else 64))
     products = 64 * width * 16
-    return {"tensor": products / RATES["tensor"] / 4, "shared": read / RATES["shared"] / 4}
+    reading = read / RATES["shared"] / 4
+    return {"tensor": products / RATES["tensor"] / 4, "shared": reading, "operands": reading}
 
 
 def mma_products(instruction: Instruction) -> float:
@@ -211,5 +213,6 @@ def estimate(clocks: Clocks) -> float:
 
 
 def serial(clocks: Clocks) -> float:
-    """Clocks of tensor cores and of the busiest other pipe, one after the other."""
-    return clocks["tensor"] + max(taken for pipe, taken in clocks.items() if pipe != "tensor")
+    """Clocks of tensor cores with their operands and of the busiest other pipe, one after the other."""
+    others = clocks | {"shared": clocks["shared"] - clocks["operands"], "operands": 0, "tensor": 0}
+    return max(clocks["tensor"], clocks["operands"]) + max(others.values())

@@ -198,9 +198,10 @@ class Blocks:
         found = []
         if last.name == "BRA" and (label := re.search(r"\.L\w+", last.operands)):
             found.append(self.code.labels[label[0]])
-        # A branch or an EXIT without a condition is the end; operands such as "P0, `(.L_x_1)" are conditions.
-        always = not last.predicate and not re.match(r"!?U?P", last.operands)
-        if not (last.name in ("BRA", "EXIT") and always):
+        # A branch or an EXIT without a condition is the end. Operands such as "UP0, `(.L_x_1)" are one,
+        # and BRA.DIV is taken where the threads of a warp have diverged.
+        conditional = last.predicate or re.match(r"!?U?P", last.operands) or last.opcode == "BRA.DIV"
+        if last.name not in ("BRA", "EXIT") or conditional:
             found += self.starts[bisect_right(self.starts, start) :][:1]
         return found
 

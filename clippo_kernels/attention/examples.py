@@ -1,15 +1,19 @@
 """Examples for the rows of the launch tables, and launch options to try in their place.
 
-`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples and predicts how long their `work` takes; `clippo.bench.tune` times
+them with all options.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from .._triton import cdiv
+from ..pipes import Work
 from .launch import backward, forward, pool_backward, pool_forward
 
-__all__ = ["CANDIDATES", "example"]
+__all__ = ["CANDIDATES", "example", "work"]
 
 BLOCKS, STAGES = [16, 32, 64, 128], [1, 2, 3]
 # Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
@@ -39,3 +43,25 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     else:
         out, lse = forward(q, k, v, D**-0.5, cu_seqlens, N)
         backward(out, q, k, v, out, lse, D**-0.5, (dq, dk, dv), cu_seqlens, N)
+
+
+# Matrix products that a kernel needs, each of all queries with all keys.
+PRODUCTS = {
+    "short_forward": 2,
+    "short_backward": 5,
+    "long_forward": 2,
+    "long_backward_dkdv": 4,
+    "long_backward_dq": 3,
+}
+
+
+def work(kernel: str, launch: Mapping[str, Any]) -> Work:
+    """What a launch has to do, from its arguments and options by name; pooling needs no matrix products."""
+    N = launch.get("Nk", launch.get("N"))
+    sequences, H, D = launch["k"].numel() // (N * launch["H"] * launch["D"]), launch["H"], launch["D"]
+    problem = f"{sequences} x {N} x {H} x {D}"
+    flop = 2 * PRODUCTS.get(kernel, 0) * launch["q"].numel() * N
+    if kernel == "short_forward":
+        return Work(problem, cdiv(min(launch["rows_per_program"], launch["Nq"]), launch["BLOCK_M"]), flop)
+    over_queries = kernel in ("short_backward", "long_backward_dkdv")
+    return Work(problem, cdiv(N, launch["BLOCK_M" if over_queries else "BLOCK_N"]), flop)

@@ -1,17 +1,21 @@
 """Examples for the rows of the launch tables, and launch options to try in their place.
 
-`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples and predicts how long their `work` takes; `clippo.bench.tune` times
+them with all options.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from .._triton import cdiv
+from ..pipes import Work
 from .launch import backward, contrastive_forward, sigmoid_forward
 from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 
-__all__ = ["CANDIDATES", "example"]
+__all__ = ["CANDIDATES", "example", "work"]
 
 # Launch options to try, keyed by a prefix of the kernel's name; the first prefix that matches is used.
 CANDIDATES: dict[str, dict[str, list[int]]] = {
@@ -58,3 +62,15 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
         backward(Problem(image, text, scale, None, factor, row_lse, column_lse, positives), dtype, dtype)
         sigmoid_forward(image, text, scale, bias, positives)
         backward(Problem(image, text, scale, bias, factor, None, None, positives), dtype, dtype)
+
+
+def work(kernel: str, launch: Mapping[str, Any]) -> Work:
+    """What a launch has to do, from its arguments and options by name."""
+    if kernel == "combine":
+        count, width = launch["count"], launch["width"]
+        return Work(f"{count} x {width}", cdiv(count, launch["ROWS"]), 0)
+    R, B, D = launch["R"], launch["B"], launch["D"]
+    flop = 2 * R * B * D
+    if kernel == "gradient":
+        return Work(f"{R} x {B} x {D}", cdiv(B, launch["BLOCK_B"]), 2 * flop)
+    return Work(f"{R} x {B} x {D}", cdiv(D, launch["BLOCK_D"]), flop)

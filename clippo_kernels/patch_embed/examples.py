@@ -1,15 +1,19 @@
 """Examples for the rows of the launch tables, and launch options to try in their place.
 
-`clippo_kernels.aot` compiles the examples; `clippo.bench.tune` times them with all options.
+`clippo_kernels.aot` compiles the examples and predicts how long their `work` takes; `clippo.bench.tune` times
+them with all options.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from .._triton import cdiv
+from ..pipes import Work
 from .launch import forward, position_gradient, weight_gradient
 
-__all__ = ["CANDIDATES", "example"]
+__all__ = ["CANDIDATES", "example", "work"]
 
 TILES = {
     "BLOCK_M": [32, 64, 128, 256],
@@ -53,3 +57,26 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     out = forward(images, weight, dbias, pos_embed, keep_indices, mean, std, dtype, dtype)
     weight_gradient(out, images, weight, dbias, keep_indices, mean, std, dtype)
     position_gradient(out, keep_indices, N)
+
+
+def work(kernel: str, launch: Mapping[str, Any]) -> Work:
+    """What a launch has to do, from its arguments and options by name."""
+    if kernel == "position_gradient":
+        B, row = launch["B"], launch["ROW"]
+        return Work(f"{B} x {row}", cdiv(min(launch["rows_per_split"], B), launch["BLOCK_B"]), 0)
+    if kernel == "prepare":
+        features, K = len(launch["prepared"]), launch["C"] * launch["P"] ** 2
+        return Work(f"{features} x {K}", cdiv(launch["PITCH"], launch["BLOCK"]), 0)
+    D = launch["D"]
+    if kernel == "position_gradient_select":
+        # The products are with a one-hot matrix: nothing but additions is needed.
+        M, N = launch["M"], launch["N"]
+        return Work(f"{M} x {N} x {D}", cdiv(min(launch["rows_per_split"], M), launch["BLOCK_M"]), 0)
+    K = launch["C"] * launch["P"] ** 2
+    if kernel == "finish":
+        return Work(f"{launch['splits']} x {D} x {K}", launch["splits"], 0)
+    M = launch["M"]
+    if kernel == "forward":
+        return Work(f"{M} x {K} x {D}", cdiv(K, launch["BLOCK_K"]), 2 * M * K * D)
+    rows = min(launch["rows_per_split"], M)
+    return Work(f"{M} x {K} x {D}", cdiv(rows, launch["BLOCK_M"]), 2 * M * K * D)

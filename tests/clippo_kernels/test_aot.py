@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from clippo_kernels import aot, tuning
+from clippo_kernels import aot, bounds, calibration, tuning
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +82,12 @@ BAD_ROWS = {
         {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 4},
         "bytes of shared memory of 232448",
     ),
+    "redundant": (
+        "contrastive.gradient",
+        {"channels": 256},
+        {"BLOCK_R": 64, "BLOCK_B": 64, "num_warps": 8, "num_stages": 2},
+        "computes a product 2 times, admitted is 1",
+    ),
     "does not compile": (
         "attention.long_forward",
         {"head_dim": 64},
@@ -96,6 +103,7 @@ BAD_ROWS = {
     [
         pytest.param("spills", marks=pytest.mark.long),
         pytest.param("shared memory", marks=pytest.mark.long),
+        pytest.param("redundant", marks=pytest.mark.long),
         "does not compile",
     ],
 )
@@ -215,6 +223,75 @@ def test_tensor_memory_and_missing_products():
         "needs 640 columns of tensor memory of 512",
         "2 of 2 products are not on tensor cores",
     ]
+
+
+@pytest.fixture
+def predicted(tmp_path, monkeypatch) -> list[aot.Report]:
+    """Two rows whose predictions are the only ones on file, and a page for them."""
+    found = bounds.Figures.read().bounds[:2]
+    monkeypatch.setattr(bounds, "PATH", tmp_path / "bounds.json")
+    monkeypatch.setattr(bounds, "PAGE", tmp_path / "page.md")
+    bounds.PAGE.write_text(f"{bounds.BEGIN}{bounds.END}")
+    bounds.Figures(aot.triton_version(), found).write()
+    return [aot.Report("sm_90", b.kernel, b.itemsize, b.at_most, {}, bound=b) for b in found]
+
+
+def test_a_prediction_that_is_worse_than_on_file_fails(predicted, monkeypatch, capsys):
+    slower = predicted[1]
+    assert slower.bound is not None
+    slower.bound = replace(slower.bound, estimate=2 * slower.bound.estimate)
+    monkeypatch.setattr(aot, "compile_tables", lambda names: predicted)
+    monkeypatch.setattr(sys, "argv", ["aot", "--arch", "sm_90"])
+    assert aot.main() == 1
+    assert predicted[0].problems == []
+    assert "its predicted time rose from" in capsys.readouterr().out
+
+
+def test_predictions_of_another_compiler_are_not_compared(predicted, capsys):
+    bounds.Figures("1.2.3", []).write()
+    aot.compare_predictions(predicted)
+    assert not any(report.problems for report in predicted)
+    assert "predictions on file are of Triton 1.2.3, and not compared" in capsys.readouterr().err
+
+
+def test_writing_accepts_what_is_worse(predicted, monkeypatch):
+    slower = replace(predicted[1].bound, estimate=10**9)
+    predicted[1].bound = slower
+    monkeypatch.setattr(aot, "compile_tables", lambda names: predicted)
+    monkeypatch.setattr(sys, "argv", ["aot", "--write"])
+    assert aot.main() == 0
+    assert bounds.Figures.read().bounds[1] == slower
+    assert "1,000,000.0" in bounds.PAGE.read_text()
+
+
+def test_nothing_is_written_without_all_predictions(predicted):
+    predicted[1].bound = None
+    before = bounds.PATH.read_text()
+    with pytest.raises(ValueError, match=f"got none for .'{predicted[1].kernel}'."):
+        aot.write_predictions(predicted)
+    assert bounds.PATH.read_text() == before
+
+
+def test_report(predicted, monkeypatch, capsys):
+    names = []
+    monkeypatch.setattr(aot, "compile_tables", lambda asked: names.extend(asked) or predicted)
+    monkeypatch.setattr(
+        calibration, "comparisons", lambda: iter([calibration.Comparison("a paper", 64, 512, 100, 110.0)])
+    )
+    monkeypatch.setattr(sys, "argv", ["aot", "--report"])
+    assert aot.main() == 0
+    assert names == ["sm_90"]
+    out = capsys.readouterr().out
+    assert "nothing was measured" in out
+    assert f"| `{predicted[0].kernel}` |" in out
+    assert "| a paper | 64 | 512 | 100 | 110 | +10% |" in out
+
+
+def test_the_model_is_of_one_architecture(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["aot", "--report", "--arch", "sm_80"])
+    with pytest.raises(SystemExit):
+        aot.main()
+    assert "--report and --write are for sm_90, got --arch sm_80" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ def clocks(opcode, operands="", warps=4):
 def test_wgmma():
     # A warpgroup's 64 x 128 x 16 are 131,072 multiply-adds. The right operand has 4 KiB, the left one 2 KiB.
     both = clocks("HGMMA.64x128x16.F32.BF16", "R24, gdesc[UR20], R24, gsb0")
-    assert both == {"tensor": 64, "shared": 48}
+    assert both == {"tensor": 64, "shared": 48, "operands": 48}
     left_in_registers = clocks("HGMMA.64x128x16.F32.BF16", "R24, R152, gdesc[UR20], R24")
-    assert left_in_registers == {"tensor": 64, "shared": 32}
+    assert left_in_registers == {"tensor": 64, "shared": 32, "operands": 32}
 
 
 def test_mma_sync():
@@ -76,7 +76,8 @@ def test_total_and_estimate():
     assert total["fma"] == 12
     assert total["tensor"] == 320
     assert total["issue"] == 22
-    assert pipes.serial(total) == 320 + total["shared"]
+    assert total["shared"] == total["operands"] == 160  # read while the tensor cores work
+    assert pipes.serial(total) == 320 + 22
     assert pipes.estimate(total) == pytest.approx(pipes.LATENCY_FACTOR * pipes.serial(total))
 
 

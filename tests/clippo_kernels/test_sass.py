@@ -118,6 +118,21 @@ def test_a_wait_inside_of_the_loop_is_part_of_it():
     assert opcodes(path.after) == ["EXIT"]
 
 
+@pytest.mark.parametrize("branch", ["@P0 BRA `(.L_x_0)", "BRA UP0, `(.L_x_0)", "BRA.DIV UR4, `(.L_x_0)"])
+def test_branches_that_may_not_be_taken(branch):
+    path = usual_path(
+        parse(f"""
+        /*0000*/              {branch} ;
+        /*0010*/                   FADD R2, R2, R3 ;
+        /*0020*/                   FADD R2, R2, R3 ;
+        /*0030*/                   EXIT ;
+.L_x_0:
+        /*0040*/                   BRA `(.L_x_0) ;
+""")
+    )
+    assert opcodes(path.before)[1:] == ["FADD", "FADD", "EXIT"]
+
+
 def test_unrolled_loops():
     path = usual_path(parse(LOOP))
     assert passes_at_once(PTX, path) == 1
