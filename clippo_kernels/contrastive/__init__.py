@@ -222,7 +222,8 @@ def to_scalar(value: Tensor | float, image: Tensor) -> Tensor:
     """Return `value` as a 0-d tensor of the dtype that the loss accumulates in."""
     dtype = accumulation_dtype(image.dtype)
     if not isinstance(value, Tensor):
-        return torch.tensor(value, dtype=dtype, device=image.device)
+        # Filled on the device: a copy from the host would wait for a GPU, and no CUDA graph could hold it.
+        return torch.full((), value, dtype=dtype, device=image.device)
     if hasattr(value, "full_tensor"):  # a DTensor: `fully_shard` has split the parameter
         value = gathered(value)
     return value.reshape(()).to(dtype)

@@ -592,3 +592,12 @@ def test_autocast_casts_before_dtypes_are_compared(loss, explicit):
     with torch.autocast(image.device.type, torch.bfloat16):
         mixed, alike = loss(image.bfloat16(), text, scale, bias), loss(image, text, scale, bias)
     assert torch.equal(mixed, alike)
+
+
+def test_numbers_are_not_copied_from_the_host(monkeypatch):
+    """The host would wait for the GPU to take them, and a CUDA graph cannot hold such a copy."""
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("torch.tensor copies from the host"))
+    image, text = torch.empty(2, 5, 8, device="meta", requires_grad=True)
+    loss = contrastive_loss(image, text, 10.0) + sigmoid_loss(image, text, 10.0, -1.0)
+    loss.backward()
