@@ -7,8 +7,7 @@ from tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on
 Triton's interpreter.
 
 The transforms of torch.func (grad, vmap, jvp, hessian) know nothing of kernels: inside of them, whatever is
-forced, attention and patch embedding run eagerly, and the losses by their definitions, with the whole matrix
-of logits.
+forced, patch embedding runs eagerly, and attention and the losses with the whole matrix of logits.
 """
 
 import importlib.util

@@ -6,6 +6,7 @@ they run PyTorch's fused attention (`eager`). The ops can be differentiated once
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .._checks import check_floating, check_once, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
-from ..dispatch import select
+from ..dispatch import in_transform, select
 from . import eager, operators
 
 __all__ = [
@@ -181,6 +182,8 @@ def attention_pool_varlen(
 def implementation(
     op: str, x: Tensor, plain: Callable[..., Tensor], kernel: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
+    if in_transform():
+        return partial(eager.by_matrix_products, plain)
     kernels = {"triton": kernel} if x.dtype in TRITON_DTYPES else {}
     return select(op, x.device, {"eager": plain, **kernels})
 

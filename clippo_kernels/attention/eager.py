@@ -1,11 +1,14 @@
 """Attention in plain PyTorch, by its fused scaled_dot_product_attention."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = [
     "attention",
@@ -13,10 +16,17 @@ __all__ = [
     "attention_pool",
     "attention_pool_varlen",
     "attention_varlen",
+    "by_matrix_products",
     "known_lengths",
 ]
 
 BUCKET = 16  # sequences padded together differ in length by fewer tokens than this
+
+
+def by_matrix_products(attention: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call an attention of this module without fused kernels, which have no jvp and one derivative alone."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return attention(*args)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
