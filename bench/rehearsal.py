@@ -124,16 +124,31 @@ def install() -> None:
         "get_device_properties": lambda device: Properties(),
         "get_device_name": lambda device=None: Properties.name,
     }
-    for name, function in functions.items():
-        setattr(torch.cuda, name, function)
+    originals = {name: getattr(torch.cuda, name) for name in functions}
+    replace(functions)
     torch.Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, assignment, misc]
     compile_by_inductor = torch.compile
 
     def compile(model: Callable[..., Any], *, dynamic: bool | None = None, mode: str | None = None) -> Any:
-        return compile_by_inductor(model, dynamic=dynamic, backend="aot_eager")
+        compiled = compile_by_inductor(model, dynamic=dynamic, backend="aot_eager")
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            replace(originals)  # because the compiler looks closer at the GPU than is feigned here
+            try:
+                return compiled(*args, **kwargs)
+            finally:
+                replace(functions)
+
+        return call
 
     torch.compile = compile  # type: ignore[assignment]
     quicken_interpreter()
+
+
+def replace(functions: dict[str, Any]) -> None:
+    """Put functions and classes into torch.cuda."""
+    for name, function in functions.items():
+        setattr(torch.cuda, name, function)
 
 
 def quicken_interpreter() -> None:
