@@ -38,7 +38,7 @@ DICTIONARY = "amd-epyc/2026-11-26-612ec50-training-dictionary.json"
 SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-770488f.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
-CLAIMS = "amd-epyc/2026-11-27-c3e520e-claims.json"
+CLAIMS = "amd-epyc/2026-11-27-fd8be06-claims.json"
 MINIATURE = "intel-r-xeon-r-processor/2026-11-27-60e79f4-miniature.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

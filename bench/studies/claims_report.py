@@ -189,7 +189,7 @@ TABLES = (mixtures, tasks, few_labels, questions, spelling, inside)
 
 def trade_off(rows: Sequence[Row]) -> Image.Image:
     """A picture of the mixtures: how well images are found against what probes tell of texts."""
-    figure = new_figure(760, 420)
+    figure = new_figure(900, 500)
     axes = figure.subplots()
     for run in MIXTURES:
         images, texts = found(rows, run, IMAGES), mean_of_tasks(rows, run, PROBES)
@@ -197,9 +197,11 @@ def trade_off(rows: Sequence[Row]) -> Image.Image:
         color = "#0969da" if "pixels" in run else "#57606a" if run == "untrained" else "#cf222e"
         axes.plot(x, y, "o", color=color, alpha=0.35, markersize=6)
         axes.plot(statistics.mean(x), statistics.mean(y), "o", color=color, markersize=9)
+        # What is far right is named on its left, where there is room.
+        offset, side = ((-7, 5), "right") if statistics.mean(x) > 30 else ((7, 5), "left")
         axes.annotate(
-            RUNS[run].title, (statistics.mean(x), statistics.mean(y)), xytext=(7, 5),
-            textcoords="offset points", fontsize=8,
+            RUNS[run].title, (statistics.mean(x), statistics.mean(y)), xytext=offset,
+            textcoords="offset points", fontsize=8, horizontalalignment=side,
         )  # fmt: skip
     axes.set_xlabel("images found by their names, R@10, %")
     axes.set_ylabel("mean accuracy of probes on texts, %")

@@ -62,7 +62,7 @@ def test_a_value_has_the_spread_of_its_seeds_or_else_its_interval():
 
 @pytest.mark.slow
 def test_the_picture_has_every_mixture():
-    assert claims_report.trade_off(rows_of_all()).size == (760, 420)
+    assert claims_report.trade_off(rows_of_all()).size == (900, 500)
 
 
 @pytest.mark.long
