@@ -173,7 +173,7 @@ def test_a_job_without_a_folder_is_refused(job, tmp_path):
     assert "usage: sbatch" in (tmp_path / "out.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_signal_reaches_the_processes_of_torchrun(job, tmp_path):
     """Two processes train the emoji recipe, and go on from the checkpoint that they were asked for."""
     pytest.importorskip("torch.distributed.run")

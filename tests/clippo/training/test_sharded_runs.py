@@ -47,6 +47,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_steps_are_those_of_ddp(whole, tmp_path):
     torchrun(2, tmp_path / "ddp", 12, *FLAGS)
     assert losses(whole) == pytest.approx(losses(tmp_path / "ddp"), abs=1e-5)
@@ -65,6 +66,7 @@ def test_other_numbers_of_processes_go_on(whole, tmp_path):
         torch.testing.assert_close(found[name], expected[name], atol=2e-4, rtol=0, msg=name)
 
 
+@pytest.mark.long
 def test_a_damaged_shard_gives_way_to_the_checkpoint_before(whole):
     shard = next((RunFolder(whole).newest_checkpoint() / "state").glob("shard-*"))
     content = bytearray(shard.read_bytes())
