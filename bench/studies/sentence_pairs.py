@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,18 +41,43 @@ from clippo_kernels import contrastive_loss
 __all__ = ["RUNS", "Document", "letters", "main", "sentences", "split", "table", "tfidf", "words"]
 
 SIZE = 128  # px: 8 rows of 16 cells
-BATCH_SIZE = 128
 LONGEST = 300  # letters of a description that are embedded; the canvas shows 128 or fewer
 ASKED = 1000
 EVERY = 500
 
 
+DEEP = ClippoConfig(
+    width=96, depth=3, mlp_dim=384, num_heads=3, patch_size=16, image_size=SIZE, embed_dim=128,
+    text=RenderedTextConfig(tokens="inked"),
+)  # fmt: skip
+# Close to a bag of words: one block, and embeddings with room for many of them.
+SHALLOW = replace(DEEP, width=128, depth=1, mlp_dim=256, num_heads=4, embed_dim=512)
+
+
 @dataclass(frozen=True)
 class Run:
+    """A run of the study.
+
+    Attributes:
+        title: in the table.
+        renderer: lays the texts out.
+        learning_rate: the highest, after the warm-up.
+        steps: of the run.
+        model: the tower.
+        batch_size: pairs of a step.
+        warmup_steps: a third of the steps by default.
+        description_share: how often a pair is a synopsis with its description, or the part of that from a
+            random sentence on, in place of two consecutive sentences.
+    """
+
     title: str
     renderer: RendererConfig
     learning_rate: float
     steps: int = 1500
+    model: ClippoConfig = DEEP
+    batch_size: int = 128
+    warmup_steps: int = 0
+    description_share: float = 0.0
 
 
 NONE, CELL, WORD = UnifontRendererConfig(), AlignedRendererConfig(align="cell"), AlignedRendererConfig()
@@ -64,6 +89,16 @@ RUNS = {
     "cell-2e-3": Run("cells", CELL, 2e-3),
     "word-1e-3": Run("words", WORD, 1e-3),
     "word-2e-3": Run("words", WORD, 2e-3),
+    "descriptions": Run(
+        "words, one block, synopses with descriptions",
+        WORD,
+        2e-3,
+        steps=1000,
+        model=SHALLOW,
+        batch_size=256,
+        warmup_steps=100,
+        description_share=0.7,
+    ),
 }
 
 
@@ -104,8 +139,10 @@ def documents(file: Path) -> list[Document]:
     return sorted(found.values())
 
 
-def split(found: Sequence[Document]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Pairs of consecutive sentences to train on, and synopses with descriptions that are asked for.
+def split(
+    found: Sequence[Document],
+) -> tuple[list[tuple[str, str]], list[Document], list[tuple[str, str]]]:
+    """Pairs of consecutive sentences to train on, their documents, and synopses with descriptions to find.
 
     A fifth of the source packages is held out, so that no text of theirs is trained on. The synopsis counts
     as the first sentence.
@@ -113,16 +150,38 @@ def split(found: Sequence[Document]) -> tuple[list[tuple[str, str]], list[tuple[
     sources = sorted({document.source for document in found})
     held_out = set(generator(0, "held out").permutation(sources)[: len(sources) // 5].tolist())
     pairs: dict[tuple[str, str], None] = {}
+    trained: list[Document] = []
     asked: dict[str, tuple[str, str]] = {}
     for document in found:
         if document.source in held_out:
-            asked.setdefault(document.source, (document.synopsis, " ".join(document.sentences)[:LONGEST]))
+            asked.setdefault(document.source, (document.synopsis, part(document, 0)))
         else:
             texts = (document.synopsis, *document.sentences)
             pairs.update(dict.fromkeys(zip(texts, document.sentences, strict=False)))
+            trained.append(document)
     chosen = generator(0, "asked").permutation(len(asked))[:ASKED]
     everything = list(asked.values())
-    return list(pairs), [everything[index] for index in chosen.tolist()]
+    return list(pairs), trained, [everything[index] for index in chosen.tolist()]
+
+
+def part(document: Document, first: int) -> str:
+    """A description from a sentence on, as far as it is embedded."""
+    return " ".join(document.sentences[first:])[:LONGEST]
+
+
+def batch(
+    run: Run, step: int, pairs: Sequence[tuple[str, str]], trained: Sequence[Document]
+) -> list[tuple[str, str]]:
+    """The pairs of a step, as a function of its number alone."""
+    rng = generator(0, "batch", step)
+    described = int(rng.binomial(run.batch_size, run.description_share)) if run.description_share else 0
+    chosen = rng.choice(len(pairs), run.batch_size - described, replace=False).tolist()
+    texts = [pairs[index] for index in chosen]
+    for index in rng.choice(len(trained), described, replace=False).tolist() if described else ():
+        document = trained[index]
+        first = int(rng.integers(len(document.sentences))) if rng.random() < 0.5 else 0
+        texts.append((document.synopsis, part(document, first)))
+    return texts
 
 
 def recalls(similarity: np.ndarray) -> dict[str, float]:
@@ -131,29 +190,30 @@ def recalls(similarity: np.ndarray) -> dict[str, float]:
     return {f"R@{k}": 100 * float((rank <= k).mean()) for k in (1, 10)}
 
 
-def train(run: Run, pairs: Sequence[tuple[str, str]], asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def train(
+    run: Run,
+    pairs: Sequence[tuple[str, str]],
+    trained: Sequence[Document],
+    asked: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
     """Train a model, and measure it every 500 steps."""
     torch.manual_seed(torch_seed(0, "weights"))
-    config = ClippoConfig(
-        width=96, depth=3, mlp_dim=384, num_heads=3, patch_size=16, image_size=SIZE, embed_dim=128,
-        text=RenderedTextConfig(tokens="inked"),
-    )  # fmt: skip
-    model = Clippo(config, run.renderer.build(SIZE))
+    model = Clippo(run.model, run.renderer.build(SIZE))
     model.init_weights(residual_scale=0.2)
     optimizer = AdamWConfig().build(model.named_parameters(), model.config)
     synopses, descriptions = (list(side) for side in zip(*asked, strict=True))
     measured, losses, seconds = {}, [], 0.0
     for step in tqdm(range(run.steps), unit="step", mininterval=5):
         start = time.perf_counter()
-        chosen = generator(0, "batch", step).choice(len(pairs), BATCH_SIZE, replace=False).tolist()
-        texts = [pairs[index][side] for side in (0, 1) for index in chosen]
-        z = model(texts=model.text_input.tokenize(texts))[1]
-        loss = contrastive_loss(z[:BATCH_SIZE], z[BATCH_SIZE:], model.logit_scale.exp())
+        firsts, others = zip(*batch(run, step, pairs, trained), strict=True)
+        z = model(texts=model.text_input.tokenize([*firsts, *others]))[1]
+        loss = contrastive_loss(z[: run.batch_size], z[run.batch_size :], model.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            factor = CosineConfig().factor(step, steps=run.steps, warmup_steps=run.steps // 3)
+            warmup_steps = run.warmup_steps or run.steps // 3
+            factor = CosineConfig().factor(step, steps=run.steps, warmup_steps=warmup_steps)
             group["lr"] = run.learning_rate * factor
         optimizer.step()
         with torch.no_grad():
@@ -219,14 +279,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/sentence_pairs"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pairs, asked = split(documents(arguments.texts / "packages.jsonl"))
+    pairs, trained_documents, asked = split(documents(arguments.texts / "packages.jsonl"))
     print(f"{len(pairs):,} pairs of sentences, {len(asked):,} descriptions to find")
     if arguments.verb == "train":
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name in arguments.runs or RUNS:
             file = arguments.out / f"{name}.json"
             if not file.exists():
-                write_text(file, json.dumps(train(RUNS[name], pairs, asked)) + "\n")
+                write_text(file, json.dumps(train(RUNS[name], pairs, trained_documents, asked)) + "\n")
         return 0
     rows: list[dict[str, Any]] = []
     for name, run in RUNS.items():

@@ -52,14 +52,28 @@ FOUND = [Document(f"source {i // 2}", f"synopsis {i}", (f"first {i}", f"second {
 
 
 def test_source_packages_are_held_out_whole():
-    pairs, asked = split(FOUND)
+    pairs, trained, asked = split(FOUND)
     assert len(asked) == 10
+    assert len(trained) == 80
     held_out = {int(synopsis.split()[1]) // 2 for synopsis, _ in asked}
     trained = {int(text.split()[1]) // 2 for pair in pairs for text in pair}
     assert not held_out & trained
     assert len(held_out | trained) == 50
     assert ("synopsis 0", "first 0") in pairs or 0 in held_out
     assert len(pairs) == 2 * 2 * 40
+
+
+def test_a_batch_has_descriptions_beside_pairs_of_sentences():
+    pairs, trained, _ = split(FOUND)
+    run = replace(RUNS["descriptions"], batch_size=60)
+    texts = sentence_pairs.batch(run, 3, pairs, trained)
+    assert len(texts) == 60
+    assert (
+        texts == sentence_pairs.batch(run, 3, pairs, trained) != sentence_pairs.batch(run, 4, pairs, trained)
+    )
+    parts = {(d.synopsis, sentence_pairs.part(d, first)) for d in trained for first in (0, 1)}
+    assert 30 < sum(pair in parts for pair in texts) < 55
+    assert set(texts) <= parts | set(pairs)
 
 
 def test_recalls_count_ties_as_misses():
@@ -79,8 +93,8 @@ def test_tfidf_finds_what_shares_rare_words():
 @pytest.mark.slow
 def test_a_run_of_a_few_steps(monkeypatch):
     monkeypatch.setattr(sentence_pairs, "EVERY", 2)
-    pairs, asked = split(FOUND)
-    found = sentence_pairs.train(replace(RUNS["word-2e-3"], steps=4), pairs * 2, asked)
+    pairs, trained, asked = split(FOUND)
+    found = sentence_pairs.train(replace(RUNS["word-2e-3"], steps=4), pairs * 2, trained, asked)
     assert found["measured"].keys() == {2, 4}
     assert found["measured"][4].keys() == {"R@1", "R@10", "loss"}
     assert found["seconds"] > 0
