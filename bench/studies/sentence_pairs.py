@@ -93,7 +93,6 @@ RUNS = {
         "words, one block, synopses with descriptions",
         WORD,
         2e-3,
-        steps=1000,
         model=SHALLOW,
         batch_size=256,
         warmup_steps=100,
