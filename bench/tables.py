@@ -28,6 +28,7 @@ __all__ = ["main"]
 # The files in bench/results that the tables show. To show new results, name their file here.
 RENDERERS = "amd-epyc/2026-11-26-328e283.json"
 STEPS = "amd-epyc/2026-11-25-0f0e138.json"
+DESCRIPTIONS = "amd-epyc/2026-11-28-622c4ba-sentence-pairs.json"
 PAIRS_OF_SENTENCES = "amd-epyc/2026-11-27-a417b16.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
@@ -365,6 +366,7 @@ TABLES = {
     "dictionary_languages": Table(DICTIONARY, dictionary_languages),
     "dictionary_unseen": Table(DICTIONARY, dictionary_unseen),
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
+    "sentence_pairs_descriptions": Table(DESCRIPTIONS, sentence_pairs.table),
     "miniature": Table(MINIATURE, miniature.table),
     **{f"claims_{table.__name__}": Table(CLAIMS, table) for table in claims_report.TABLES},
     "claims_languages": Table(
