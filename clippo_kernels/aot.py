@@ -19,18 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-from . import bounds, tuning
+from . import bounds, sass, tuning
 
 __all__ = ["compile_row", "launches_of", "main"]
 
@@ -251,18 +248,10 @@ def scalar_products(ttgir: str) -> int:
 
 def cubin_resources(cubin: bytes) -> tuple[int, int]:
     """Registers per thread, and bytes of local memory per thread that hold spilled registers."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        run = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", run.stdout)
+    text = sass.printed("cuobjdump", "--dump-resource-usage", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage: {run.stdout[:200]}")
+        raise RuntimeError(f"cuobjdump printed no resource usage: {text[:200]}")
     return int(found[1]), int(found[2]) + int(found[3])
 
 

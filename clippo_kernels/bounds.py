@@ -39,7 +39,7 @@ BEGIN, END = f"<!-- bounds: {ARCHITECTURE} -->\n", "<!-- end of bounds -->"
 
 @dataclass(frozen=True)
 class Bound:
-    """What the model says of one row. Clocks are those of the device for the whole problem.
+    """Prediction for one row. Clocks are those of the device for the whole problem.
 
     Attributes:
         kernel: "op.kernel".
@@ -173,7 +173,7 @@ class Figures:
         PATH.write_text(self.dumps())
 
     def problems(self, new: Bound, triton: str) -> list[str]:
-        """What is wrong with a new prediction beside this one: nothing if another Triton made it."""
+        """List how a prediction is worse than that on file; those of two versions of Triton do not compare."""
         if triton != self.triton:
             return []
         old = next((bound for bound in self.bounds if bound.key == new.key), None)

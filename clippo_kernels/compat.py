@@ -50,7 +50,7 @@ def flash_attn_func(
         deterministic: changes nothing, as all results are.
 
     Raises:
-        NotImplementedError: another argument asks for something else than plain attention.
+        NotImplementedError: an argument asks for more than softmax attention over all keys.
     """
     check_plain(dropout_p, causal, window_size, softcap, alibi_slopes, return_attn_probs)
     return flash_attention(q, k, v, scale=softmax_scale)

@@ -47,7 +47,7 @@ __all__ = [
 
 # "operands" are the part of "shared" in which wgmma reads its operands.
 PIPES = ("tensor", "shared", "operands", "shuffle", "mufu", "fma", "alu", "issue")
-# What a report counts in a loop.
+# Classes of instructions that a report counts in a loop.
 CLASSES = ("tensor", "mufu", "alu", "shared", "global", "barrier")
 
 # Clocks of an SM over those that tensor cores and the busiest other pipe take one after the other: see
@@ -59,7 +59,7 @@ Clocks = dict[str, float]
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the floors need: `clock` in Hz, `bandwidth` of device memory in bytes a second."""
+    """Number of SMs, their clock in Hz, and the bandwidth of device memory in bytes a second."""
 
     sms: int
     clock: float
@@ -76,7 +76,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch has to do.
+    """Sizes, loops and products of a launch.
 
     Attributes:
         problem: its sizes, such as "157 x 208 x 12 x 64".

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Code", "Instruction", "Path", "disassemble", "parse", "passes_at_once", "usual_path"]
+__all__ = ["Code", "Instruction", "Path", "disassemble", "parse", "passes_at_once", "printed", "usual_path"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Path:
-    """What a program runs: instructions before the main loop, of one pass through it, and after it.
+    """Instructions that a program runs: before the main loop, in one pass through it, and after it.
 
     Without a loop, all instructions are in `before`.
     """
@@ -65,20 +65,25 @@ class Path:
 
 
 def disassemble(cubin: bytes) -> str:
-    """Return nvdisasm's text of a kernel.
+    """Return nvdisasm's text of a kernel; `printed` names the errors."""
+    return printed("nvdisasm", "--print-code", cubin)
+
+
+def printed(tool: str, option: str, cubin: bytes) -> str:
+    """Return the text that a tool of Triton's wheel, "nvdisasm" or "cuobjdump", prints of a kernel.
 
     Raises:
-        RuntimeError: there is no nvdisasm, or it refuses the cubin.
+        RuntimeError: the tool is missing, or it refuses the cubin.
     """
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [knobs.nvidia.nvdisasm.path, "--print-code", file.name]
+        command = [getattr(knobs.nvidia, tool).path, option, file.name]
         run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
-        raise RuntimeError(f"nvdisasm failed: {run.stderr[:200]}")
+        raise RuntimeError(f"{tool} failed: {run.stderr[:200]}")
     return run.stdout
 
 
@@ -133,7 +138,7 @@ def usual_path(code: Code) -> Path:
     return Path(blocks.instructions(before), blocks.instructions(once), blocks.instructions(after))
 
 
-# What marks a pass through a loop, in PTX and in machine code; the first that the loop has is counted.
+# Instructions that mark a pass through a loop, in PTX and in machine code; the first that it has is counted.
 MARKS = (
     (r"wgmma\.mma_async|mma\.sync", ("HGMMA", "HMMA")),
     (r"ld\.global|cp\.async\.c[ag]", ("LDG", "LDGSTS")),

@@ -56,7 +56,7 @@ PRODUCTS = {
 
 
 def work(kernel: str, launch: Mapping[str, Any]) -> Work:
-    """What a launch has to do, from its arguments and options by name; pooling needs no matrix products."""
+    """Sizes, loops and products of a launch, from its arguments by name; pooling needs no matrix products."""
     N = launch.get("Nk", launch.get("N"))
     sequences, H, D = launch["k"].numel() // (N * launch["H"] * launch["D"]), launch["H"], launch["D"]
     problem = f"{sequences} x {N} x {H} x {D}"

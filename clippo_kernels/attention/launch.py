@@ -4,7 +4,7 @@ Packed sequences (with `cu_seqlens`) are (T, H, D) tensors and come with the lon
 are (B, N, H, D).
 """
 
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -50,21 +50,10 @@ def forward(
     """
     q, k, v = map(with_unit_last_stride, (q, k, v))
     out = q.new_empty(q.shape)
-    if cu_seqlens is None:
-        B, Nq, H, _ = q.shape
-        lse = q.new_empty((B, H, Nq), dtype=torch.float32)
-        write_output(q, k, v, out, lse, scale)
-        return out, lse
-
-    T, H, _ = q.shape
-    lse = q.new_empty((H, T), dtype=torch.float32)
-    count, length = dense
-    tokens = count * length
-    if tokens:
-        part = partial(dense_part, dense=dense)
-        write_output(part(q), part(k), part(v), part(out), lse_of_dense(lse, dense), scale)
-    if tokens < T or not T:
-        write_output(q, k, v, out, lse, scale, cu_seqlens[count:], max_seqlen)
+    *batch, rows, H, _ = q.shape
+    lse = q.new_empty((*batch, H, rows), dtype=torch.float32)
+    for own, own_lse, own_cu_seqlens in parts(lse, cu_seqlens, dense):
+        write_output(own(q), own(k), own(v), own(out), own_lse, scale, own_cu_seqlens, max_seqlen)
     return out, lse
 
 
@@ -75,8 +64,8 @@ def write_output(
     out: Tensor,
     lse: Tensor,
     scale: float,
-    cu_seqlens: Tensor | None = None,
-    max_seqlen: int = 0,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
 ) -> None:
     """Write `out` and `lse` of dense or packed sequences."""
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
@@ -124,20 +113,12 @@ def backward(
     `dense` is that of `forward`.
     """
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
-    if cu_seqlens is None:
-        write_gradients(dout, q, k, v, out, lse, scale, gradients)
-        return
-
-    count, length = dense
-    tokens = count * length
-    if tokens:
-        part = partial(dense_part, dense=dense)
-        dq, dk, dv = map(part, gradients)
+    for own, own_lse, own_cu_seqlens in parts(lse, cu_seqlens, dense):
+        dq, dk, dv = map(own, gradients)
         write_gradients(
-            part(dout), part(q), part(k), part(v), part(out), lse_of_dense(lse, dense), scale, (dq, dk, dv)
-        )
-    if tokens < len(q) or not len(q):
-        write_gradients(dout, q, k, v, out, lse, scale, gradients, cu_seqlens[count:], max_seqlen)
+            own(dout), own(q), own(k), own(v), own(out), own_lse, scale, (dq, dk, dv),
+            own_cu_seqlens, max_seqlen,
+        )  # fmt: skip
 
 
 def write_gradients(
@@ -149,8 +130,8 @@ def write_gradients(
     lse: Tensor,
     scale: float,
     gradients: Gradients,
-    cu_seqlens: Tensor | None = None,
-    max_seqlen: int = 0,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
 ) -> None:
     """Write dq, dk and dv of dense or packed sequences."""
     B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
@@ -292,16 +273,26 @@ def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
     return strides(tuple(x[:, None] for x in tensors), varlen=False)
 
 
-def dense_part(x: Tensor, dense: tuple[int, int]) -> Tensor:
-    """The leading dense sequences (B, N, H, D) of packed ones (T, H, D), as a view."""
+def parts(
+    lse: Tensor, cu_seqlens: Tensor | None, dense: tuple[int, int]
+) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor, Tensor | None]]:
+    """Divide sequences by their kernels: the leading dense ones of packed sequences, and the others.
+
+    Each part is a function that returns its view of a tensor, its log-sum-exp, and its offsets, None where it
+    is dense.
+    """
     B, N = dense
-    part: Tensor = x[: B * N].unflatten(0, (B, N))
-    return part
 
+    def leading(x: Tensor) -> Tensor:
+        """The dense sequences (B, N, ...) of packed ones (T, ...)."""
+        view: Tensor = x[: B * N].unflatten(0, (B, N))
+        return view
 
-def lse_of_dense(lse: Tensor, dense: tuple[int, int]) -> Tensor:
-    """The log-sum-exp (B, H, N) of the leading dense sequences, as a view of that of all tokens (H, T)."""
-    return dense_part(lse.mT, dense).mT
+    if B * N:
+        yield leading, leading(lse.mT).mT, None
+    rows = lse.shape[-1]
+    if rows > B * N or not rows:
+        yield lambda x: x, lse, None if cu_seqlens is None else cu_seqlens[B:]
 
 
 def lse_stride(lse: Tensor) -> tuple[int, int]:

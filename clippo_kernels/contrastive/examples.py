@@ -65,7 +65,7 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
 
 
 def work(kernel: str, launch: Mapping[str, Any]) -> Work:
-    """What a launch has to do, from its arguments and options by name."""
+    """Sizes, loops and products of a launch, from its arguments by name."""
     if kernel == "combine":
         count, width = launch["count"], launch["width"]
         return Work(f"{count} x {width}", cdiv(count, launch["ROWS"]), 0)

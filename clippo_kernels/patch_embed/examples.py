@@ -60,7 +60,7 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
 
 
 def work(kernel: str, launch: Mapping[str, Any]) -> Work:
-    """What a launch has to do, from its arguments and options by name."""
+    """Sizes, loops and products of a launch, from its arguments by name."""
     if kernel == "position_gradient":
         B, row = launch["B"], launch["ROW"]
         return Work(f"{B} x {row}", cdiv(min(launch["rows_per_split"], B), launch["BLOCK_B"]), 0)
