@@ -111,7 +111,7 @@ def side_by_side(benchmarks: Sequence[pytest.Function]) -> list[pytest.Function]
 
 
 def problem_of(item: pytest.Function) -> tuple[object, ...]:
-    """What a benchmark measures, without the contestant."""
+    """The benchmark and its parameters without the contestant, equal for all contestants of one problem."""
     parameters = parameters_of(item)
     return (item.path, item.originalname, *(f"{k}={v}" for k, v in parameters.items() if k != "name"))
 

@@ -48,7 +48,7 @@ __all__ = ["main"]
 SUBJECTS = list(dict.fromkeys(subject for section in SECTIONS for subject in section.subjects))
 BUDGET_S = sum(section.seconds for section in SECTIONS)
 TIMED_OUT = -1000  # differs from all exit codes, which are negative where a signal ended a process
-# Those of a run that a resumed one must share.
+# Provenance in which a resumed run must agree with the run that it continues.
 SAME = ("device", "torch", "triton", "commit", "only")
 
 

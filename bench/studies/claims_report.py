@@ -197,7 +197,7 @@ def trade_off(rows: Sequence[Row]) -> Image.Image:
         color = "#0969da" if "pixels" in run else "#57606a" if run == "untrained" else "#cf222e"
         axes.plot(x, y, "o", color=color, alpha=0.35, markersize=6)
         axes.plot(statistics.mean(x), statistics.mean(y), "o", color=color, markersize=9)
-        # What is far right is named on its left, where there is room.
+        # Points far right have their labels on the left, where there is room.
         offset, side = ((-7, 5), "right") if statistics.mean(x) > 30 else ((7, 5), "left")
         axes.annotate(
             RUNS[run].title, (statistics.mean(x), statistics.mean(y)), xytext=offset,

@@ -173,10 +173,10 @@ def batch(
 ) -> list[tuple[str, str]]:
     """The pairs of a step, as a function of its number alone."""
     rng = generator(0, "batch", step)
-    described = int(rng.binomial(run.batch_size, run.description_share)) if run.description_share else 0
+    described = int(rng.binomial(run.batch_size, run.description_share))
     chosen = rng.choice(len(pairs), run.batch_size - described, replace=False).tolist()
     texts = [pairs[index] for index in chosen]
-    for index in rng.choice(len(trained), described, replace=False).tolist() if described else ():
+    for index in rng.choice(len(trained), described, replace=False).tolist():
         document = trained[index]
         first = int(rng.integers(len(document.sentences))) if rng.random() < 0.5 else 0
         texts.append((document.synopsis, part(document, first)))
