@@ -173,7 +173,7 @@ class Figures:
         PATH.write_text(self.dumps())
 
     def problems(self, new: Bound, triton: str) -> list[str]:
-        """List how a prediction is worse than that on file; those of two versions of Triton do not compare."""
+        """List how a prediction is worse than that on file, if the same version of Triton made both."""
         if triton != self.triton:
             return []
         old = next((bound for bound in self.bounds if bound.key == new.key), None)
