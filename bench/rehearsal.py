@@ -129,8 +129,9 @@ def install() -> None:
     torch.Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, assignment, misc]
     compile_by_inductor = torch.compile
 
-    def compile(model: Callable[..., Any], *, dynamic: bool | None = None, mode: str | None = None) -> Any:
-        compiled = compile_by_inductor(model, dynamic=dynamic, backend="aot_eager")
+    def compile(model: Callable[..., Any], *, mode: str | None = None, **options: Any) -> Any:
+        # PyTorch itself asks for other back ends, for FlexAttention.
+        compiled = compile_by_inductor(model, **({"backend": "aot_eager"} | options))
 
         def call(*args: Any, **kwargs: Any) -> Any:
             replace(originals)  # because the compiler looks closer at the GPU than is feigned here

@@ -205,6 +205,13 @@ def test_an_installation_without_tests_says_so(monkeypatch, capsys, tmp_path):
     assert "installation without the tests" in line
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch):
+    """Make the processes of bench.gpu time what they run: in a worker of pytest-xdist, nothing is timed."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
+
+
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="feigns a GPU on a machine without one")
 
 SUITE = """
