@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from clippo.renderer.base import RendererConfig, checked_integer, checked_path, hashes
+from clippo.renderer.base import RendererConfig, checked_integer, checked_path
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
-from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs, coverage, shades
+from clippo.renderer.glyphs import CELL_PX, coverage, shades, unifont_glyphs
 from clippo.renderer.ink import InkPool
 from clippo.renderer.packed import PackedRenderer
 from clippo.renderer.report import Outcome
@@ -55,7 +55,8 @@ class AlignedRendererConfig(RendererConfig):
         background: grey level of the background, 0 to 255.
         ink: grey level of the text, 0 to 255.
         lower: lower-case all letters.
-        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; searched for by default.
+        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; by default the glyphs of
+            Unifont 15.0.01 that come with this package.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or is out of range.
@@ -146,7 +147,7 @@ class AlignedRenderer(PackedRenderer):
         return {
             "renderer": "AlignedRenderer",
             "options": {name: value for name, value in self.__getstate__().items() if name != "font_path"},
-            "fonts": hashes(self._table.font.paths),
+            "fonts": self._table.font.fonts,
             "skia": import_skia().__version__,
         }
 
@@ -252,7 +253,7 @@ class CellTable:
         self._renderer = renderer
         self._height = renderer.row_height
         self.space_width = 1 if renderer.align == "cell" else 0
-        self.font = UnifontGlyphs(renderer.font_path)
+        self.font = unifont_glyphs(renderer.font_path)
         self._shade_of_coverage = shades(renderer.background, renderer.ink)
         self._kind = np.zeros(CODE_POINTS, np.uint8)
         self._width = np.zeros(CODE_POINTS, np.uint8)  # cells

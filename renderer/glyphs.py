@@ -1,16 +1,30 @@
-"""GNU Unifont's 16x16 bitmaps, drawn by Skia."""
+"""GNU Unifont's 16x16 bitmaps: from the table that comes with this package, or drawn by Skia."""
 
+import io
+import json
+import lzma
 import os
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from clippo.renderer.base import hashes
 from clippo.renderer.fonts import find_font
 from clippo.renderer.skia_loader import import_skia
 
-__all__ = ["CELL_PX", "UnifontGlyphs", "coverage", "shades"]
+__all__ = [
+    "CELL_PX",
+    "Glyphs",
+    "UnifontFiles",
+    "UnifontTable",
+    "coverage",
+    "shades",
+    "unifont_glyphs",
+    "unifont_table",
+]
 
 CELL_PX = 16  # Unifont's design size: one font pixel is one image pixel, and nothing is antialiased
 HALF_CELL_PX = CELL_PX // 2  # the width of most glyphs
@@ -19,8 +33,99 @@ END_OF_PLANE_0 = 0x10000
 GLYPHS_PER_CANVAS = 1024  # Skia's rasteriser is limited to canvases below 32,768 px
 
 
-class UnifontGlyphs:
-    """Glyph bitmaps as the .hex sources of the font define them; 8x16 glyphs fill the left half of a cell.
+class Glyphs(Protocol):
+    """The bitmaps of a font, as the .hex sources of Unifont define them, and where they are set.
+
+    An 8x16 glyph fills the left half of its cell.
+
+    Attributes:
+        fonts: names and SHA-256 of the font files.
+    """
+
+    fonts: list[dict[str, str]]
+
+    def has_glyph(self, code_points: np.ndarray) -> np.ndarray:
+        """(G,) bool, True for the code points (G,) that the font has a glyph for."""
+
+    def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
+        """Bitmaps of code points, (G,) integers -> (G, 16, 16) uint8, 1 = ink; unknown ones are blank."""
+
+    def placement(self, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Say where the bitmaps of code points (G,) are set.
+
+        Returns:
+            (G,) advances in px: 8, 16, or 0 for a combining mark; 8 for what the font lacks.
+            (G,) px from the left edge of a mark's bitmap to the end of the character that it is set over; 0
+            for the marks of scripts that are written from right to left, whose left edges coincide.
+        """
+
+
+def unifont_glyphs(folder: str | os.PathLike[str] | None = None) -> Glyphs:
+    """The glyphs of the Unifont that comes with this package, or of the font files in a folder.
+
+    Raises:
+        NotADirectoryError, FontNotFoundError, OSError, SystemLibraryError: as of `UnifontFiles`.
+    """
+    return TableGlyphs() if folder is None else UnifontFiles(folder)
+
+
+class UnifontTable(NamedTuple):
+    """All G glyphs of Unifont 15.0.01, but those of the private use areas.
+
+    Attributes:
+        code_points: (G,) int32, ascending.
+        bitmaps: (G, 32) uint8, the 16 rows of a cell, a bit a pixel and the first the highest.
+        advances, shifts: (G,) uint8, px; see `Glyphs.placement`.
+        fonts: names and SHA-256 of the font files that they were read from.
+    """
+
+    code_points: np.ndarray
+    bitmaps: np.ndarray
+    advances: np.ndarray
+    shifts: np.ndarray
+    fonts: list[dict[str, str]]
+
+
+@cache
+def unifont_table() -> UnifontTable:
+    """Read the table of this package, which scripts/make_unifont_table.py makes."""
+    with lzma.open(files("clippo.renderer").joinpath("unifont.npz.xz").open("rb")) as file:
+        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    return UnifontTable(
+        arrays["code_points"], arrays["bitmaps"], arrays["advances"], arrays["shifts"],
+        json.loads(str(arrays["fonts"])),
+    )  # fmt: skip
+
+
+class TableGlyphs:
+    """The glyphs of the table of this package; no font file is needed."""
+
+    def __init__(self) -> None:
+        self.table = unifont_table()
+        self.fonts = self.table.fonts
+
+    def has_glyph(self, code_points: np.ndarray) -> np.ndarray:
+        return self._find(code_points)[1]
+
+    def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
+        place_G, is_known_G = self._find(code_points)
+        bits = np.unpackbits(self.table.bitmaps[place_G] * is_known_G[:, None], axis=1)
+        return bits.reshape(-1, CELL_PX, CELL_PX)
+
+    def placement(self, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place_G, is_known_G = self._find(code_points)
+        advance_G = np.where(is_known_G, self.table.advances[place_G], HALF_CELL_PX).astype(np.intp)
+        return advance_G, np.where(is_known_G, self.table.shifts[place_G], 0).astype(np.intp)
+
+    def _find(self, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The places of code points in the table, and which of them are in it."""
+        known = self.table.code_points
+        place_G = np.minimum(np.searchsorted(known, code_points), len(known) - 1)
+        return place_G, known[place_G] == code_points
+
+
+class UnifontFiles:
+    """The glyphs of Unifont's font files, drawn by Skia.
 
     The OpenType files hold the same pixels, with one difference: combining marks have no advance and are
     shifted left, over the preceding character. Those of plane 0 are read from unifont.hex instead. Debian has
@@ -29,7 +134,8 @@ class UnifontGlyphs:
     bitmap as the .hex.)
 
     Args:
-        folder: where unifont.otf, unifont_upper.otf and unifont.hex lie; by default as in `find_font`.
+        folder: where unifont.otf, unifont_upper.otf and unifont.hex lie; searched for as by `find_font` by
+            default.
 
     Raises:
         NotADirectoryError: `folder` is not a folder.
@@ -47,10 +153,9 @@ class UnifontGlyphs:
         self._plane_0, self._higher_planes = self._load(plane_0), self._load(higher_planes)
         # The file is found now and read at the first mark, so that a missing file cannot stop a run half-way.
         self._hex_path = find_font("unifont.hex", package="unifont", path=folder)
-        self.paths = plane_0, higher_planes, self._hex_path
+        self.fonts = hashes((plane_0, higher_planes, self._hex_path))
 
     def bitmaps(self, code_points: np.ndarray) -> np.ndarray:
-        """Bitmaps of code points, (G,) integers -> (G, 16, 16) uint8, 1 = ink; unknown ones are blank."""
         cells_GYX = np.zeros((len(code_points), CELL_PX, CELL_PX), np.uint8)
         is_plane_0_G = code_points < END_OF_PLANE_0
         for font, is_member_G in ((self._plane_0, is_plane_0_G), (self._higher_planes, ~is_plane_0_G)):
@@ -65,7 +170,6 @@ class UnifontGlyphs:
         return cells_GYX
 
     def has_glyph(self, code_points: np.ndarray) -> np.ndarray:
-        """(G,) bool, True for the code points (G,) that the font has a glyph for."""
         distinct, inverse = np.unique(code_points, return_inverse=True)
         fonts = (self._plane_0, self._higher_planes)
         in_0, above = (np.array(font.getTypeface().unicharsToGlyphs(distinct.tolist())) for font in fonts)
@@ -73,13 +177,6 @@ class UnifontGlyphs:
         return out
 
     def placement(self, code_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Say where the bitmaps of code points (G,) are set.
-
-        Returns:
-            (G,) advances in px: 8, 16, or 0 for a combining mark; 8 for what the font lacks.
-            (G,) px from the left edge of a mark's bitmap to the end of the character that it is set over; 0
-            for the marks of scripts that are written from right to left, whose left edges coincide.
-        """
         advance_G = np.full(len(code_points), HALF_CELL_PX, np.intp)
         shift_G = np.zeros(len(code_points), np.intp)
         is_plane_0_G = code_points < END_OF_PLANE_0

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clippo.renderer.base import Renderer, RendererConfig, checked_integer, checked_path, hashes
+from clippo.renderer.base import Renderer, RendererConfig, checked_integer, checked_path
 from clippo.renderer.code_points import CODE_POINTS, code_points_of
-from clippo.renderer.glyphs import CELL_PX, UnifontGlyphs, coverage, shades
+from clippo.renderer.glyphs import CELL_PX, coverage, shades, unifont_glyphs
 from clippo.renderer.ink import InkPool
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
@@ -35,7 +35,8 @@ class UnifontRendererConfig(RendererConfig):
         spacing: columns in px that are kept before a glyph's first inked column and, less one, after its
             last, where its cell has them. With 0, the last inked column is cut.
         min_width: least width of a trimmed glyph in px, blanks included.
-        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; searched for by default.
+        font_path: folder with unifont.otf, unifont_upper.otf and unifont.hex; by default the glyphs of
+            Unifont 15.0.01 that come with this package.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or is out of range.
@@ -123,7 +124,7 @@ class UnifontRenderer(Renderer):
         return {
             "renderer": "UnifontRenderer",
             "options": {name: value for name, value in self.__getstate__().items() if name != "font_path"},
-            "fonts": hashes(self._glyphs.font.paths),
+            "fonts": self._glyphs.font.fonts,
             "skia": import_skia().__version__,
         }
 
@@ -192,7 +193,7 @@ class GlyphTable:
 
     def __init__(self, renderer: UnifontRenderer):
         self._renderer = renderer
-        self.font = UnifontGlyphs(renderer.font_path)
+        self.font = unifont_glyphs(renderer.font_path)
         self.pool = InkPool(renderer.size, renderer.ink if renderer.font_size == CELL_PX else None)
         self._unit = np.full(CODE_POINTS, NOT_DRAWN, np.int32)
         # Units of the glyphs in a row that the lower edge of the image cuts.

@@ -336,10 +336,11 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
             "texts[0]",
         ),
         (["render", "dog", "--out", "x.png", "--renderer", "paragraph", "--fonts", "no.otf"], "no.otf"),
-        (["train"], "clippo train needs a recipe: dictionary, emoji"),
+        (["train"], "clippo train needs a recipe: clippo_dictionary, dictionary, emoji"),
         (
             ["train", "cats"],
-            "one of dictionary, emoji, laion400m, laion400m_l16, miniature, own, yfcc100m; got 'cats'",
+            "one of clippo_dictionary, dictionary, emoji, laion400m, laion400m_l16, miniature, own, "
+            "yfcc100m; got 'cats'",
         ),
         (["train", "yfcc100m", "--sentence-share", "x"], "--sentence-share must be a number, got 'x'"),
         (["train", "own"], "clippo train own needs --data, such as folder:photos"),
@@ -489,7 +490,7 @@ def test_a_missing_font_names_its_package(cwd, monkeypatch, capsys):
     monkeypatch.setattr("clippo.renderer.fonts.SYSTEM_FONT_FOLDERS", ())
     monkeypatch.delenv("CLIPPO_FONT_PATH", raising=False)
     with pytest.raises(SystemExit) as exit_info:
-        main(["render", "dog", "--out", str(cwd / "x.png")])
+        main(["render", "dog", "--renderer", "paragraph", "--out", str(cwd / "x.png")])
     assert exit_info.value.code == 2
     assert_one_line_of_complaint(capsys.readouterr().err, "apt-get install fonts-unifont")
     assert not (cwd / "x.png").exists()
@@ -500,7 +501,8 @@ def test_a_missing_system_library_is_named(cwd):
     (cwd / "broken").mkdir()
     message = "libEGL.so.1: cannot open shared object file: No such file or directory"
     (cwd / "broken" / "skia.py").write_text(f"raise ImportError({message!r})")
-    run = clippo("render", "dog", "--out", "x.png", cwd=cwd, PYTHONPATH=str(cwd / "broken"))
+    arguments = ("render", "dog", "--renderer", "paragraph", "--out", "x.png")
+    run = clippo(*arguments, cwd=cwd, PYTHONPATH=str(cwd / "broken"))
     assert run.returncode == 2
     assert_one_line_of_complaint(run.stderr, "libEGL.so.1")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clippo.renderer import AlignedRenderer, AlignedRendererConfig, inked_patches
-from clippo.renderer.glyphs import UnifontGlyphs
+from clippo.renderer.glyphs import UnifontFiles
 
 from .test_unifont import random_text
 
@@ -64,7 +64,7 @@ class SlowLayout:
     """Characters and their cells, by the rules in the words of the class's docstring."""
 
     def __init__(self, align: str, patch_size: int, size: int):
-        self.font = UnifontGlyphs()
+        self.font = UnifontFiles()
         self.align, self.size = align, size
         self.height = min(patch_size, 16)
         self.cells_of_patch = 2 * patch_size // self.height

@@ -70,7 +70,7 @@ def test_missing_font_names_file_package_and_variable(folders):
 
 def test_renderer_names_the_first_missing_font(folders):
     with pytest.raises(FontNotFoundError, match=r"unifont\.otf.*apt-get install fonts-unifont"):
-        UnifontRenderer(64)
+        UnifontRenderer(64, font_path=folders["argument"])
 
 
 def test_renderer_asks_for_the_hex_file_at_once(folders, monkeypatch):
@@ -89,9 +89,9 @@ def test_font_path_must_be_a_folder(folders):
 
 def test_unreadable_font_is_named(folders):
     for name in ("unifont.otf", "unifont_upper.otf", "unifont.hex"):
-        put(folders["system"], name)
+        put(folders["argument"], name)
     with pytest.raises(OSError, match=r"unifont\.otf is not a font"):
-        UnifontRenderer(64)
+        UnifontRenderer(64, font_path=folders["argument"])
 
 
 @pytest.mark.parametrize("library", ["libEGL.so.1", "libGL.so.1", "libexpat.so.1"])

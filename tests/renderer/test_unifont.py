@@ -9,8 +9,8 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from clippo.renderer import UnifontRenderer, find_font
-from clippo.renderer.glyphs import UnifontGlyphs
+from clippo.renderer import AlignedRenderer, UnifontRenderer, find_font
+from clippo.renderer.glyphs import UnifontFiles, unifont_glyphs, unifont_table
 
 REFERENCE_OPTIONS = {
     "mono": {"monospace": True},
@@ -62,7 +62,7 @@ class SlowRenderer:
     """The published layout, one character at a time. Glyph bitmaps come from unifont.hex in plane 0."""
 
     def __init__(self):
-        self.higher_planes = UnifontGlyphs()
+        self.higher_planes = UnifontFiles()
         self.hex = {}
         for line in find_font("unifont.hex", package="unifont").read_text().splitlines():
             code_point, digits = line.split(":")
@@ -172,7 +172,7 @@ def test_equals_layout_rules(slow, size, options):
 @pytest.mark.slow
 def test_every_glyph_of_plane_0_equals_the_hex_file(slow):
     code_points = np.array(sorted(slow.hex))
-    bitmaps = UnifontGlyphs().bitmaps(code_points)
+    bitmaps = UnifontFiles().bitmaps(code_points)
     digits_per_glyph = np.array([len(slow.hex[c]) for c in code_points])
     for digits in (32, 64):
         of_this_width = digits_per_glyph == digits
@@ -182,9 +182,39 @@ def test_every_glyph_of_plane_0_equals_the_hex_file(slow):
         assert not bitmaps[of_this_width, :, digits // 4 :].any()
 
 
+def assert_as_in_the_files(code_points: np.ndarray) -> None:
+    table, files = unifont_glyphs(), UnifontFiles()
+    np.testing.assert_array_equal(table.has_glyph(code_points), files.has_glyph(code_points))
+    np.testing.assert_array_equal(table.bitmaps(code_points), files.bitmaps(code_points))
+    for own, expected in zip(table.placement(code_points), files.placement(code_points), strict=True):
+        np.testing.assert_array_equal(own, expected)
+    assert table.fonts == files.fonts
+
+
+def test_the_table_of_the_package_is_as_the_font_files():
+    of_all_kinds = np.concatenate(
+        [unifont_table().code_points[::100], np.arange(0x300, 0x320), [0, 0x378, 0x10FFFF]]
+    )
+    assert_as_in_the_files(np.random.default_rng(0).permutation(of_all_kinds))
+
+
+@pytest.mark.long
+def test_every_glyph_of_the_table_is_as_in_the_font_files():
+    code_points = np.arange(0x110000)
+    is_private = (code_points >= 0xE000) & (code_points < 0xF900) | (code_points >= 0xF0000)
+    assert_as_in_the_files(code_points[~is_private])
+
+
+def test_no_font_file_is_needed(monkeypatch):
+    monkeypatch.setattr("clippo.renderer.fonts.SYSTEM_FONT_FOLDERS", ())
+    monkeypatch.delenv("CLIPPO_FONT_PATH", raising=False)
+    for renderer in (UnifontRenderer, AlignedRenderer):
+        assert (renderer(64)(["dog"]) != 127).any()
+
+
 def test_marks_of_higher_planes_keep_their_ink():
     # Musical, Brahmi and SignWriting marks: drawn left of the origin, so lost if the shift were not undone.
-    bitmaps = UnifontGlyphs().bitmaps(np.array([0x1D165, 0x11001, 0x1DA00]))
+    bitmaps = UnifontFiles().bitmaps(np.array([0x1D165, 0x11001, 0x1DA00]))
     assert bitmaps.any(axis=(1, 2)).all()
 
 
