@@ -22,7 +22,7 @@ from clippo.data.base import Example, Source, SourceConfig, Split, Text
 from clippo.errors import UserError
 from clippo.renderer import find_font, import_skia
 
-__all__ = ["SKIN_TONES", "EmojiConfig", "EmojiFont"]
+__all__ = ["FULLY_QUALIFIED", "SKIN_TONES", "EmojiConfig", "EmojiFont"]
 
 LANGUAGES = tuple(emoji_package.LANGUAGES)
 SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"

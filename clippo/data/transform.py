@@ -160,6 +160,8 @@ class PlaceConfig(TransformConfig):
     Attributes:
         strength: from 0, every picture plain, to 1, scaled down by up to a quarter, turned by up to 8
             degrees, and on a background that runs between two colours of any kind.
+        recolor: from 0, the colours of the picture, to 1: mixed with those of a random matrix, so that hue,
+            saturation and contrast differ, grey and negative pictures among them.
         background: grey level of the plain background, 0 to 255; rendered text has 127.
 
     Raises:
@@ -168,11 +170,13 @@ class PlaceConfig(TransformConfig):
 
     name: ClassVar[str] = "place"
     strength: float = 0.25
+    recolor: float = 0.0
     background: int = 127
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise UserError(f"transform.strength must be between 0 and 1, got {self.strength}")
+        for name in ("strength", "recolor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"transform.{name} must be between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.background <= 255:
             raise UserError(f"transform.background must be between 0 and 255, got {self.background}")
 
@@ -197,6 +201,7 @@ class Place(Transform):
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         skia = import_skia()
         S, strength = self.image_size, self.config.strength
+        paint = None
         if rng is None:
             out = self.plain.copy()
             canvas = skia.Canvas(out, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
@@ -208,11 +213,14 @@ class Place(Transform):
             canvas.translate(S * (1 - scale) * x, S * (1 - scale) * y)
             canvas.scale(scale, scale)
             canvas.rotate(8 * strength * (2 * angle - 1), S / 2, S / 2)
+            if self.config.recolor:
+                matrix = random_color_matrix(self.config.recolor, rng).ravel().tolist()
+                paint = skia.Paint(ColorFilter=skia.ColorFilters.Matrix(matrix))
         height, width = image.shape[:2]
         canvas.scale(S / width, S / height)
         # Skia draws twice as fast with mipmaps as without, also where they do not serve.
         sampling = skia.SamplingOptions(skia.FilterMode.kLinear, skia.MipmapMode.kLinear)
-        canvas.drawImage(skia_image(image), 0, 0, sampling)
+        canvas.drawImage(skia_image(image), 0, 0, sampling, paint)
         return without_alpha(out)
 
 
@@ -235,6 +243,17 @@ def color_gradients(
     start, end = background + strength * (rng.uniform(0, 255, (2, count, 1, 1, 3)) - background)
     out = np.full((count, size, size, 4), 255, np.uint8)
     out[..., :3] = start + (end - start) * ramp
+    return out
+
+
+def random_color_matrix(strength: float, rng: np.random.Generator) -> np.ndarray:
+    """(4, 5) matrix from RGBA and 1 to RGBA, all from 0 to 1; mid-grey moves by at most a fifth."""
+    amount = strength * rng.random()
+    mixture = (1 - amount) * np.eye(3) + amount * rng.uniform(-0.5, 1, (3, 3))
+    out = np.zeros((4, 5))
+    out[:3, :3] = mixture
+    out[:3, 4] = 0.5 + 0.2 * amount * rng.uniform(-1, 1, 3) - 0.5 * mixture.sum(1)
+    out[3, 3] = 1
     return out
 
 

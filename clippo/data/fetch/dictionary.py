@@ -1,8 +1,9 @@
 """The picture dictionary: pictures of things and their names in 168 languages.
 
-Six collections are made of packages of Debian and npm, each a tar in the layout of WebDataset with the names
-by language. `stamps`, `drawings`, `flags` and `noto` are for training; `openmoji` and `fluent` show what noto
-shows in two other styles of drawing.
+Eight collections are made of packages of Debian and npm, each a tar in the layout of WebDataset with the
+names by language. `stamps`, `drawings`, `flags` and `noto` are for training; `openmoji` and `fluent` show
+what noto shows in two other styles of drawing. `emoji` and `territories` hold the pictures of noto and flags
+with all that Unicode CLDR calls them, names and keywords; everything in these two has a permissive licence.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import emoji as emoji_package
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from clippo.data.convert import add_member, png
-from clippo.data.emoji import SKIN_TONES, EmojiFont
+from clippo.data.emoji import FULLY_QUALIFIED, SKIN_TONES, EmojiFont
 from clippo.data.fetch.packages import Package, described, fetched_for, members
 from clippo.files import atomic_path, write_manifest
 from clippo.renderer import import_skia
@@ -57,17 +59,18 @@ LANGUAGE_CODES = {
     "no": "nb", "pt-BR": "pt", "pt": "pt-PT", "zh-CN": "zh", "zh-TW": "zh-Hant", "zh-Hans": "zh", "tl": "fil",
     "in": "id", "iw": "he", "en-US": "en", "nb-NO": "nb", "mo": "ro", "sh": "sr-Latn",
 }  # fmt: skip
+FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}|\U0001f3f4[\U000e0020-\U000e007f]+")
 SCRIPTS = {"latin": "Latn", "cyrillic": "Cyrl"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of the dictionary: its key, file and names by language, and its class."""
+    """A picture of the dictionary: its key, file and class, and its name, or all its names, by language."""
 
     key: str
     suffix: str
     picture: bytes
-    names: Mapping[str, str]
+    names: Mapping[str, str | list[str]]
     label: str = ""
 
 
@@ -81,6 +84,7 @@ class Emoji(NamedTuple):
 # By emoji without variation selectors, which the packages use in different ways; names also by language.
 Emojis = dict[str, Emoji]
 Names = dict[str, dict[str, str]]
+Words = dict[str, dict[str, list[str]]]
 
 
 def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, dict[str, int]]:
@@ -98,7 +102,8 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
         UserError: the folder holds something, or a package cannot be fetched.
     """
     archives = fetched_for(folder, PACKAGES, packages)
-    names, emoji = names_of_emoji(archives["cldr"]), emoji_of(archives["openmoji"])
+    words, emoji = words_of_emoji(archives["cldr"]), emoji_of(archives["openmoji"])
+    names = {sign: {code: own[0] for code, own in words[sign].items()} for sign in words}
     collections: dict[str, Callable[[], Iterator[Entry]]] = {
         "stamps": lambda: stamps(archives["stamps"]),
         "drawings": lambda: drawings(archives["drawings"]),
@@ -106,6 +111,8 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
         "noto": lambda: noto(archives["noto"], names, emoji),
         "openmoji": lambda: openmoji(archives["openmoji"], names, emoji),
         "fluent": lambda: fluent(archives["fluent"], names, emoji),
+        "emoji": lambda: with_words(archives["noto"], words),
+        "territories": lambda: territories(archives["flags"], archives["cldr"]),
     }
     counts = {}
     with atomic_path(folder) as unfinished:
@@ -125,12 +132,12 @@ def write(file: Path, entries: Iterable[Entry]) -> dict[str, int]:
     with tarfile.open(file, "w") as tar:
         for entry in entries:
             count += 1
-            for language in entry.names:
-                languages[language] += 1
+            for language, names in entry.names.items():
+                languages[language] += 1 if isinstance(names, str) else len(names)
             key = f"{file.stem}/{entry.key}"
             add_member(tar, f"{key}.{entry.suffix}", entry.picture)
-            names = {"captions": dict(entry.names)}
-            add_member(tar, f"{key}.json", json.dumps(names, ensure_ascii=False).encode())
+            captions = {"captions": dict(entry.names)}
+            add_member(tar, f"{key}.json", json.dumps(captions, ensure_ascii=False).encode())
             if entry.label:
                 add_member(tar, f"{key}.cls", entry.label.encode())
     return {"pictures": count, "names": sum(languages.values()), "languages": len(languages)}
@@ -236,20 +243,30 @@ def flags(archive: Path, countries: Path) -> Iterator[Entry]:
         yield Entry(code, "png", pictures[code], names, label=code)
 
 
-def names_of_emoji(archive: Path) -> Names:
-    """The names of emoji in the annotations of Unicode CLDR."""
-    found: Names = defaultdict(dict)
-    root = re.compile(r"usr/share/unicode/cldr/common/annotations(Derived)?/(\w+)\.xml")
-    for path, content in members(archive, lambda path: root.fullmatch(path) is not None):
-        match = root.fullmatch(path)
-        assert match is not None
-        if (code := language_code(cldr_locale(match[2]))) is None:
-            continue
+def words_of_emoji(archive: Path) -> Words:
+    """The names of emoji in the annotations of Unicode CLDR, each followed by its keywords."""
+    found: Words = defaultdict(dict)
+    for code, content in cldr_files(archive, "annotations(Derived)?"):
+        keywords: dict[str, list[str]] = {}
         for annotation in ElementTree.fromstring(content).iter("annotation"):  # noqa: S314, apt has verified it
-            name = annotation.text
-            if annotation.get("type") == "tts" and name and "↑" not in name:  # ↑: as in another language
-                found[str(annotation.get("cp")).replace("\ufe0f", "")].setdefault(code, name)
+            text, sign = annotation.text or "", str(annotation.get("cp")).replace("\ufe0f", "")
+            if not text or "↑" in text:  # as in another language
+                continue
+            if annotation.get("type") != "tts":
+                keywords[sign] = [word.strip() for word in text.split("|")]
+            elif code not in found[sign]:
+                found[sign][code] = list(dict.fromkeys([text, *keywords.get(sign, [])]))
     return dict(found)
+
+
+def cldr_files(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
+    """The files of a folder of Unicode CLDR, a pattern, by the codes of their languages."""
+    pattern = re.compile(rf"usr/share/unicode/cldr/common/{folder}/(?P<locale>\w+)\.xml")
+    for path, content in members(archive, lambda path: pattern.fullmatch(path) is not None):
+        match = pattern.fullmatch(path)
+        assert match is not None
+        if code := language_code(cldr_locale(match["locale"])):
+            yield code, content
 
 
 def cldr_locale(name: str) -> str:
@@ -273,24 +290,65 @@ def entry_of(sequence: str, suffix: str, picture: bytes, names: Names, emoji: Em
     plain = sequence.replace("\ufe0f", "")
     if plain not in emoji or "en" not in names.get(plain, {}):
         return None
-    key = "-".join(f"{ord(character):x}" for character in plain)
-    return Entry(key, suffix, picture, names[plain], emoji[plain].group)
+    return Entry(key_of(plain), suffix, picture, names[plain], emoji[plain].group)
+
+
+def key_of(sequence: str) -> str:
+    """The key of an emoji: its code points, `1f469-200d-1f52c`."""
+    return "-".join(f"{ord(character):x}" for character in sequence)
 
 
 def noto(archive: Path, names: Names, emoji: Emojis) -> Iterator[Entry]:
     """Noto Color Emoji."""
+    font = noto_font(archive)
+    seen = set()  # for emoji newer than itself the font may have a picture of another
+    for one in emoji.values():
+        picture = font.draw(one.sequence, DRAWN_PX)
+        if picture is None or picture.tobytes() in seen:
+            continue
+        seen.add(picture.tobytes())
+        if entry := entry_of(one.sequence, "png", png(picture), names, emoji):
+            yield entry
+
+
+def noto_font(archive: Path) -> EmojiFont:
+    """The font of a package."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "NotoColorEmoji.ttf")
         file.write_bytes(next(members(archive, lambda path: path.endswith(file.name)))[1])
-        font = EmojiFont(file)
-        seen = set()  # for emoji newer than itself the font may have a picture of another
-        for one in emoji.values():
-            picture = font.draw(one.sequence, DRAWN_PX)
-            if picture is None or picture.tobytes() in seen:
-                continue
-            seen.add(picture.tobytes())
-            if entry := entry_of(one.sequence, "png", png(picture), names, emoji):
-                yield entry
+        return EmojiFont(file)  # it keeps what it has read
+
+
+def with_words(archive: Path, words: Words) -> Iterator[Entry]:
+    """Noto Color Emoji with their names and keywords; flags and skin tones are left out."""
+    font = noto_font(archive)
+    seen = set()
+    for sequence, about in emoji_package.EMOJI_DATA.items():
+        plain = sequence.replace("\ufe0f", "")
+        if about["status"] != FULLY_QUALIFIED or set(plain) & set(SKIN_TONES) or FLAG.match(plain):
+            continue
+        picture = font.draw(sequence, DRAWN_PX)
+        if picture is None or picture.tobytes() in seen or "en" not in words.get(plain, {}):
+            continue
+        seen.add(picture.tobytes())
+        yield Entry(key_of(plain), "png", png(picture), words[plain])
+
+
+def territories(archive: Path, cldr: Path) -> Iterator[Entry]:
+    """Flags, and the names of their territories in Unicode CLDR, the usual one first."""
+    names: Words = defaultdict(dict)
+    for code, content in cldr_files(cldr, "main"):
+        own: dict[str, list[str]] = defaultdict(list)
+        for territory in ElementTree.fromstring(content).iter("territory"):  # noqa: S314, apt has verified it
+            name, sign = territory.text or "", str(territory.get("type"))
+            if name and "↑" not in name:
+                own[sign].insert(len(own[sign]) if territory.get("alt") else 0, name)
+        for sign, found in own.items():
+            names[sign].setdefault(code, list(dict.fromkeys(found)))
+    for path, content in sorted(members(archive, lambda path: path.endswith(".png"))):
+        code = Path(path).stem
+        if "en" in names.get(code.upper(), {}):
+            yield Entry(code, "png", content, names[code.upper()])
 
 
 def openmoji(archive: Path, names: Names, emoji: Emojis) -> Iterator[Entry]:

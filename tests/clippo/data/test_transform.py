@@ -46,13 +46,27 @@ def test_random_numbers_move_the_picture_and_colour_the_background():
     assert 5 < changes[1] < changes[2]
 
 
+def test_colours_change_and_shapes_do_not():
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[16:48, 16:48] = (200, 40, 40, 255)
+    plain = PlaceConfig(strength=0, recolor=0).build(64)(picture)
+    place, rng = PlaceConfig(strength=0, recolor=1).build(64), np.random.default_rng(0)
+    colors = set()
+    for _ in range(20):
+        out = place(picture, rng)
+        np.testing.assert_array_equal((out != 127).any(2)[8:56, 8:56], (plain != 127).any(2)[8:56, 8:56])
+        colors.add(tuple(out[32, 32].tolist()))
+    assert len(colors) == 20
+    np.testing.assert_array_equal(place(picture), plain)
+
+
 def test_copies_in_other_processes_draw_the_same():
     place = PlaceConfig().build(48)
     copy = pickle.loads(pickle.dumps(place))  # noqa: S301
     assert np.array_equal(copy(RED, np.random.default_rng(0)), place(RED, np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("field", ["strength", "background"])
+@pytest.mark.parametrize("field", ["strength", "recolor", "background"])
 def test_wrong_settings_are_named(field):
     with pytest.raises(UserError, match=rf"transform\.{field} must be between 0 and \d+, got 256"):
         dataclasses.replace(PlaceConfig(), **{field: 256})

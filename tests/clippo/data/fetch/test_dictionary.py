@@ -61,6 +61,15 @@ def annotations(names: dict[str, str]) -> bytes:
     return f"<?xml version='1.0'?><ldml><annotations>{own}</annotations></ldml>".encode()
 
 
+def territories(names: dict[str, str]) -> bytes:
+    own = "".join(
+        f'<territory type="{code}" alt="short">{name[:3]}</territory>'
+        f'<territory type="{code}">{name}</territory>'
+        for code, name in names.items()
+    )
+    return f"<ldml><localeDisplayNames><territories>{own}</territories></localeDisplayNames></ldml>".encode()
+
+
 @pytest.fixture
 def packages(deb, tgz, tmp_path, monkeypatch):
     red, blue = picture("PNG", (255, 0, 0, 128)), picture("JPEG", (0, 0, 255))
@@ -116,6 +125,10 @@ def packages(deb, tgz, tmp_path, monkeypatch):
             f"{CLDR}annotations/de_CH.xml": annotations({"🐈": "Chatz"}),
             f"{CLDR}annotations/pt.xml": annotations({"🐈": "gato"}),
             f"{CLDR}annotationsDerived/th.xml": annotations({"🐈": "แมว"}),
+            f"{CLDR}main/en.xml": territories({"DE": "Germany", "001": "world"}),
+            f"{CLDR}main/de.xml": territories({"DE": "Deutschland"}),
+            f"{CLDR}main/de_CH.xml": territories({"DE": "Tüütschland"}),
+            f"{CLDR}main/el.xml": territories({"DE": "↑↑↑"}),
         },
     )
     emojis = [
@@ -187,6 +200,21 @@ def test_every_collection_has_its_pictures_and_names(made):
     assert shapes["stamps/food/plate"] == (64, 128, 3)
     assert shapes["openmoji/1f408"] == shapes["noto/1f408"] == (128, 128, 4)
     assert shapes["flags/de"] == (10, 20, 4)
+
+
+def test_emoji_and_territories_have_all_that_cldr_calls_them(made):
+    source = source_config(f"tars:{made}/{{emoji,territories}}.tar?held_out=0&min_chars=1").build("all")
+    found = {example.key: example for example in (source[index] for index in range(len(source)))}
+    texts = {key: [(text.language, text.text) for text in one.texts] for key, one in found.items()}
+    of_cat = {"de": "Katze", "en": "cat", "pt": "gato", "th": "แมว"}
+    assert {key: sorted(own) for key, own in texts.items()} == {
+        "emoji/1f408": sorted((code, word) for code, name in of_cat.items() for word in (name, "x", "y")),
+        "emoji/2764": [("en", "red heart"), ("en", "x"), ("en", "y")],
+        "territories/de": [("de", "Deu"), ("de", "Deutschland"), ("en", "Ger"), ("en", "Germany")],
+    }
+    assert [text for code, text in texts["emoji/1f408"] if code == "de"] == ["Katze", "x", "y"]
+    assert [text for code, text in texts["territories/de"] if code == "de"] == ["Deutschland", "Deu"]
+    assert pixels_of(found["emoji/1f408"]).shape == (128, 128, 4)
 
 
 def test_the_manifest_tells_the_origin_of_everything(made):
