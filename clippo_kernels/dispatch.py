@@ -1,10 +1,15 @@
 """Choice of the implementation that runs an op.
 
 Triton runs on CUDA and ROCm tensors (PyTorch calls both "cuda") for the ops that have a Triton
-implementation, if Triton is installed; the eager path runs everywhere else. `CLIPPO_KERNELS_BACKEND=eager`
-or `=triton` forces one. The variable is read at every call, but code under `torch.compile` keeps the value
-from tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on CPU tensors, slowly, in
-Triton's interpreter.
+implementation, if Triton is installed; the eager path runs everywhere else. `backend="eager"` or `"triton"`
+forces one for a call and its backward, and `CLIPPO_KERNELS_BACKEND=eager` or `=triton` for all calls without
+that argument. The variable is read at every call, but code under torch.compile keeps the choice of its
+tracing. If `TRITON_INTERPRET=1` is set as well, forced kernels also run on CPU tensors, slowly, in Triton's
+interpreter.
+
+If "triton" is forced under torch.export, the operators stay in the graph, whatever the device. They run
+kernels where these can run and the eager path elsewhere, so that a program that was exported on a CPU runs
+kernels on a GPU.
 
 The transforms of torch.func (grad, vmap, jvp, hessian) know nothing of kernels: inside of them, whatever is
 forced, patch embedding runs eagerly, and attention and the losses with the whole matrix of logits.
@@ -12,48 +17,54 @@ forced, patch embedding runs eagerly, and attention and the losses with the whol
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
-__all__ = ["BACKEND_VARIABLE", "Implementations", "in_transform", "select"]
-
-Implementations = Mapping[str, Callable[..., Any]]
+__all__ = ["BACKEND_VARIABLE", "can_launch", "choose_backend", "in_transform"]
 
 BACKEND_VARIABLE = "CLIPPO_KERNELS_BACKEND"
 BACKENDS = ("eager", "triton")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def select(op: str, device: torch.device, implementations: Implementations) -> Callable[..., Any]:
-    """Return the implementation of `op` for tensors on `device`.
+def choose_backend(op: str, device: torch.device, has_kernels: bool, backend: str | None) -> str:
+    """Return the backend that runs `op` for tensors on `device`, "eager" or "triton".
 
-    `implementations` maps names in `BACKENDS` to callables with the same signature and always has a
-    "eager".
+    Args:
+        op: name of the public function, for errors.
+        device: device of the tensors.
+        has_kernels: whether the op has a Triton implementation for tensors of these dtypes.
+        backend: argument of the call; None leaves the choice to the environment variable and the device.
 
     Raises:
-        ValueError: if the environment variable holds an unknown name.
-        RuntimeError: if it forces a backend that `op` does not have or that the device cannot run.
+        ValueError: if the argument or the environment variable is not the name of a backend.
+        RuntimeError: if it forces kernels that `op` does not have or that the device cannot run.
     """
-    if in_transform():
-        return implementations["eager"]
-    forced = os.environ.get(BACKEND_VARIABLE)
-    if not forced:
-        use_triton = device.type == "cuda" and HAS_TRITON and "triton" in implementations
-        return implementations["triton" if use_triton else "eager"]
-    if forced not in BACKENDS:
-        raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {forced!r}")
-    if forced not in implementations:
+    source, forced = "backend", backend
+    if backend is None:
+        source, forced = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or None
+    if forced not in (None, *BACKENDS):
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {forced!r}")
+    if forced == "eager" or in_transform():
+        return "eager"
+    if forced is None:
+        return "triton" if device.type == "cuda" and HAS_TRITON and has_kernels else "eager"
+    if not has_kernels:
         raise RuntimeError(
-            f"{BACKEND_VARIABLE}={forced}, but {op} has no {forced} implementation for these tensors, "
+            f"{source}={forced}, but {op} has no {forced} implementation for these tensors, "
             "as for all of float64"
         )
-    if forced == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if not can_launch(device) and not torch.compiler.is_exporting():
         raise RuntimeError(
-            f"{BACKEND_VARIABLE}=triton needs tensors on a GPU, or TRITON_INTERPRET=1; got them on {device}"
+            f"{source}={forced} needs Triton, and tensors on a GPU or TRITON_INTERPRET=1; "
+            f"got them on {device}"
         )
-    return implementations[forced]
+    return "triton"
+
+
+def can_launch(device: torch.device) -> bool:
+    """Whether kernels run on tensors on `device`: on a GPU, and in Triton's interpreter on all."""
+    return HAS_TRITON and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def in_transform() -> bool:

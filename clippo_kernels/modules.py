@@ -16,11 +16,14 @@ class Loss(nn.Module):
     Args:
         group: the process group that shares the batch, or None.
         check_ranks: compare the arguments of the ranks first.
+        backend: "eager" or "triton" to force one.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, check_ranks: bool = True) -> None:
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, check_ranks: bool = True, backend: str | None = None
+    ) -> None:
         super().__init__()
-        self.group, self.check_ranks = group, check_ranks
+        self.group, self.check_ranks, self.backend = group, check_ranks, backend
 
 
 class ContrastiveLoss(Loss):
@@ -36,7 +39,7 @@ class ContrastiveLoss(Loss):
         """Compute the loss of (B, D) embeddings: a scalar."""
         return contrastive_loss(
             image_embeddings, text_embeddings, logit_scale,
-            labels=labels, group=self.group, check_ranks=self.check_ranks,
+            labels=labels, group=self.group, check_ranks=self.check_ranks, backend=self.backend,
         )  # fmt: skip
 
 
@@ -54,5 +57,5 @@ class SigmoidLoss(Loss):
         """Compute the loss of (B, D) embeddings: a scalar."""
         return sigmoid_loss(
             image_embeddings, text_embeddings, logit_scale, logit_bias,
-            labels=labels, group=self.group, check_ranks=self.check_ranks,
+            labels=labels, group=self.group, check_ranks=self.check_ranks, backend=self.backend,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._checks import check_floating, check_once, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
-from ..dispatch import in_transform, select
+from ..dispatch import choose_backend, in_transform
 from . import eager, operators
 
 __all__ = [
@@ -29,7 +29,9 @@ MAX_HEAD_DIM = 128
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str | None = None
+) -> Tensor:
     """Compute `softmax(scale * q k^T) v` for each head, without a mask: (B, Nq, H, D).
 
     This is the attention of Vaswani et al. (arXiv 1706.03762) in the layout of FlashAttention (Dao et al.,
@@ -41,10 +43,14 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = No
         q: (B, Nq, H, D), floating, D <= 128. All strides are allowed; a unit last stride saves a copy.
         k, v: (B, Nk, H, D), with the dtype and device of `q`.
         scale: factor of the logits, D ** -0.5 by default.
+        backend: "eager" or "triton" to force one; None leaves the choice to the environment variable and the
+            device, as `clippo_kernels.dispatch` describes.
 
     Raises:
         TypeError: if dtypes are not floating or differ, or `scale` is not a number.
-        ValueError: if ranks, shapes, head dims or devices do not match, or `scale` is not finite.
+        ValueError: if ranks, shapes, head dims or devices do not match, `scale` is not finite, or there is no
+            such `backend`.
+        RuntimeError: if `backend` forces kernels that cannot run on these tensors.
     """
     check_tensor("q", q, "(B, Nq, H, D)")
     check_floating("q", q)
@@ -59,24 +65,24 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = No
                 f"and k {tuple(k.shape)}, got {tuple(tensor.shape)}"
             )
     scale = check_scale(scale, D)
-    attention = implementation("flash_attention", q, eager.attention, operators.attention)
+    attention = implementation("flash_attention", q, backend, eager.attention, operators.attention)
     q, k, v = to_autocast_dtype(q, k, v)
     q, scale = positive_scale(q, scale)
     return attention(q, k, v, scale)
 
 
-def flash_attention_qkvpacked(qkv: Tensor, *, scale: float | None = None) -> Tensor:
+def flash_attention_qkvpacked(
+    qkv: Tensor, *, scale: float | None = None, backend: str | None = None
+) -> Tensor:
     """Compute `flash_attention` of the slices of qkv (B, N, 3, H, D), with one packed gradient: (B, N, H, D).
 
-    Raises:
-        TypeError: if the dtype is not floating, or `scale` is not a number.
-        ValueError: if the shape differs, D > 128, or `scale` is not finite.
+    `scale`, `backend` and the errors are those of `flash_attention`.
     """
     check_tensor("qkv", qkv, "(B, N, 3, H, D)")
     check_packed("qkv", qkv, 3)
     scale = check_scale(scale, qkv.shape[-1])
     attention = implementation(
-        "flash_attention_qkvpacked", qkv, eager.attention_packed, operators.attention_packed
+        "flash_attention_qkvpacked", qkv, backend, eager.attention_packed, operators.attention_packed
     )
     (qkv,) = to_autocast_dtype(qkv)
     qkv, scale = positive_scale_packed(qkv, scale)
@@ -90,6 +96,7 @@ def flash_attention_varlen(
     dense: tuple[int, int] = (0, 0),
     *,
     scale: float | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Compute attention within each of S sequences of different lengths, packed without padding: (T, H, D).
 
@@ -103,27 +110,30 @@ def flash_attention_varlen(
         max_seqlen: upper bound on the lengths of the sequences that `dense` leaves. A tight bound is fastest.
         dense: number and length of leading sequences of one length, such as the photographs of a batch whose
             captions follow. They run as dense sequences do, so that long ones cost the short ones nothing.
-        scale: factor of the logits, D ** -0.5 by default.
+        scale, backend: as in `flash_attention`.
 
     Raises:
         TypeError: if `qkv` is not floating, `cu_seqlens` is not int32, or `scale` is not a number.
         ValueError: if shapes or devices do not match, `scale` is not finite, or there are fewer sequences or
             tokens than `dense` says; in eager mode also if the offsets do not rise from 0 to T in the steps
             that `dense` and `max_seqlen` allow.
+        ValueError, RuntimeError: as in `flash_attention` for `backend`.
     """
     check_tensor("qkv", qkv, "(T, 3, H, D)")
     check_packed("qkv", qkv, 3)
     check_cu_seqlens(cu_seqlens, "qkv", qkv, max_seqlen, dense)
     scale = check_scale(scale, qkv.shape[-1])
     attention = implementation(
-        "flash_attention_varlen", qkv, eager.attention_varlen, operators.attention_varlen
+        "flash_attention_varlen", qkv, backend, eager.attention_varlen, operators.attention_varlen
     )
     (qkv,) = to_autocast_dtype(qkv)
     qkv, scale = positive_scale_packed(qkv, scale)
     return attention(qkv, cu_seqlens.contiguous(), max_seqlen, dense, scale)
 
 
-def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tensor:
+def attention_pool(
+    q: Tensor, kv: Tensor, *, scale: float | None = None, backend: str | None = None
+) -> Tensor:
     """Attend to each sequence with one query, for a MAP head or class attention: (B, H, D).
 
     This is `flash_attention` with Nq = 1, in a kernel that reads keys and values once in the forward and once
@@ -132,17 +142,13 @@ def attention_pool(q: Tensor, kv: Tensor, *, scale: float | None = None) -> Tens
     Args:
         q: (H, D), one query for all sequences, or (B, H, D). D <= 128.
         kv: (B, N, 2, H, D), with the dtype and device of `q`.
-        scale: factor of the logits, D ** -0.5 by default.
-
-    Raises:
-        TypeError: if dtypes are not floating or differ, or `scale` is not a number.
-        ValueError: if shapes, head dims or devices do not match, or `scale` is not finite.
+        scale, backend: as in `flash_attention`, which raises the same errors.
     """
     check_tensor("kv", kv, "(B, N, 2, H, D)")
     check_packed("kv", kv, 2)
     q = check_pool_query(q, kv, kv.shape[0])
     scale = check_scale(scale, q.shape[-1])
-    pool = implementation("attention_pool", q, eager.attention_pool, operators.attention_pool)
+    pool = implementation("attention_pool", q, backend, eager.attention_pool, operators.attention_pool)
     q, kv = to_autocast_dtype(q, kv)
     q, scale = positive_scale(q, scale)
     return pool(q, kv, scale)
@@ -156,6 +162,7 @@ def attention_pool_varlen(
     dense: tuple[int, int] = (0, 0),
     *,
     scale: float | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Compute `attention_pool` of S sequences packed without padding: (S, H, D).
 
@@ -164,7 +171,8 @@ def attention_pool_varlen(
     Args:
         q: (H, D), one query for all sequences, or (S, H, D). D <= 128.
         kv: (T, 2, H, D), with the dtype and device of `q`.
-        cu_seqlens, max_seqlen, dense, scale: as in `flash_attention_varlen`, which raises the same errors.
+        cu_seqlens, max_seqlen, dense, scale, backend: as in `flash_attention_varlen`, which raises the same
+            errors.
     """
     check_tensor("kv", kv, "(T, 2, H, D)")
     check_packed("kv", kv, 2)
@@ -172,7 +180,7 @@ def attention_pool_varlen(
     q = check_pool_query(q, kv, cu_seqlens.shape[0] - 1)
     scale = check_scale(scale, q.shape[-1])
     pool = implementation(
-        "attention_pool_varlen", q, eager.attention_pool_varlen, operators.attention_pool_varlen
+        "attention_pool_varlen", q, backend, eager.attention_pool_varlen, operators.attention_pool_varlen
     )
     q, kv = to_autocast_dtype(q, kv)
     q, scale = positive_scale(q, scale)
@@ -180,12 +188,11 @@ def attention_pool_varlen(
 
 
 def implementation(
-    op: str, x: Tensor, plain: Callable[..., Tensor], kernel: Callable[..., Tensor]
+    op: str, x: Tensor, backend: str | None, plain: Callable[..., Tensor], kernel: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
-    if in_transform():
-        return partial(eager.by_matrix_products, plain)
-    kernels = {"triton": kernel} if x.dtype in TRITON_DTYPES else {}
-    return select(op, x.device, {"eager": plain, **kernels})
+    if choose_backend(op, x.device, x.dtype in TRITON_DTYPES, backend) == "triton":
+        return kernel
+    return partial(eager.by_matrix_products, plain) if in_transform() else plain
 
 
 def positive_scale(queries: Tensor, scale: float) -> tuple[Tensor, float]:

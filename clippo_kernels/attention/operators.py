@@ -1,7 +1,8 @@
 """The Triton attention as registered operators, and the autograd functions that call them.
 
 Each forward operator also returns the log-sum-exp in units of log2. It is an intermediate result for the
-backward and has no gradient.
+backward and has no gradient. Where no kernel can run, as in an exported program on a CPU, a forward operator
+runs the eager path, and the log-sum-exp is NaN: an exported program has no backward.
 """
 
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .._ops import refuse_second_derivative, register
+from ..dispatch import can_launch
+from . import eager
 
 __all__ = ["attention", "attention_packed", "attention_pool", "attention_pool_varlen", "attention_varlen"]
 
@@ -98,6 +101,10 @@ class AttentionPool(torch.autograd.Function):
 
 
 def run_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    if not can_launch(q.device):
+        B, N, H, _ = q.shape
+        return without_lse(eager.attention(q, k, v, scale), (B, H, N))
+
     from . import launch
 
     return launch.forward(q, k, v, scale)
@@ -121,6 +128,14 @@ def run_packed_forward(
     dense_length: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
+    if not can_launch(qkv.device):
+        *batch, rows, _, H, _ = qkv.shape
+        if cu_seqlens is None:
+            out = eager.attention_packed(qkv, scale)
+        else:
+            out = eager.attention_varlen(qkv, cu_seqlens, max_seqlen, (dense_sequences, dense_length), scale)
+        return without_lse(out, (*batch, H, rows))
+
     from . import launch
 
     q, k, v = qkv.unbind(-3)
@@ -149,6 +164,13 @@ def run_packed_backward(
 
 
 def run_pool_forward(q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    if not can_launch(q.device):
+        if cu_seqlens is None:
+            out = eager.attention_pool(q, kv, scale)
+        else:
+            out = eager.attention_pool_varlen(q, kv, cu_seqlens, kv.shape[0], scale)
+        return without_lse(out, q.shape[:-1])
+
     from . import launch
 
     k, v = kv.unbind(-3)
@@ -165,6 +187,10 @@ def run_pool_backward(
     dk, dv = dkv.unbind(-3)
     launch.pool_backward(dout, q, k, v, out, lse, scale, (dq, dk, dv), cu_seqlens)
     return dq, dkv
+
+
+def without_lse(out: Tensor, lse_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    return out.contiguous(), out.new_full(lse_shape, torch.nan, dtype=torch.float32)
 
 
 def new_like(x: Tensor) -> Tensor:

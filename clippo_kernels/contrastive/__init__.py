@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._checks import check_floating, check_same_device, check_same_kind, check_tensor
 from .._ops import to_autocast_dtype
-from ..dispatch import in_transform
+from ..dispatch import choose_backend, in_transform
 from . import reference
 from .caching import cached_contrastive_step
 from .distributed import gather_rows, world_size
@@ -34,6 +34,7 @@ def contrastive_loss(
     labels: Labels | None = None,
     group: dist.ProcessGroup | None = None,
     check_ranks: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """Mean of the image-to-text and text-to-image cross-entropies of a batch of pairs: a scalar.
 
@@ -63,23 +64,27 @@ def contrastive_loss(
         check_ranks: compare the arguments of the ranks before anything else is exchanged. Unless the group
             has a backend for the CPU, such as "cpu:gloo,cuda:nccl", the host waits for the GPU. Without it,
             ranks whose arguments differ may hang or get wrong results.
+        backend: "eager" or "triton" to force one; None leaves the choice to the environment variable and the
+            device, as `clippo_kernels.dispatch` describes.
 
     Raises:
         TypeError: if dtypes are not floating or differ, or labels are not int64 tensors.
         ValueError: if shapes or devices do not match, or B = 0; if `group` is given inside of a transform of
-            torch.func.
+            torch.func; if there is no such `backend`.
+        RuntimeError: if `backend` forces kernels that cannot run on these tensors.
 
     With a `group` and `check_ranks`, every rank raises an error if any rank does, and also if the arguments
     of the ranks do not match each other (outside torch.compile only).
     """
-    image, text, labels, group = check(
-        image_embeddings, text_embeddings, labels, group, check_ranks, scale=logit_scale
-    )
+    image, text, labels, group, chosen = check(
+        "contrastive_loss", image_embeddings, text_embeddings, labels, group, check_ranks, backend,
+        scale=logit_scale,
+    )  # fmt: skip
     scale = to_scalar(logit_scale, image)
     if in_transform():
         check_no_group(group)
         return reference.contrastive_loss(image, text, scale, labels=labels)
-    out: Tensor = ContrastiveLoss.apply(image, text, scale, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
+    out: Tensor = ContrastiveLoss.apply(image, text, scale, *(labels or (None, None)), group, chosen)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -92,12 +97,13 @@ def sigmoid_loss(
     labels: Labels | None = None,
     group: dist.ProcessGroup | None = None,
     check_ranks: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """Sigmoid loss summed over all images and texts of a batch and divided by the number of images: a scalar.
 
     This is the loss of SigLIP (Zhai et al., arXiv 2303.15343): `-log sigmoid(z * (logit_scale * x . y +
     logit_bias))` with z = 1 for positives and -1 for negatives. Memory, dtypes, determinism, `labels`,
-    `group`, `check_ranks` and errors are those of `contrastive_loss`.
+    `group`, `check_ranks`, `backend` and errors are those of `contrastive_loss`.
 
     Args:
         image_embeddings, text_embeddings: (B, D), floating, usually of unit length.
@@ -105,35 +111,41 @@ def sigmoid_loss(
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch.
         check_ranks: compare the arguments of the ranks first.
+        backend: "eager" or "triton" to force one.
     """
-    image, text, labels, group = check(
-        image_embeddings, text_embeddings, labels, group, check_ranks, scale=logit_scale, bias=logit_bias
-    )
+    image, text, labels, group, chosen = check(
+        "sigmoid_loss", image_embeddings, text_embeddings, labels, group, check_ranks, backend,
+        scale=logit_scale, bias=logit_bias,
+    )  # fmt: skip
     scale, bias = to_scalar(logit_scale, image), to_scalar(logit_bias, image)
     if in_transform():
         check_no_group(group)
         return reference.sigmoid_loss(image, text, scale, bias, labels=labels)
-    out: Tensor = SigmoidLoss.apply(image, text, scale, bias, *(labels or (None, None)), group)  # type: ignore[no-untyped-call]
+    out: Tensor = SigmoidLoss.apply(image, text, scale, bias, *(labels or (None, None)), group, chosen)  # type: ignore[no-untyped-call]
     return out
 
 
 def check(
+    op: str,
     image: Tensor,
     text: Tensor,
     labels: Labels | None,
     group: dist.ProcessGroup | None,
     check_ranks: bool,
+    backend: str | None,
     **scalars: Tensor | float,
-) -> tuple[Tensor, Tensor, Labels | None, dist.ProcessGroup | None]:
-    """Check the arguments of a loss, and return the embeddings in the dtype of their products."""
+) -> tuple[Tensor, Tensor, Labels | None, dist.ProcessGroup | None, str]:
+    """Check the arguments of `op`, cast the embeddings to the dtype of their products, choose the backend."""
     if group is not None and not isinstance(group, dist.ProcessGroup):
         raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, got {group!r}")
     if world_size(group) == 1:
         group = None
     error: Exception | None = None
+    chosen = "eager"
     try:
         check_alone(image, text, labels, scalars)
-    except (TypeError, ValueError) as e:
+        chosen = choose_backend(op, image.device, image.dtype != torch.float64, backend)
+    except (TypeError, ValueError, RuntimeError) as e:
         error = e
     # The ranks exchange their errors before any of them raises: if only one raised, the others would hang in
     # the next collective. This is skipped under torch.compile, because it needs a read on the host.
@@ -145,7 +157,7 @@ def check(
     if error is not None:
         raise error
     image, text = to_autocast_dtype(image, text)
-    return image, text, labels, group
+    return image, text, labels, group, chosen
 
 
 def check_no_group(group: dist.ProcessGroup | None) -> None:

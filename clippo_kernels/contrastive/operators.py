@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._ops import cast, refuse_second_derivative, register
-from ..dispatch import Implementations, select
+from ..dispatch import can_launch
 from . import eager, ring
 from .distributed import gather_rows, lse_over_ranks, named_group, sum_over_ranks, sum_to_owners, world_size
 from .eager import accumulation_dtype, wide_dtype
@@ -39,6 +39,7 @@ class ContrastiveLoss(torch.autograd.Function):
         image_labels: Tensor | None,
         text_labels: Tensor | None,
         group: dist.ProcessGroup | None,
+        backend: str,
     ) -> Tensor:
         texts, ring_of = gathered_or_own_texts(text, group)
         own_images, own_texts = own_rows(image, group), own_rows(text, group)
@@ -46,7 +47,9 @@ class ContrastiveLoss(torch.autograd.Function):
         if image_labels is not None:
             positives, weights = with_soft_targets(positives, scale.dtype)
         positives = positives.block(own_images, slice(0, None))
-        row_lse, column_lse, positive = OPS.contrastive_forward(image, texts, scale, *positives, ring_of)
+        row_lse, column_lse, positive = OPS.contrastive_forward(
+            image, texts, scale, *positives, backend, ring_of
+        )
         column_lse = lse_over_ranks(column_lse, group)
 
         row_loss, column_loss = row_lse, column_lse[own_texts]
@@ -60,7 +63,7 @@ class ContrastiveLoss(torch.autograd.Function):
             # exp(logit - shift) is the softmax times its weight.
             row_shift, column_shift = row_lse - image_weight.log(), column_lse - weights.text.log()
         loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
-        ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
+        ctx.group, ctx.backend, ctx.ring_of, ctx.offset = group, backend, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
         return cast(sum_over_ranks(loss, group), scale.dtype)
 
@@ -72,7 +75,7 @@ class ContrastiveLoss(torch.autograd.Function):
         gradients = backward(
             ctx, image, texts, scale, None, factor, row_shift, column_shift, ctx.offset, *pairs
         )
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 class SigmoidLoss(torch.autograd.Function):
@@ -86,14 +89,15 @@ class SigmoidLoss(torch.autograd.Function):
         image_labels: Tensor | None,
         text_labels: Tensor | None,
         group: dist.ProcessGroup | None,
+        backend: str,
     ) -> Tensor:
         texts, ring_of = gathered_or_own_texts(text, group)
         positives = positives_of_all(image_labels, text_labels, group)
         positives = positives.block(own_rows(image, group), slice(0, None))
-        row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, ring_of)
+        row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, backend, ring_of)
         unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
         dbias = accurate_sum(row_dlogits)
-        ctx.group, ctx.ring_of, ctx.offset = group, ring_of, positives.offset
+        ctx.group, ctx.backend, ctx.ring_of, ctx.offset = group, backend, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, bias, unit, dbias, *positives[1:])
         return cast(sum_over_ranks(accurate_sum(row_loss) * unit, group), row_loss.dtype)
 
@@ -103,7 +107,7 @@ class SigmoidLoss(torch.autograd.Function):
         image, texts, scale, bias, unit, dbias, *pairs = ctx.saved_tensors
         factor = dloss * unit * world_size(ctx.group)
         gradients = backward(ctx, image, texts, scale, bias, factor, None, None, ctx.offset, *pairs)
-        return *gradients, (dbias * factor).to(bias.dtype), None, None, None
+        return *gradients, (dbias * factor).to(bias.dtype), None, None, None, None
 
 
 def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +117,7 @@ def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[T
     is_partial = ctx.group is not None and not ctx.ring_of
     text_dtype = accumulation_dtype(texts.dtype) if is_partial else texts.dtype
     dimage, dtext, dscale = OPS.contrastive_backward(
-        image, texts, *arguments, ctx.ring_of, image.dtype, text_dtype
+        image, texts, *arguments, ctx.backend, ctx.ring_of, image.dtype, text_dtype
     )
     if is_partial:
         dtext = sum_to_owners(dtext, ctx.group).to(texts.dtype)
@@ -154,20 +158,13 @@ def accurate_sum(x: Tensor) -> Tensor:
 POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_target, Tensor? text_target"
 
 
-def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
+def run(name: str, backend: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
     """Run the function `name` of an implementation on all texts, or in the ring of the group `ring_of`."""
     image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
-
-    def kernels(*arguments: Any) -> tuple[Tensor, ...]:
-        from . import launch
-
-        out: tuple[Tensor, ...] = getattr(launch, name)(*arguments)
-        return out
-
-    implementations: Implementations = {"eager": getattr(eager, name)}
-    if image.dtype != torch.float64:
-        implementations = {**implementations, "triton": kernels}
-    local = select("contrastive", image.device, implementations)
+    implementation: Any = eager
+    if backend == "triton" and can_launch(image.device):  # which an exported program may be unable to
+        from . import launch as implementation
+    local = getattr(implementation, name)
     results: tuple[Tensor, ...] = (
         getattr(ring, name)(local, named_group(ring_of), *arguments) if ring_of else local(*arguments)
     )
@@ -175,23 +172,21 @@ def run(name: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def run_contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *positives, ring_of = rest
-    return run("contrastive_forward", ring_of, image, text, scale, Positives(*positives))
+    *positives, backend, ring_of = rest
+    return run("contrastive_forward", backend, ring_of, image, text, scale, Positives(*positives))
 
 
 def run_sigmoid_forward(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    *positives, ring_of = rest
-    return run("sigmoid_forward", ring_of, image, text, scale, bias, Positives(*positives))
+    *positives, backend, ring_of = rest
+    return run("sigmoid_forward", backend, ring_of, image, text, scale, bias, Positives(*positives))
 
 
 def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *loss, offset, image_ids, text_ids, image_target, text_target, ring_of, image_dtype, text_dtype = (
-        arguments
-    )
+    *loss, offset, image_ids, text_ids, image_target, text_target, backend, ring_of = arguments[:-2]
     positives = Positives(offset, image_ids, text_ids, image_target, text_target)
-    return run("backward", ring_of, Problem._make([*loss, positives]), image_dtype, text_dtype)
+    return run("backward", backend, ring_of, Problem._make([*loss, positives]), *arguments[-2:])
 
 
 def fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -212,14 +207,14 @@ def fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tup
 
 register(
     "contrastive_forward",
-    f"(Tensor image, Tensor text, Tensor scale, {POSITIVES}, str ring)"
+    f"(Tensor image, Tensor text, Tensor scale, {POSITIVES}, str backend, str ring)"
     " -> (Tensor row_lse, Tensor column_lse, Tensor positive)",
     run_contrastive_forward,
     fake_contrastive_forward,
 )
 register(
     "sigmoid_forward",
-    f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str ring)"
+    f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str backend, str ring)"
     " -> (Tensor row_loss, Tensor row_dlogits)",
     run_sigmoid_forward,
     fake_sigmoid_forward,
@@ -227,7 +222,8 @@ register(
 register(
     "contrastive_backward",
     "(Tensor image, Tensor text, Tensor scale, Tensor? bias, Tensor factor, Tensor? row_shift,"
-    f" Tensor? column_shift, {POSITIVES}, str ring, ScalarType image_dtype, ScalarType text_dtype)"
+    f" Tensor? column_shift, {POSITIVES}, str backend, str ring, ScalarType image_dtype,"
+    " ScalarType text_dtype)"
     " -> (Tensor dimage, Tensor dtext, Tensor dscale)",
     run_backward,
     fake_backward,

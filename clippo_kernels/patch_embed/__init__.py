@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._checks import check_floating, check_once, check_same_device, check_tensor
 from .._ops import autocast_dtype
-from ..dispatch import select
+from ..dispatch import choose_backend
 from . import eager, operators
 
 __all__ = ["patch_embed", "patch_embed_select"]
@@ -28,6 +28,7 @@ def patch_embed(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
     out_dtype: torch.dtype | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Normalise images, cut them into P x P patches and embed each patch: the tokens (B, N, D).
 
@@ -46,12 +47,16 @@ def patch_embed(
         mean, std: one number or one per channel of the weight, in units of the pixels after the division.
         out_dtype: dtype of the tokens. The default is the dtype of the products: that of `weight`, or the
             autocast dtype if autocast is on.
+        backend: "eager" or "triton" to force one; None leaves the choice to the environment variable and the
+            device, as `clippo_kernels.dispatch` describes.
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if shapes do not match, H or W is not a multiple of P, devices differ, or a `std` is 0.
+        ValueError: if shapes do not match, H or W is not a multiple of P, devices differ, a `std` is 0, or
+            there is no such `backend`.
+        RuntimeError: if `backend` forces kernels that cannot run on these tensors.
     """
-    return embed(images, weight, bias, pos_embed, None, mean, std, out_dtype)
+    return embed(images, weight, bias, pos_embed, None, mean, std, out_dtype, backend)
 
 
 def patch_embed_select(
@@ -64,6 +69,7 @@ def patch_embed_select(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
     out_dtype: torch.dtype | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Embed the listed patches: packed tokens (T, D), each equal to its row in the output of `patch_embed`.
 
@@ -74,19 +80,20 @@ def patch_embed_select(
     Args:
         keep_indices: (T, 2), int32, on the device of `images`: image b and position n of each token, where n
             counts the N patches of an image row by row. Patches may be in any order and may be repeated.
-        images, weight, bias, pos_embed, mean, std, out_dtype: as in `patch_embed`; row n of `pos_embed` is
-            added to the tokens of position n.
+        images, weight, bias, pos_embed, mean, std, out_dtype, backend: as in `patch_embed`; row n of
+            `pos_embed` is added to the tokens of position n.
 
     Raises:
         TypeError: as in `patch_embed`, or if `keep_indices` is not int32.
         ValueError: as in `patch_embed`; in eager mode also if an index is out of range.
+        RuntimeError: as in `patch_embed`.
     """
     check_tensor("keep_indices", keep_indices, "(T, 2)")
     if keep_indices.shape[1] != 2:
         raise ValueError(f"keep_indices must have shape (T, 2), got {tuple(keep_indices.shape)}")
     if keep_indices.dtype != torch.int32:
         raise TypeError(f"keep_indices must be int32, got {keep_indices.dtype}")
-    return embed(images, weight, bias, pos_embed, keep_indices, mean, std, out_dtype)
+    return embed(images, weight, bias, pos_embed, keep_indices, mean, std, out_dtype, backend)
 
 
 def embed(
@@ -98,6 +105,7 @@ def embed(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     out_dtype: torch.dtype | None,
+    backend: str | None,
 ) -> Tensor:
     """Check the arguments of both functions, and run the op on views (B, C, H, W), (D, 3, P, P), (N, D)."""
     images = check_images(images)
@@ -133,8 +141,8 @@ def embed(
     dtype = autocast_dtype(weight)
     out_dtype = out_dtype or dtype
     has_kernels = {dtype, out_dtype, images.dtype} <= {torch.uint8, *PRODUCT_DTYPES}
-    kernels = {"triton": operators.PatchEmbed.apply} if has_kernels else {}
-    implementation = select("patch_embed", images.device, {"eager": eager.patch_embed, **kernels})
+    chosen = choose_backend("patch_embed", images.device, has_kernels, backend)
+    implementation = operators.PatchEmbed.apply if chosen == "triton" else eager.patch_embed
     out: Tensor = implementation(images, weight, bias, pos_embed, keep_indices, *statistics, dtype, out_dtype)
     return out
 

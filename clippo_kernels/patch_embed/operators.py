@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._ops import refuse_second_derivative, register
+from ..dispatch import can_launch
 from . import eager
 
 __all__ = ["PatchEmbed"]
@@ -69,6 +70,9 @@ def grid_size(images: Tensor, weight: Tensor) -> int:
 
 
 def run_forward(images: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+    if not can_launch(images.device):  # in an exported program
+        return eager.patch_embed(images, weight, *arguments)
+
     from . import launch
 
     _, _, keep_indices, *_ = arguments

@@ -347,10 +347,9 @@ def test_compiled_float64_has_its_gradients(loss, explicit):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("positives", ["pairs", "offset", "labels"])
-def test_operators_are_registered_well(dtype, positives):
+def test_operators_are_registered_well(backend, dtype, positives):
     image, text = (t.detach() for t in embeddings(9, 4, dtype))
     own = slice(3, 8) if positives != "pairs" else slice(0, 9)
     if positives == "labels":
@@ -358,15 +357,16 @@ def test_operators_are_registered_well(dtype, positives):
         pairs = pairs.block(own, slice(0, 9))
     else:
         pairs = Positives(own.start)
+    rest = *pairs, backend, ""
     scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
     ops, shard = torch.ops.clippo_kernels, image[own]
-    row_lse, column_lse, _ = ops.contrastive_forward(shard, text, scale, *pairs, "")
+    row_lse, column_lse, _ = ops.contrastive_forward(shard, text, scale, *rest)
     softmax, sigmoid = ((shard, text, scale, x, factor) for x in (None, bias))
     for op, *args in (
-        (ops.contrastive_forward.default, shard, text, scale, *pairs, ""),
-        (ops.sigmoid_forward.default, shard, text, scale, bias, *pairs, ""),
-        (ops.contrastive_backward.default, *softmax, row_lse, column_lse, *pairs, "", dtype, torch.float32),
-        (ops.contrastive_backward.default, *sigmoid, None, None, *pairs, "", dtype, dtype),
+        (ops.contrastive_forward.default, shard, text, scale, *rest),
+        (ops.sigmoid_forward.default, shard, text, scale, bias, *rest),
+        (ops.contrastive_backward.default, *softmax, row_lse, column_lse, *rest, dtype, torch.float32),
+        (ops.contrastive_backward.default, *sigmoid, None, None, *rest, dtype, dtype),
     ):
         torch.library.opcheck(op, args)
 
@@ -548,7 +548,7 @@ def test_bias_error():
 
 def test_kernels_do_not_take_float64(monkeypatch):
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
-    with pytest.raises(RuntimeError, match="contrastive has no triton implementation .*float64"):
+    with pytest.raises(RuntimeError, match="contrastive_loss has no triton implementation .*float64"):
         contrastive_loss(IMAGE.double(), IMAGE.double(), 1.0)
 
 

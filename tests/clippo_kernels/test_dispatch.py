@@ -18,10 +18,7 @@ from clippo_kernels import (
     patch_embed_select,
     sigmoid_loss,
 )
-from clippo_kernels.dispatch import BACKEND_VARIABLE, select
-
-BOTH = {"eager": lambda: "eager", "triton": lambda: "triton"}
-ONLY_EAGER = {"eager": lambda: "eager"}
+from clippo_kernels.dispatch import BACKEND_VARIABLE, choose_backend
 
 CALLS = {
     "patch_embed": lambda: patch_embed(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
@@ -43,47 +40,70 @@ CALLS = {
 
 
 @pytest.mark.parametrize(
-    ("device", "implementations", "expected"),
-    [
-        ("cuda", BOTH, "triton"),
-        ("cuda", ONLY_EAGER, "eager"),
-        ("cpu", BOTH, "eager"),
-        ("mps", BOTH, "eager"),
-    ],
+    ("device", "has_kernels", "expected"),
+    [("cuda", True, "triton"), ("cuda", False, "eager"), ("cpu", True, "eager"), ("mps", True, "eager")],
 )
 @pytest.mark.parametrize("variable", [None, ""])
-def test_device_decides(monkeypatch, device, implementations, expected, variable):
+def test_device_decides(monkeypatch, device, has_kernels, expected, variable):
     monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
     if variable is not None:
         monkeypatch.setenv(BACKEND_VARIABLE, variable)
-    assert select("op", torch.device(device), implementations)() == expected
+    assert choose_backend("op", torch.device(device), has_kernels, None) == expected
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("backend", ["eager", "triton"])
-def test_variable_forces(monkeypatch, device, backend):
+def test_variable_forces_and_the_argument_beats_it(monkeypatch, device, backend):
     monkeypatch.setenv(BACKEND_VARIABLE, backend)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert select("op", torch.device(device), BOTH)() == backend
+    assert choose_backend("op", torch.device(device), True, None) == backend
+    monkeypatch.setenv(BACKEND_VARIABLE, "cudnn")  # which is not read
+    assert choose_backend("op", torch.device(device), True, backend) == backend
 
 
-def test_forcing_what_is_missing(monkeypatch):
-    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
-    with pytest.raises(RuntimeError, match="CLIPPO_KERNELS_BACKEND=triton, but op has no triton"):
-        select("op", torch.device("cpu"), ONLY_EAGER)
+@pytest.fixture(params=["variable", "argument"])
+def force(request, monkeypatch):
+    """Call `choose_backend` with a name forced in either way; also returns how errors call that."""
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+
+    def choose(name, device, has_kernels=True):
+        if request.param == "argument":
+            return choose_backend("op", torch.device(device), has_kernels, name)
+        monkeypatch.setenv(BACKEND_VARIABLE, name)
+        return choose_backend("op", torch.device(device), has_kernels, None)
+
+    return choose, {"variable": BACKEND_VARIABLE, "argument": "backend"}[request.param]
 
 
-def test_forcing_triton_where_it_cannot_run(monkeypatch):
-    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+def test_forcing_what_is_missing(force):
+    choose, source = force
+    with pytest.raises(RuntimeError, match=f"^{source}=triton, but op has no triton implementation"):
+        choose("triton", "cpu", has_kernels=False)
+
+
+def test_forcing_triton_where_it_cannot_run(force, monkeypatch):
+    choose, source = force
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(RuntimeError, match="needs tensors on a GPU, or TRITON_INTERPRET=1; got them on cpu"):
-        select("op", torch.device("cpu"), BOTH)
+    with pytest.raises(
+        RuntimeError,
+        match=f"^{source}=triton needs Triton, and tensors on a GPU or TRITON_INTERPRET=1; got .* cpu",
+    ):
+        choose("triton", "cpu")
+    monkeypatch.setattr("clippo_kernels.dispatch.HAS_TRITON", False)
+    with pytest.raises(RuntimeError, match=f"^{source}=triton needs Triton"):
+        choose("triton", "cuda")
+
+
+def test_forcing_an_unknown_name(force):
+    choose, source = force
+    with pytest.raises(ValueError, match=f"^{source} must be one of eager, triton, got 'cudnn'"):
+        choose("cudnn", "cpu")
 
 
 def test_gpu_without_triton(monkeypatch):
     monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
     monkeypatch.setattr("clippo_kernels.dispatch.HAS_TRITON", False)
-    assert select("op", torch.device("cuda"), BOTH)() == "eager"
+    assert choose_backend("op", torch.device("cuda"), True, None) == "eager"
 
 
 @pytest.mark.parametrize("name", CALLS)

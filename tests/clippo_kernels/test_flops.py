@@ -140,14 +140,14 @@ def test_losses(name):
 def test_a_ring_exchange_counts_the_texts_of_all_ranks():
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     try:
-        ring = dist.group.WORLD.group_name
+        ring = "triton", dist.group.WORLD.group_name
         positives = 0, None, None, None, None
         image, text, scale = meta(6, 4), meta(6, 4), meta(1)
         forward, (row_lse, column_lse, _) = flops(
-            OPS.contrastive_forward, image, text, scale, *positives, ring
+            OPS.contrastive_forward, image, text, scale, *positives, *ring
         )
         shifts, dtypes = (row_lse, column_lse), (torch.float32, torch.float32)
-        arguments = image, text, scale, None, scale, *shifts, *positives, ring, *dtypes
+        arguments = image, text, scale, None, scale, *shifts, *positives, *ring, *dtypes
         backward, _ = flops(OPS.contrastive_backward, *arguments)
     finally:
         dist.destroy_process_group()

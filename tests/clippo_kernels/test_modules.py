@@ -17,6 +17,13 @@ def test_modules_compute_the_losses(backend, labels):
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss, SigmoidLoss])
+def test_a_backend_is_passed_on(loss):
+    arguments = [torch.randn(2, 4), torch.randn(2, 4), 1.0, 0.0][: 3 + (loss is SigmoidLoss)]
+    with pytest.raises(ValueError, match="^backend must be one of eager, triton, got 'cudnn'"):
+        loss(backend="cudnn")(*arguments)
+
+
+@pytest.mark.parametrize("loss", [ContrastiveLoss, SigmoidLoss])
 def test_a_group_is_passed_on(loss):
     arguments = [torch.randn(2, 4), torch.randn(2, 4), 1.0, 0.0][: 3 + (loss is SigmoidLoss)]
     with pytest.raises(TypeError, match="group must be a torch.distributed.ProcessGroup or None, got 'all'"):

@@ -1,8 +1,12 @@
 """The table of docs/kernels.md: what PyTorch asks of every op, on the eager and on the Triton path."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export.passes import move_to_device_pass
 
 from clippo_kernels import (
     attention_pool,
@@ -15,6 +19,7 @@ from clippo_kernels import (
     patch_embed_select,
     sigmoid_loss,
 )
+from clippo_kernels._triton import launch_hook
 from clippo_kernels.dispatch import BACKEND_VARIABLE
 
 RNG = torch.Generator().manual_seed(0)
@@ -23,20 +28,26 @@ KEPT = torch.tensor([[0, 0], [0, 1]], dtype=torch.int32)
 OFFSETS = torch.tensor([0, 2, 5], dtype=torch.int32)
 TEXTS = torch.randn(4, 8, generator=RNG)
 
-# Each op as a function of one floating tensor, with the shape of that.
+# Each op as a function of one floating tensor and options, with the shape of that tensor.
 OPS = {
-    "patch_embed": (lambda x: patch_embed(like(IMAGES, x), x), (6, 3, 4, 4)),
-    "patch_embed_select": (lambda x: patch_embed_select(like(IMAGES, x), KEPT.to(x.device), x), (6, 3, 4, 4)),
-    "flash_attention": (lambda x: flash_attention(*x.unbind(2)), (1, 5, 3, 2, 8)),
+    "patch_embed": (lambda x, **options: patch_embed(like(IMAGES, x), x, **options), (6, 3, 4, 4)),
+    "patch_embed_select": (
+        lambda x, **options: patch_embed_select(like(IMAGES, x), KEPT.to(x.device), x, **options),
+        (6, 3, 4, 4),
+    ),
+    "flash_attention": (lambda x, **options: flash_attention(*x.unbind(2), **options), (1, 5, 3, 2, 8)),
     "flash_attention_qkvpacked": (flash_attention_qkvpacked, (1, 5, 3, 2, 8)),
-    "flash_attention_varlen": (lambda x: flash_attention_varlen(x, OFFSETS.to(x.device), 3), (5, 3, 2, 8)),
-    "attention_pool": (lambda x: attention_pool(x[:, 0, 0], x), (1, 5, 2, 2, 8)),
+    "flash_attention_varlen": (
+        lambda x, **options: flash_attention_varlen(x, OFFSETS.to(x.device), 3, **options),
+        (5, 3, 2, 8),
+    ),
+    "attention_pool": (lambda x, **options: attention_pool(x[:, 0, 0], x, **options), (1, 5, 2, 2, 8)),
     "attention_pool_varlen": (
-        lambda x: attention_pool_varlen(x[:2, 0], x, OFFSETS.to(x.device), 3),
+        lambda x, **options: attention_pool_varlen(x[:2, 0], x, OFFSETS.to(x.device), 3, **options),
         (5, 2, 2, 8),
     ),
-    "contrastive_loss": (lambda x: contrastive_loss(x, like(TEXTS, x), 2.0), (4, 8)),
-    "sigmoid_loss": (lambda x: sigmoid_loss(x, like(TEXTS, x), 2.0, -1.0), (4, 8)),
+    "contrastive_loss": (lambda x, **options: contrastive_loss(x, like(TEXTS, x), 2.0, **options), (4, 8)),
+    "sigmoid_loss": (lambda x, **options: sigmoid_loss(x, like(TEXTS, x), 2.0, -1.0, **options), (4, 8)),
 }
 over_ops = pytest.mark.parametrize("name", OPS)
 
@@ -150,17 +161,86 @@ def test_compiles_whole(backend, name):
     torch.testing.assert_close(compiled(x), op(x))
 
 
-class Module(torch.nn.Module):
-    def __init__(self, op):
-        super().__init__()
-        self.op = op
-
-    def forward(self, x):
-        return self.op(x)
+@over_ops
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager_mode", "compiled"])
+@pytest.mark.parametrize("forced", ["eager", "triton"])
+def test_the_argument_forces_forward_and_backward(monkeypatch, name, compiled, forced):
+    op, _, x = problem(name)
+    monkeypatch.setenv(BACKEND_VARIABLE, {"eager": "triton", "triton": "eager"}[forced])
+    call = partial(op, backend=forced)
+    if compiled:
+        torch.compiler.reset()
+        call = torch.compile(call, fullgraph=True, backend="aot_eager")
+    launched = []
+    with launch_hook(lambda kernel, *_: launched.append(kernel)):
+        out = call(x.requires_grad_())
+        in_forward = len(launched)
+        monkeypatch.setenv(BACKEND_VARIABLE, "cudnn")  # nothing reads it any more
+        out.sum().backward()
+    assert (in_forward > 0) == (len(launched) > in_forward) == (forced == "triton")
 
 
 @over_ops
-def test_exports(monkeypatch, name):
-    monkeypatch.setenv(BACKEND_VARIABLE, "eager")
+def test_the_argument_on_fake_tensors_and_in_transforms(name):
     op, _, x = problem(name)
-    torch.testing.assert_close(torch.export.export(Module(op), (x,)).module()(x), op(x))
+    fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x)
+    assert op(fake, backend="triton").shape == op(x).shape
+    several = torch.stack([x, 2 * x])
+    found = torch.func.vmap(partial(op, backend="triton"))(several)
+    torch.testing.assert_close(found, torch.stack([op(x), op(2 * x)]), atol=1e-5, rtol=1e-4)
+    for call in (op, torch.func.vmap(op)):
+        with pytest.raises(ValueError, match="^backend must be one of eager, triton, got 'cudnn'"):
+            call(several if call is not op else x, backend="cudnn")
+    with pytest.raises(RuntimeError, match="^backend=triton, but .* has no triton implementation"):
+        op(x.double(), backend="triton")
+
+
+class Module(torch.nn.Module):
+    def __init__(self, op, **options):
+        super().__init__()
+        self.op, self.options = op, options
+
+    def forward(self, x):
+        return self.op(x, **self.options)
+
+
+def kept_operators(program):
+    """Names of this package's operators in a program, also where the graph has parts of its own."""
+    parts = [part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    nodes = [node for part in parts for node in part.graph.nodes]
+    names = [str(node.target) for node in nodes if node.op == "call_function"]
+    return {name.split(".")[1] for name in names if name.startswith("clippo_kernels.")}
+
+
+@pytest.fixture
+def _only_eager(monkeypatch):
+    """As on a CPU without the interpreter: kernels cannot run."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+
+
+@over_ops
+@pytest.mark.usefixtures("_only_eager")
+def test_exports_the_eager_path(name):
+    op, _, x = problem(name)
+    program = torch.export.export(Module(op), (x,))
+    assert bool(kept_operators(program)) == name.endswith("loss")
+    torch.testing.assert_close(program.module()(x), op(x))
+
+
+@over_ops
+@pytest.mark.usefixtures("_only_eager")
+def test_exports_operators_on_request(monkeypatch, name):
+    op, _, x = problem(name)
+    program = torch.export.export(Module(op, backend="triton"), (x,))
+    assert kept_operators(program)
+    assert torch.equal(program.module()(x), op(x))
+    # Where kernels can run, the same program runs them.
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch.testing.assert_close(program.module()(x), op(x), atol=1e-5, rtol=1e-4)
+    launched = []
+    with launch_hook(lambda kernel, *_: launched.append(kernel)):
+        program.module()(x)
+    assert launched
+    moved = move_to_device_pass(program, "meta").module()
+    assert moved(x.to("meta")).shape == op(x).shape
