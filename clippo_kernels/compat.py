@@ -120,16 +120,18 @@ def refuse(name: str, value: object, is_supported: bool) -> None:
 class ClipLoss(nn.Module):
     """Loss of CLIP by the signature of open_clip's class, without a matrix of all logits.
 
-    The gradient that DistributedDataParallel averages is the one of the global batch, as in open_clip with
-    `gather_with_grad`; the value is the loss of the global batch too, also with `local_loss`.
+    It takes what open_clip's `create_loss` and training loop pass. The gradient that DistributedDataParallel
+    averages is the one of the global batch, as in open_clip with `gather_with_grad`; the value is the loss of
+    the global batch too, also with `local_loss`.
 
     Args:
         local_loss, cache_labels, rank: change nothing.
-        gather_with_grad: must be True if there are several ranks.
+        gather_with_grad: must be True if there are several ranks (`--gather-with-grad` of open_clip).
         world_size: number of ranks that share the batch; several take the default process group.
 
     Raises:
         NotImplementedError: `use_horovod`, or several ranks without `gather_with_grad`.
+        ValueError: several ranks that are not those of the default process group.
     """
 
     def __init__(
@@ -148,6 +150,11 @@ class ClipLoss(nn.Module):
                 f"gather_with_grad must be True with {world_size} ranks: gradients of the features of other "
                 "ranks are never left out here"
             )
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if world_size > 1 and world_size != ranks:
+            raise ValueError(
+                f"world_size must be 1, or {ranks} as in the default process group, got {world_size}"
+            )
         self.world_size = world_size
 
     def forward(
@@ -160,10 +167,13 @@ class ClipLoss(nn.Module):
     ) -> Tensor | dict[str, Tensor]:
         """Compute the loss of (B, D) features: a scalar, or a dict with the name `contrastive_loss`.
 
-        `logit_bias` changes neither the loss nor a gradient, as a softmax does not see what it adds.
+        `logit_bias` changes neither the loss nor a gradient, as a softmax does not see what it adds. Its own
+        gradient is 0.
         """
         group = dist.group.WORLD if self.world_size > 1 else None
         loss = contrastive_loss(image_features, text_features, logit_scale, group=group)
+        if logit_bias is not None:  # DistributedDataParallel waits for the gradient of every parameter
+            loss = loss + 0 * logit_bias.sum()
         return {"contrastive_loss": loss} if output_dict else loss
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from clippo_kernels import cached_contrastive_step, contrastive_loss, sigmoid_loss
+from clippo_kernels.compat import ClipLoss
 from clippo_kernels.contrastive import operators
 
 PAIRS, WIDTH, D = 12, 5, 4
@@ -122,6 +123,17 @@ def main(rank, world_size, store, out):
                 model, compiled, *part(data(torch.float64)), None, group
             )
     operators.GATHERED_BYTES = gathered_bytes
+
+    for local_loss in (False, True):
+
+        def clip_loss(image, text, scale, bias, labels, group, local_loss=local_loss):
+            loss = ClipLoss(local_loss, gather_with_grad=True, rank=rank, world_size=world_size)
+            return loss(image, text, scale, bias, output_dict=True)["contrastive_loss"]
+
+        model = nn.parallel.DistributedDataParallel(Towers(torch.float64))
+        results["ClipLoss", local_loss] = loss_and_gradients(
+            model, clip_loss, *part(data(torch.float64)), None, group
+        )
 
     for name, wrap in WRAPPED.items():
         model = Embed()

@@ -93,16 +93,19 @@ def test_clip_loss_is_that_of_open_clip(backend):
     image, text = (F.normalize(torch.randn(7, 8)).requires_grad_() for _ in range(2))
     logits, labels = 9.0 * image @ text.T + 0.5, torch.arange(7)
     expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    loss = compat.ClipLoss(cache_labels=True)
-    torch.testing.assert_close(loss(image, text, torch.tensor(9.0), torch.tensor(0.5)), expected)
-    found = loss(image, text, 9.0, output_dict=True)
+    # As create_loss and the training loop of open_clip call it.
+    loss = compat.ClipLoss(
+        local_loss=False, gather_with_grad=False, cache_labels=True, rank=0, world_size=1, use_horovod=False
+    )
+    bias = torch.full((1,), 0.5, requires_grad=True)
+    model_out = {"image_features": image, "text_features": text, "logit_scale": torch.tensor(9.0)}
+    found = loss(**model_out, logit_bias=bias, output_dict=True)
     assert list(found) == ["contrastive_loss"]
-    for ours, theirs in zip(
-        torch.autograd.grad(found["contrastive_loss"], (image, text)),
-        torch.autograd.grad(expected, (image, text)),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(found["contrastive_loss"], expected)
+    torch.testing.assert_close(loss(**model_out), expected)
+    *gradients, dbias = torch.autograd.grad(found["contrastive_loss"], (image, text, bias))
+    torch.testing.assert_close(gradients, list(torch.autograd.grad(expected, (image, text))))
+    assert torch.equal(dbias, torch.zeros(1))
 
 
 QKV = torch.zeros(1, 2, 3, 2, 8)
@@ -142,6 +145,11 @@ BNHD = QKV[:, :, 0]
 def test_what_the_ops_do_not_compute_is_refused(call, name):
     with pytest.raises(NotImplementedError, match=f"^{name} must be "):
         call()
+
+
+def test_clip_loss_of_ranks_that_there_are_not():
+    with pytest.raises(ValueError, match="world_size must be 1, or 1 as in the default process group, got 2"):
+        compat.ClipLoss(gather_with_grad=True, rank=1, world_size=2)
 
 
 def test_heads_divide_the_channels():

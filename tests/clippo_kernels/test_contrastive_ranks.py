@@ -55,6 +55,13 @@ def test_many_processes_are_one(worker, ranks, name, kind, labelled, way):
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("local_loss", [False, True])
+def test_the_loss_of_open_clip(ranks, local_loss):
+    for results in ranks:
+        expected = results["contrastive", torch.float64, False, "gathered"]
+        torch.testing.assert_close(results["ClipLoss", local_loss], expected)
+
+
 WRAPPED = ["DistributedDataParallel", "unused parameters", "called in a function", "fully_shard"]
 
 
