@@ -1,6 +1,11 @@
 """The table of docs/kernels.md: what PyTorch asks of every op, on the eager and on the Triton path."""
 
+import os
+import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +26,9 @@ from clippo_kernels import (
 )
 from clippo_kernels._triton import launch_hook
 from clippo_kernels.dispatch import BACKEND_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "kernels.md"
 
 RNG = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(1, 3, 8, 8, generator=RNG)
@@ -244,3 +252,63 @@ def test_exports_operators_on_request(monkeypatch, name):
     assert launched
     moved = move_to_device_pass(program, "meta").module()
     assert moved(x.to("meta")).shape == op(x).shape
+
+
+@pytest.fixture
+def docs_example(tmp_path, monkeypatch):
+    """Runs an example of docs/kernels.md in an empty folder, and returns its names."""
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+    def run(mark):
+        (example,) = [example for example in examples if mark in example]
+        names = {}
+        exec(compile(example, str(DOCS), "exec"), names)  # noqa: S102 - our own documentation
+        return names
+
+    return run
+
+
+VIT_OPERATORS = {"patch_embed_forward", "attention_packed_forward", "attention_pool_forward"}
+
+LOAD = """
+import sys
+sys.modules["triton"] = None  # makes any import of it fail
+import torch, clippo_kernels
+images, expected = torch.load("case.pt")
+for program in ("vit.pt2", "strict.pt2"):
+    assert torch.equal(torch.export.load(program).module()(images), expected), program
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_only_eager")
+def test_a_vit_is_exported_and_loaded_in_another_process(docs_example, capsys):
+    names = docs_example("class Vit(nn.Module)")
+    assert capsys.readouterr().out == "torch.Size([1, 5])\n"
+    vit, program = names["vit"], names["program"]
+    assert kept_operators(program) == VIT_OPERATORS
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    vit.backend = "eager"
+    expected = vit(images).detach()
+    vit.backend = "triton"
+    with pytest.raises(RuntimeError, match="^backend=triton needs Triton, and tensors on a GPU"):
+        vit(images)
+    # With gradients on, and traced as by torch.compile, each operator is in a part of the graph of its own.
+    strict = torch.export.export(vit, (images,), strict=True)
+    assert kept_operators(strict) == VIT_OPERATORS
+    torch.export.save(strict, "strict.pt2")
+    torch.save((images, expected), "case.pt")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", LOAD], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("_only_eager")
+def test_a_tower_is_exported_under_the_variable(docs_example, capsys):
+    names = docs_example("tower = create_model(")
+    assert capsys.readouterr().out == "3\n"
+    tower, program = names["tower"], names["program"]
+    assert kept_operators(program) == VIT_OPERATORS
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(program.module()(images), tower(images))
