@@ -239,6 +239,14 @@ def test_scripts_have_no_mistakes_that_a_shell_can_see(script):
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_lowest_version_of_every_package_is_known():
+    """Otherwise `make test-lowest` takes the oldest version that was ever released."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    own = project["name"]
+    assert [line for group in groups for line in group if ">=" not in line and not line.startswith(own)] == []
+
+
 def test_slurm_reads_the_options_of_the_script():
     head, _, body = SLURM.read_text().partition("\nset -euo pipefail\n")
     assert all(line.startswith("#") for line in head.splitlines())  # a command would end the options
