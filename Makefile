@@ -3,19 +3,22 @@
 #   make train        train on emoji and show what the model finds
 #   make test         style, types, all but the long tests, and the launch table of sm_90 compiled without a GPU
 #   make test-slow    the long tests, and the launch tables of all architectures
+#   make test-lowest  the tests of the kernels, and the launch table of sm_90, with the lowest versions that
+#                     pyproject.toml allows of all packages; in .venv-lowest, which takes 6 GB
 #   make lint         style and types
 #   make bench        the CPU benchmarks
 #   make claims       the runs and measures of docs/claims.md, in hours; it goes on where it was cut off
 #
 # PYTHON=python3.12 picks the interpreter, TORCH=torch==2.11.0 the PyTorch that .venv gets.
+# The lowest versions have wheels for Python 3.11 and 3.12 alone.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # A process a core, each with one thread, as the threads of several would wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: train test test-slow bench claims lint setup
+.PHONY: train test test-slow test-lowest bench claims lint setup
 
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
@@ -27,6 +30,12 @@ test: lint
 test-slow: setup
 	$(PYTEST) -m long
 	$(BIN)/python -m clippo_kernels.aot
+
+test-lowest: export LOWEST := 1
+test-lowest: BIN := .venv-lowest/bin
+test-lowest: setup
+	$(BIN)/python -m clippo_kernels.aot --arch sm_90
+	$(PYTEST) -m "not long" tests/clippo_kernels tests/bench/test_tune.py
 
 bench: export BENCH := 1
 bench: setup

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Set up .venv, and the system packages that it cannot hold. Called by make; quick when nothing is missing.
+# With LOWEST=1 it sets up .venv-lowest instead, with the lowest versions that pyproject.toml allows.
 set -eu
 PYTHON="${PYTHON:-python3}"
 TORCH="${TORCH:-torch==2.13.0}"
-VENV=.venv
+VENV=.venv${LOWEST:+-lowest}
 
 fail() {
     echo "setup: $1" >&2
@@ -47,7 +48,7 @@ if [ -n "$missing" ]; then
         fail "apt-get failed; run: $by_hand"
 fi
 
-# -- .venv; the stamp inside is written last, so that an interrupted set-up is done again
+# -- $VENV; the stamp inside is written last, so that an interrupted set-up is done again
 wanted="$TORCH $("$PYTHON" --version) $(cksum <pyproject.toml)"
 [ "$(cat $VENV/ready 2>/dev/null || true)" = "$wanted" ] && exit 0
 echo "setup: making $VENV"
@@ -55,8 +56,15 @@ echo "setup: making $VENV"
 has_torch() {
     "$1" -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
 }
-if has_torch "$PYTHON"; then packages=--system-site-packages; else packages=""; fi
-"$PYTHON" -m venv $packages $VENV
-has_torch $VENV/bin/python || $VENV/bin/python -m pip install --quiet "$TORCH"
-$VENV/bin/python -m pip install --quiet --editable '.[dev,bench]'
+if [ -n "${LOWEST:-}" ]; then
+    "$PYTHON" -m venv $VENV
+    $VENV/bin/python -m pip install --quiet uv # pip itself takes the newest versions only
+    $VENV/bin/uv pip install --quiet --python $VENV/bin/python --resolution lowest-direct \
+        --editable '.[dev,bench,track]'
+else
+    if has_torch "$PYTHON"; then packages=--system-site-packages; else packages=""; fi
+    "$PYTHON" -m venv $packages $VENV
+    has_torch $VENV/bin/python || $VENV/bin/python -m pip install --quiet "$TORCH"
+    $VENV/bin/python -m pip install --quiet --editable '.[dev,bench]'
+fi
 echo "$wanted" >$VENV/ready
