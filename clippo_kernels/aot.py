@@ -11,7 +11,8 @@ status is 1 if a kernel spills registers that its row does not allow ("spill_byt
 shared or tensor memory than the device has, or has a matrix product that was not compiled to a tensor-core
 instruction (float32 products are exact and have none). On sm_90 it is also 1 if warps compute the same
 product several times without permission ("redundant" and "why"), or if a prediction is worse than the one on
-file: see `bounds`.
+file: see `bounds`. A Triton of another version than the one that made those predictions generates other
+code, so under it they are not compared, which stderr says; everything else is checked.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def predictions(reports: list[Report]) -> list[bounds.Bound]:
 
 
 def compare_predictions(reports: list[Report]) -> None:
-    """Add what is worse than on file to the problems of the reports."""
+    """Add what is worse than on file to the problems of the reports, under the Triton that made the file."""
     on_file = bounds.Figures.read()
     for report in reports:
         if report.bound is not None:

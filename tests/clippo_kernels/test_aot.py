@@ -247,11 +247,18 @@ def test_a_prediction_that_is_worse_than_on_file_fails(predicted, monkeypatch, c
     assert "its predicted time rose from" in capsys.readouterr().out
 
 
-def test_predictions_of_another_compiler_are_not_compared(predicted, capsys):
-    bounds.Figures("1.2.3", []).write()
-    aot.compare_predictions(predicted)
-    assert not any(report.problems for report in predicted)
-    assert "predictions on file are of Triton 1.2.3, and not compared" in capsys.readouterr().err
+def test_predictions_of_another_compiler_are_not_compared(predicted, monkeypatch, capsys):
+    """All else is checked: the row that spills fails, and the one that is slower than on file does not."""
+    on_file = [replace(report.bound, estimate=1, bound=1) for report in predicted]
+    bounds.Figures("1.2.3", on_file).write()
+    predicted[1].problems = ["spills 8 bytes a thread, admitted are 0"]
+    monkeypatch.setattr(aot, "compile_tables", lambda names: predicted)
+    monkeypatch.setattr(sys, "argv", ["aot", "--arch", "sm_90"])
+    assert aot.main() == 1
+    assert [len(report.problems) for report in predicted] == [0, 1]
+    out, err = capsys.readouterr()
+    assert out.endswith("2 rows, 1 failed\n")
+    assert "predictions on file are of Triton 1.2.3, and not compared" in err
 
 
 def test_writing_accepts_what_is_worse(predicted, monkeypatch):
