@@ -8,12 +8,12 @@ time; `python -m clippo.bench.tune` measures a table.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ __all__ = [
     "dumps",
     "find",
     "ops",
+    "planned",
     "table",
     "table_path",
 ]
@@ -33,6 +34,10 @@ FOLDER = Path(__file__).parent  # the folder that holds the ops
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 Row = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PLANS = 4096  # that are kept of each function of launches
 
 # The architecture and rows of the innermost `assume`.
 assumed: ContextVar[tuple[str, Mapping[str, Sequence[Row]]] | None] = ContextVar("assumed", default=None)
@@ -109,10 +114,26 @@ def first_row(rows: Iterable[Row], itemsize: int, sizes: Iterable[tuple[str, int
     return None
 
 
+planned_functions: list[Any] = []
+
+
+def planned(plan: Callable[P, T]) -> Callable[P, T]:
+    """Keep the results of a function that calls `find`, except those inside of `assume`."""
+    kept = lru_cache(PLANS)(plan)
+    planned_functions.append(kept)
+
+    @wraps(plan)
+    def planned_or_kept(*args: P.args, **kwargs: P.kwargs) -> T:
+        # mypy takes the arguments of lru_cache's results for hashable ones.
+        return kept(*args, **kwargs) if assumed.get() is None else plan(*args, **kwargs)  # type: ignore[arg-type]
+
+    return planned_or_kept
+
+
 def clear_caches() -> None:
-    """Drop the cached tables, so that the files are read again."""
-    table.cache_clear()
-    row_on_file.cache_clear()
+    """Drop the cached tables, and what follows from them, so that the files are read again."""
+    for cached in (table, row_on_file, *planned_functions):
+        cached.cache_clear()
 
 
 def dumps(rows_of_kernels: dict[str, list[Row]]) -> str:

@@ -49,8 +49,9 @@ __all__ = [
 ]
 
 # These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
-# of 16, and for other values.
-SIZES = ["Nq", "Nk", "N", "H", "blocks", "rows_per_program"]
+# of 16, and for other values. The offsets that follow those of dense sequences start at any multiple of 4
+# bytes.
+UNSPECIALIZED = ["Nq", "Nk", "N", "H", "blocks", "rows_per_program", "cu_seqlens"]
 
 # ---------------------------------------------------------------------------------------------------------
 # Tiles
@@ -260,15 +261,22 @@ def load_queries(
 
 @triton.jit
 def locate(cu_seqlens, H, blocks, Nq, Nk, VARLEN: tl.constexpr):
-    """Return the task of this program: (head, block, sequence, first row of the sequence, its Nq, its Nk)."""
+    """Return the task of this program: (head, block, sequence, first row of the sequence, its Nq, its Nk).
+
+    Whatever the offsets are, the rows of a sequence are among the T rows of all. The host checks offsets, but
+    not after every change of a tensor on a GPU.
+    """
     program = tl.program_id(0)
     head = program % H
     block = (program // H) % blocks
     sequence = program // H // blocks
     first_row = sequence.to(tl.int64) * 0
     if VARLEN:
-        first_row = tl.load(cu_seqlens + sequence).to(tl.int64)
-        Nq = (tl.load(cu_seqlens + sequence + 1) - first_row).to(tl.int32)
+        T = Nq
+        first = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence), 0), T)
+        end = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence + 1), first), T)
+        first_row = first.to(tl.int64)
+        Nq = end - first
         Nk = Nq
     return head, block, sequence, first_row, Nq, Nk
 
@@ -291,20 +299,20 @@ def short_keys(Nk, KEYS: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constex
 # Short sequences: all keys in one program
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def short_forward(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
     v,  # like k
     out,  # like q
     lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
     out_stride,  # of (sequence, row, head)
     lse_stride,  # of (sequence, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    Nq,  # the longest length if VARLEN
+    Nq,  # T if VARLEN
     Nk,  # the longest length if VARLEN
     H,
     blocks,  # of rows_per_program queries
@@ -340,7 +348,7 @@ def short_forward(
         tl.store(lse_base + rows, max_M + tl.log2(sum_M), mask=rows < Nq)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def short_backward(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
@@ -351,6 +359,7 @@ def short_backward(
     dq,  # like q
     dk,  # like k
     dv,  # like k
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
@@ -360,8 +369,7 @@ def short_backward(
     dq_stride,  # of (sequence, row, head)
     dk_stride,  # of (sequence, row, head)
     dv_stride,  # of (sequence, row, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    Nq,  # the longest length if VARLEN
+    Nq,  # T if VARLEN
     Nk,  # the longest length if VARLEN
     H,
     scale,
@@ -450,20 +458,20 @@ def attend(
     return new_max_M, sum_M, out_MD
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def long_forward(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
     v,  # like k
     out,  # like q
     lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
     out_stride,  # of (sequence, row, head)
     lse_stride,  # of (sequence, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    Nq,  # the longest length if VARLEN
+    Nq,  # T if VARLEN
     Nk,  # the longest length if VARLEN
     H,
     blocks,  # of BLOCK_M queries
@@ -505,7 +513,7 @@ def long_forward(
     tl.store(lse_base + rows, max_M + tl.log2(sum_M), mask=rows < Nq)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def long_backward_dkdv(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
@@ -515,6 +523,7 @@ def long_backward_dkdv(
     delta,  # like lse: sum(out * dout)
     dk,  # like k
     dv,  # like k
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
@@ -522,8 +531,7 @@ def long_backward_dkdv(
     lse_stride,  # of (sequence, head), also of delta
     dk_stride,  # of (sequence, row, head)
     dv_stride,  # of (sequence, row, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    Nq,  # the longest length if VARLEN
+    Nq,  # T if VARLEN
     Nk,  # the longest length if VARLEN
     H,
     blocks,  # of BLOCK_N keys
@@ -566,7 +574,7 @@ def long_backward_dkdv(
     store_head(dv, dv_stride, sequence, first_row, head, cols, Nk, dv_ND, D, ALIGNED)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def long_backward_dq(
     q,  # (B, Nq, H, D), or (T, H, D) if VARLEN
     k,  # (B, Nk, H, D), or (T, H, D) if VARLEN
@@ -576,6 +584,7 @@ def long_backward_dq(
     lse,  # (B, H, Nq), or (H, T) if VARLEN; float32, in units of log2
     delta,  # like lse; written: sum(out * dout)
     dq,  # like q
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head)
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
@@ -583,8 +592,7 @@ def long_backward_dq(
     dout_stride,  # of (sequence, row, head)
     lse_stride,  # of (sequence, head), also of delta
     dq_stride,  # of (sequence, row, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    Nq,  # the longest length if VARLEN
+    Nq,  # T if VARLEN
     Nk,  # the longest length if VARLEN
     H,
     blocks,  # of BLOCK_M queries
@@ -681,19 +689,19 @@ def sum_rows(tile_ND, D: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def pool_forward(
     q,  # (S, H, D)
     k,  # (S, N, H, D), or (T, H, D) if VARLEN
     v,  # like k
     out,  # (S, H, D)
     lse,  # (S, H) float32, in units of log2
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head), one row a sequence
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
     out_stride,  # of (sequence, row, head), one row a sequence
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    N,  # 0 if VARLEN
+    N,  # T if VARLEN
     H,
     scale_log2e,
     D: tl.constexpr,
@@ -736,7 +744,7 @@ def pool_forward(
     tl.store(lse + sequence.to(tl.int64) * H + head, top + tl.log2(total))
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def pool_backward(
     q,  # (S, H, D)
     k,  # (S, N, H, D), or (T, H, D) if VARLEN
@@ -747,6 +755,7 @@ def pool_backward(
     dq,  # (S, H, D)
     dk,  # like k
     dv,  # like k
+    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
     q_stride,  # of (sequence, row, head), one row a sequence
     k_stride,  # of (sequence, row, head)
     v_stride,  # of (sequence, row, head)
@@ -755,8 +764,7 @@ def pool_backward(
     dq_stride,  # of (sequence, row, head), one row a sequence
     dk_stride,  # of (sequence, row, head)
     dv_stride,  # of (sequence, row, head)
-    cu_seqlens,  # (S + 1,) int32, or None without VARLEN
-    N,  # 0 if VARLEN
+    N,  # T if VARLEN
     H,
     scale,
     scale_log2e,

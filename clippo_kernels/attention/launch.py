@@ -5,7 +5,7 @@ are (B, N, H, D).
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,17 +21,70 @@ LOG2_E = 1.4426950408889634
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
-class Sizes(NamedTuple):
-    """Sizes of an attention problem.
+class Problem(NamedTuple):
+    """What decides the launches of an attention, beside the addresses of its tensors.
 
-    For packed sequences, Nq and Nk are the longest length; the kernels read the length of each sequence.
+    The layers of a tower have the same problem, so that its plans are cached and found by one look-up.
     """
 
+    device: torch.device
+    dtype: torch.dtype
+    q_shape: tuple[int, ...]
+    k_shape: tuple[int, ...]
+    q_strides: tuple[tuple[int, ...], ...]  # of q, out, and their gradients
+    k_strides: tuple[tuple[int, ...], ...]  # of k, v, and their gradients
+    lse_stride: tuple[int, ...]
+    starts_aligned: bool  # every tensor starts at a multiple of 16 bytes
     sequences: int
-    Nq: int
-    Nk: int
-    H: int
-    D: int
+    varlen: bool
+    max_seqlen: int  # for packed sequences, whose lengths the kernels read
+
+    @property
+    def Nq(self) -> int:
+        return self.max_seqlen if self.varlen else self.q_shape[1]
+
+    @property
+    def Nk(self) -> int:
+        return self.max_seqlen if self.varlen else self.k_shape[1]
+
+    @property
+    def D(self) -> int:
+        return self.q_shape[-1]
+
+    @property
+    def heads(self) -> int:
+        """Heads of all sequences."""
+        return self.sequences * self.q_shape[-2]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Nq, or T for packed sequences, Nk and H, as the kernels take them."""
+        rows, H, _ = self.q_shape[-3:]
+        return rows, self.Nk, H
+
+    def strides(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], tuple[int, int]]:
+        """The (sequence, row, head) strides of the tensors like q and like k, and those of lse."""
+        of_q = [kernel_stride(self.q_shape, stride) for stride in self.q_strides]
+        of_k = [kernel_stride(self.k_shape, stride) for stride in self.k_strides]
+        of_lse = self.lse_stride[:2] if len(self.lse_stride) == 3 else (0, self.lse_stride[0])
+        return of_q, of_k, of_lse
+
+    def constants(self) -> dict[str, Any]:
+        of_q, of_k, _ = self.strides()
+        aligned = self.starts_aligned and keep_alignment([*of_q, *of_k], self.dtype)
+        return {"D": self.D, "ALIGNED": aligned, "VARLEN": self.varlen}
+
+
+class Plan(NamedTuple):
+    """A launch but for its tensors, which are the first arguments of a kernel."""
+
+    kernel: Any
+    programs: int
+    numbers: tuple[Any, ...]  # the arguments after the tensors
+    options: dict[str, Any]
+
+    def launch(self, *tensors: Tensor | None) -> None:
+        launch(self.kernel, self.programs, *tensors, *self.numbers, **self.options)
 
 
 def forward(
@@ -68,31 +121,32 @@ def write_output(
     max_seqlen: int,
 ) -> None:
     """Write `out` and `lse` of dense or packed sequences."""
-    B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
-    varlen = cu_seqlens is not None
-    if out.numel() == 0 or Nk == 0:
+    problem = problem_of((q, out), (k, v), lse, cu_seqlens, max_seqlen)
+    if out.numel() == 0 or problem.Nk == 0:
         out.zero_()
         lse.fill_(-torch.inf)
-        return
+    else:
+        forward_plan(problem, scale).launch(q, k, v, out, lse, cu_seqlens)
 
-    tensors = (q, k, v, out)
-    layout = strides(tensors, varlen)
-    operands = (*tensors, lse, *layout, lse_stride(lse), cu_seqlens, Nq, Nk, H)
-    constants = {"D": D, "ALIGNED": aligned(tensors, layout), "VARLEN": varlen}
-    scale_log2 = scale * LOG2_E
-    if options := short_options("short_forward", q, D, Nk, varlen):
+
+@tuning.planned
+def forward_plan(problem: Problem, scale: float) -> Plan:
+    """Plan the launch with q, k, v, out, lse and cu_seqlens."""
+    (of_q, of_out), (of_k, of_v), of_lse = problem.strides()
+    numbers: tuple[Any, ...] = (of_q, of_k, of_v, of_out, of_lse, *problem.sizes)
+    constants = problem.constants()
+    if options := short_options("short_forward", problem):
         # If there are enough heads to fill the device, one program handles all queries of a head, so that its
         # keys are read only once.
-        rows = Nq if 2 * num_sms(q.device) <= B * H else options["BLOCK_M"]
-        blocks = cdiv(Nq, rows)
-        programs = B * H * blocks
-        launch(kernels.short_forward, programs, *operands, blocks, rows, scale_log2, **constants, **options)
+        rows = problem.Nq if 2 * num_sms(problem.device) <= problem.heads else options["BLOCK_M"]
+        blocks = cdiv(problem.Nq, rows)
+        kernel, numbers = kernels.short_forward, (*numbers, blocks, rows, scale * LOG2_E)
     else:
-        options = long_options("long_forward", q, D)
-        blocks = cdiv(Nq, options["BLOCK_M"])
-        programs = B * H * blocks
-        constants["FULL_BLOCKS"] = full_blocks(Nk, options, varlen)
-        launch(kernels.long_forward, programs, *operands, blocks, scale_log2, **constants, **options)
+        options = long_options("long_forward", problem)
+        blocks = cdiv(problem.Nq, options["BLOCK_M"])
+        kernel, numbers = kernels.long_forward, (*numbers, blocks, scale * LOG2_E)
+        constants["FULL_BLOCKS"] = has_full_blocks(problem, options)
+    return Plan(kernel, problem.heads * blocks, numbers, constants | options)
 
 
 def backward(
@@ -134,41 +188,55 @@ def write_gradients(
     max_seqlen: int,
 ) -> None:
     """Write dq, dk and dv of dense or packed sequences."""
-    B, Nq, Nk, H, D = sizes_of(q, k, cu_seqlens, max_seqlen)
-    if out.numel() == 0 or Nk == 0:
+    dq, dk, dv = gradients
+    problem = problem_of((q, out, dout, dq), (k, v, dk, dv), lse, cu_seqlens, max_seqlen)
+    if out.numel() == 0 or problem.Nk == 0:
         for gradient in gradients:
             gradient.zero_()
-        return
+    elif plan := short_backward_plan(problem, scale):
+        plan.launch(q, k, v, out, dout, lse, dq, dk, dv, cu_seqlens)
+    else:
+        for_dq, for_dkdv = long_backward_plans(problem, scale)
+        # Written with dq and read with dk and dv, by the strides of lse, which may be part of a larger one.
+        delta = torch.empty_strided(lse.shape, lse.stride(), dtype=lse.dtype, device=lse.device)
+        for_dq.launch(q, k, v, out, dout, lse, delta, dq, cu_seqlens)
+        for_dkdv.launch(q, k, v, dout, lse, delta, dk, dv, cu_seqlens)
 
-    varlen = cu_seqlens is not None
-    inputs = (q, k, v, out, dout)
-    read, written = strides(inputs, varlen), strides(gradients, varlen)
-    scales = (scale, scale * LOG2_E)
-    is_aligned = aligned((*inputs, *gradients), read + written)
-    constants = {"D": D, "ALIGNED": is_aligned, "VARLEN": varlen}
 
-    sizes = (cu_seqlens, Nq, Nk, H)
-    if options := short_options("short_backward", q, D, Nk, varlen):
-        operands = (*inputs, lse, *gradients, *read, lse_stride(lse), *written, *sizes)
-        launch(kernels.short_backward, B * H, *operands, *scales, **constants, **options)
-        return
+@tuning.planned
+def short_backward_plan(problem: Problem, scale: float) -> Plan | None:
+    """Plan the launch with q, k, v, out, dout, lse, dq, dk, dv and cu_seqlens; None for too many keys."""
+    options = short_options("short_backward", problem)
+    if options is None:
+        return None
+    (of_q, of_out, of_dout, of_dq), (of_k, of_v, of_dk, of_dv), of_lse = problem.strides()
+    numbers = (
+        of_q, of_k, of_v, of_out, of_dout, of_lse, of_dq, of_dk, of_dv,
+        *problem.sizes, scale, scale * LOG2_E,
+    )  # fmt: skip
+    return Plan(kernels.short_backward, problem.heads, numbers, problem.constants() | options)
 
-    dq, *dkdv = gradients
-    of_dq, *of_dkdv = written
-    # It is written with dq and read with dk and dv, by the strides of lse, which may be part of a larger one.
-    delta = torch.empty_strided(lse.shape, lse.stride(), dtype=lse.dtype, device=lse.device)
-    options = long_options("long_backward_dq", q, D)
-    blocks = cdiv(Nq, options["BLOCK_M"])
-    operands = (*inputs, lse, delta, dq, *read, lse_stride(lse), of_dq, *sizes, blocks)
-    own = options | {"FULL_BLOCKS": full_blocks(Nk, options, varlen)}
-    launch(kernels.long_backward_dq, B * H * blocks, *operands, *scales, **constants, **own)
 
-    options = long_options("long_backward_dkdv", q, D)
-    blocks = cdiv(Nk, options["BLOCK_N"])
-    (q, k, v, _, dout), (of_q, of_k, of_v, _, of_dout) = inputs, read
-    layout = (of_q, of_k, of_v, of_dout, lse_stride(lse), *of_dkdv)
-    operands = (q, k, v, dout, lse, delta, *dkdv, *layout, *sizes, blocks)
-    launch(kernels.long_backward_dkdv, B * H * blocks, *operands, *scales, **constants, **options)
+@tuning.planned
+def long_backward_plans(problem: Problem, scale: float) -> tuple[Plan, Plan]:
+    """Plan the launches with q, k, v, out, dout, lse, delta, dq, and with q, k, v, dout, lse, delta, dk, dv.
+
+    Both have cu_seqlens as the last tensor.
+    """
+    (of_q, of_out, of_dout, of_dq), (of_k, of_v, of_dk, of_dv), of_lse = problem.strides()
+    constants, scales = problem.constants(), (scale, scale * LOG2_E)
+    options = long_options("long_backward_dq", problem)
+    blocks = cdiv(problem.Nq, options["BLOCK_M"])
+    numbers: tuple[Any, ...] = (
+        of_q, of_k, of_v, of_out, of_dout, of_lse, of_dq, *problem.sizes, blocks, *scales,
+    )  # fmt: skip
+    own = {"FULL_BLOCKS": has_full_blocks(problem, options)}
+    for_dq = Plan(kernels.long_backward_dq, problem.heads * blocks, numbers, constants | own | options)
+
+    options = long_options("long_backward_dkdv", problem)
+    blocks = cdiv(problem.Nk, options["BLOCK_N"])
+    numbers = (of_q, of_k, of_v, of_dout, of_lse, of_dk, of_dv, *problem.sizes, blocks, *scales)
+    return for_dq, Plan(kernels.long_backward_dkdv, problem.heads * blocks, numbers, constants | options)
 
 
 def pool_forward(
@@ -177,15 +245,15 @@ def pool_forward(
     """Output (S, H, D) and log-sum-exp (S, H) for q (S, H, D) and k, v (S, N, H, D) or (T, H, D)."""
     q, k, v = map(with_unit_last_stride, (q, k, v))
     S, H, D = q.shape
-    varlen = cu_seqlens is not None
     out, lse = q.new_empty(q.shape), q.new_empty((S, H), dtype=torch.float32)
     if out.numel() == 0:
         return out, lse
-    layout = [*one_row(q), *strides((k, v), varlen), *one_row(out)]
+    layout = [*one_row(q), *kernel_strides(k, v), *one_row(out)]
     launch(
-        kernels.pool_forward, S * H, q, k, v, out, lse, *layout,
-        cu_seqlens, 0 if varlen else k.shape[1], H, scale * LOG2_E,
-        D=D, ALIGNED=aligned((q, k, v, out), layout), VARLEN=varlen, **long_options("pool_forward", q, D),
+        kernels.pool_forward, S * H, q, k, v, out, lse, cu_seqlens, *layout,
+        k.shape[-3], H, scale * LOG2_E,
+        D=D, ALIGNED=start_aligned((q, k, v, out)) and keep_alignment(layout, q.dtype),
+        VARLEN=cu_seqlens is not None, **long_options("pool_forward", q),
     )  # fmt: skip
     return out, lse
 
@@ -205,15 +273,14 @@ def pool_backward(
     dq, dk, dv = gradients
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
     S, H, D = q.shape
-    varlen = cu_seqlens is not None
     if out.numel() == 0:  # the gradients are empty too
         return
-    layout = [*one_row(q), *strides((k, v), varlen), *one_row(out, dout, dq), *strides((dk, dv), varlen)]
+    layout = [*one_row(q), *kernel_strides(k, v), *one_row(out, dout, dq), *kernel_strides(dk, dv)]
     launch(
-        kernels.pool_backward, S * H, q, k, v, out, dout, lse, dq, dk, dv, *layout,
-        cu_seqlens, 0 if varlen else k.shape[1], H, scale, scale * LOG2_E,
-        D=D, ALIGNED=aligned((q, k, v, out, dout, dq, dk, dv), layout), VARLEN=varlen,
-        **long_options("pool_backward", q, D),
+        kernels.pool_backward, S * H, q, k, v, out, dout, lse, dq, dk, dv, cu_seqlens, *layout,
+        k.shape[-3], H, scale, scale * LOG2_E,
+        D=D, ALIGNED=start_aligned((q, k, v, out, dout, dq, dk, dv)) and keep_alignment(layout, q.dtype),
+        VARLEN=cu_seqlens is not None, **long_options("pool_backward", q),
     )  # fmt: skip
 
 
@@ -221,56 +288,78 @@ def pool_backward(
 # Choice of a kernel
 
 
-def short_options(kernel: str, q: Tensor, D: int, Nk: int, varlen: bool) -> dict[str, int] | None:
+def short_options(kernel: str, problem: Problem) -> dict[str, int] | None:
     """Launch options of a kernel that holds all keys in one program, or None if there are too many keys.
 
     For packed sequences the longest length decides, and every sequence is computed with that many keys; the
     loop over its queries ends at its own length.
     """
-    name = f"attention.{kernel}_varlen" if varlen else f"attention.{kernel}"
-    options = tuning.find(name, q.device, q.dtype, head_dim=D, keys=Nk)
+    name = f"attention.{kernel}_varlen" if problem.varlen else f"attention.{kernel}"
+    Nk = problem.Nk
+    options = tuning.find(name, problem.device, problem.dtype, head_dim=problem.D, keys=Nk)
     if options is None:
         return None
     block = max(16, 1 << (Nk - 1).bit_length())
     # KEYS is rounded up to a multiple of 16, so that lengths up to 256 compile 16 variants of a kernel and
     # not 256.
-    return options | {"KEYS": block if varlen else cdiv(Nk, 16) * 16, "BLOCK_N": block}
+    return options | {"KEYS": block if problem.varlen else cdiv(Nk, 16) * 16, "BLOCK_N": block}
 
 
-def long_options(kernel: str, q: Tensor, D: int) -> dict[str, int]:
-    options = tuning.find(f"attention.{kernel}", q.device, q.dtype, head_dim=D)
+def long_options(kernel: str, x: Problem | Tensor) -> dict[str, int]:
+    """Launch options of a kernel for any number of keys, for a problem or for the queries of a pool."""
+    head_dim = x.D if isinstance(x, Problem) else x.shape[-1]
+    options = tuning.find(f"attention.{kernel}", x.device, x.dtype, head_dim=head_dim)
     assert options is not None, "the last row of a table takes all sizes"
     return options
 
 
-def full_blocks(Nk: int, options: dict[str, int], varlen: bool) -> bool:
-    return not varlen and Nk % options["BLOCK_N"] == 0
+def has_full_blocks(problem: Problem, options: dict[str, int]) -> bool:
+    return not problem.varlen and problem.Nk % options["BLOCK_N"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Shapes and strides
 
 
-def sizes_of(q: Tensor, k: Tensor, cu_seqlens: Tensor | None, max_seqlen: int) -> Sizes:
-    H, D = q.shape[-2:]
-    if cu_seqlens is None:
-        return Sizes(q.shape[0], q.shape[1], k.shape[1], H, D)
-    return Sizes(cu_seqlens.shape[0] - 1, max_seqlen, max_seqlen, H, D)
+def problem_of(
+    like_q: tuple[Tensor, ...],
+    like_k: tuple[Tensor, ...],
+    lse: Tensor,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
+) -> Problem:
+    """Describe q and the tensors shaped like it, k and the tensors shaped like it, and the sequences."""
+    q, k = like_q[0], like_k[0]
+    return Problem(
+        q.device,
+        q.dtype,
+        q.shape,
+        k.shape,
+        tuple([x.stride() for x in like_q]),
+        tuple([x.stride() for x in like_k]),
+        lse.stride(),
+        start_aligned((*like_q, *like_k)),
+        q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1,
+        cu_seqlens is not None,
+        max_seqlen,
+    )
 
 
-def strides(tensors: tuple[Tensor, ...], varlen: bool) -> list[tuple[int, ...]]:
-    """The (sequence, row, head) strides of (B, N, H, D) tensors, or of packed (T, H, D) tensors."""
+def kernel_stride(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """The (sequence, row, head) strides of a (B, N, H, D) tensor, or of a packed (T, H, D) tensor."""
     # The stride of an axis of length 1 is arbitrary; it is set to 0, so that it does not affect the
     # alignment.
-    return [
-        (0,) * varlen + tuple(s if n > 1 else 0 for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True))
-        for x in tensors
-    ]
+    known = (s if n > 1 else 0 for s, n in zip(stride[:-1], shape[:-1], strict=True))
+    return (0,) * (4 - len(shape)) + tuple(known)
+
+
+def kernel_strides(*tensors: Tensor) -> list[tuple[int, ...]]:
+    return [kernel_stride(x.shape, x.stride()) for x in tensors]
 
 
 def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
-    """The `strides` of (S, H, D) tensors, which have one row per sequence."""
-    return strides(tuple(x[:, None] for x in tensors), varlen=False)
+    """The `kernel_strides` of (S, H, D) tensors, which have one row per sequence."""
+    return kernel_strides(*(x[:, None] for x in tensors))
 
 
 def parts(
@@ -295,14 +384,15 @@ def parts(
         yield lambda x: x, lse, None if cu_seqlens is None else cu_seqlens[B:]
 
 
-def lse_stride(lse: Tensor) -> tuple[int, int]:
-    """The (sequence, head) strides of a log-sum-exp (B, H, N) or (H, T)."""
-    return (0, lse.stride(0)) if lse.ndim == 2 else (lse.stride(0), lse.stride(1))
+def start_aligned(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether every tensor starts at a multiple of 16 bytes."""
+    addresses = 0
+    for x in tensors:
+        addresses |= x.data_ptr()
+    return addresses % 16 == 0
 
 
-def aligned(tensors: tuple[Tensor, ...], layout: list[tuple[int, ...]]) -> bool:
-    """Whether every row of every head starts at a multiple of 16 bytes."""
-    elements = 16 // tensors[0].itemsize
-    return all(x.data_ptr() % 16 == 0 for x in tensors) and all(
-        s % elements == 0 for stride in layout for s in stride
-    )
+def keep_alignment(strides: list[tuple[int, ...]], dtype: torch.dtype) -> bool:
+    """Whether every row of every head starts at a multiple of 16 bytes if the first does."""
+    elements = 16 // dtype.itemsize
+    return all(s % elements == 0 for stride in strides for s in stride)

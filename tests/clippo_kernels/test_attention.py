@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -483,6 +486,89 @@ def test_offsets_that_change_unseen(backend, change):
     change(cu_seqlens, torch.tensor([0, 4000, 7], dtype=torch.int32))
     with pytest.raises(ValueError, match="cu_seqlens must not decrease"):
         flash_attention_varlen(qkv, cu_seqlens, 4)
+
+
+def test_offsets_after_dense_sequences_compile_no_variant():
+    """They start at any multiple of 4 bytes, which a kernel would otherwise be compiled for."""
+    code = """
+import torch
+from triton.runtime import driver
+from clippo_kernels import _triton, aot, tuning
+from clippo_kernels.attention import launch
+
+def specialize(kernel, programs, args, options):
+    *_, binder = kernel.device_caches[driver.active.get_current_device()]
+    if options["VARLEN"]:
+        start = args[kernel.arg_names.index("cu_seqlens")].data_ptr() % 16
+        print(start, kernel.__name__, binder(*args, **options)[1])
+
+driver.set_active(aot.TargetDriver("sm_90"))
+qkv, offsets = torch.zeros(20, 3, 2, 64).half(), torch.arange(0, 24, 4).int()
+q, k, v = qkv.unbind(1)
+with tuning.assume("sm_90"), _triton.launch_hook(specialize):
+    for max_seqlen in (4, 70):
+        for dense in ((0, 0), (1, 4)):
+            arguments = offsets, max_seqlen, dense
+            out, lse = launch.forward(q, k, v, 1.0, *arguments)
+            launch.backward(out, q, k, v, out, lse, 1.0, (q, k, v), *arguments)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    variants = {}
+    for line in done.stdout.splitlines():
+        starts_at, kernel, specialization = line.split(" ", 2)
+        variants.setdefault(kernel, {})[starts_at] = specialization
+    assert len(variants) == 5
+    for by_start in variants.values():
+        assert by_start["0"] == by_start["4"]
+
+
+STALE = {
+    "negative": (-9, 4, 7, 20),
+    "beyond the end": (0, 3, 900, 20),
+    "before the one before": (0, 12, 5, 20),
+    "of 32 bits": (2**31 - 1, -(2**31), 2**31 - 1, -(2**31)),
+}
+
+
+@pytest.mark.parametrize("stale", STALE.values(), ids=STALE)
+@pytest.mark.parametrize("max_seqlen", [8, 70])  # the kernels for short and for long sequences
+def test_kernels_stay_inside_their_tensors_with_stale_offsets(stale, max_seqlen):
+    """Offsets that changed since they were checked give other numbers, but nothing outside is touched."""
+    pytest.importorskip("triton")
+    from clippo_kernels.attention import launch
+
+    T, H, D, guard = 20, 2, 16, 64
+    S = len(stale) - 1
+    cu_seqlens = torch.tensor(stale, dtype=torch.int32)
+
+    def guarded(*shape, fill=-7.0):
+        """Rows between rows of NaN: results show what was read of those, and they what was written there."""
+        whole = torch.full((shape[0] + 2 * guard, *shape[1:]), torch.nan, dtype=torch.float16)
+        whole[guard:-guard] = fill
+        return whole, whole[guard:-guard]
+
+    def inside(*wholes):
+        return all(x[:guard].isnan().all() and x[-guard:].isnan().all() for x in wholes)
+
+    qkv_whole, qkv = guarded(T, 3, H, D, fill=torch.randn(T, 3, H, D).half())
+    out_whole, out = guarded(T, H, D)
+    dqkv_whole, dqkv = guarded(T, 3, H, D)
+    lse = torch.zeros(H, T)
+    q, k, v = qkv.unbind(1)
+    launch.write_output(q, k, v, out, lse, 0.25, cu_seqlens, max_seqlen)
+    launch.write_gradients(out, q, k, v, out, lse, 0.25, dqkv.unbind(1), cu_seqlens, max_seqlen)
+    assert inside(out_whole, dqkv_whole, qkv_whole)
+    assert out.isfinite().all()
+    assert dqkv.isfinite().all()
+    pooled, pool_lse = launch.pool_forward(q[:S], k, v, 0.25, cu_seqlens)
+    gradients = torch.empty(S, H, D).half(), *dqkv.unbind(1)[1:]
+    launch.pool_backward(pooled, q[:S], k, v, pooled, pool_lse, 0.25, gradients, cu_seqlens)
+    assert inside(dqkv_whole)
+    assert pooled.isfinite().all()
+    assert gradients[0].isfinite().all()
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -85,6 +85,27 @@ def test_assumed_rows(own_table):
     assert tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=64, keys=1) == {"num_warps": 1}
 
 
+def test_plans_are_kept_until_the_tables_change(own_table, monkeypatch):
+    monkeypatch.setattr(tuning, "planned_functions", [])
+    calls = []
+
+    @tuning.planned
+    def warps(head_dim):
+        calls.append(head_dim)
+        return tuning.find("op.kernel", CPU, torch.bfloat16, head_dim=head_dim)["num_warps"]
+
+    assert [warps(64), warps(64), warps(128)] == [1, 1, 4]
+    assert calls == [64, 128]
+    rows = [{"itemsize": 2, "at_most": {}, "launch": {"num_warps": 16}}]
+    with tuning.assume("sm_90", {"op.kernel": rows}):
+        assert warps(64) == 16
+    assert warps(64) == 1
+    assert calls == [64, 128, 64]
+    tuning.clear_caches()
+    assert warps(64) == 1
+    assert calls == [64, 128, 64, 64]
+
+
 @pytest.mark.parametrize("architecture", tuning.ARCHITECTURES)
 def test_files_are_as_written(architecture):
     assert tuning.ops()
