@@ -20,6 +20,10 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     """
 
     def run_alone(x: Tensor, *args: Any) -> Any:
+        # Inside of an autograd function there is usually nothing to turn off, and to do so takes longer than
+        # to launch a kernel.
+        if not torch.is_grad_enabled() and not is_autocast_enabled(x) and is_on_current_device(x):
+            return run(x, *args)
         with torch.no_grad(), without_autocast(x), on_device_of(x):
             return run(x, *args)
 
@@ -28,10 +32,19 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     torch.library.register_fake(f"clippo_kernels::{name}", fake)
 
 
+def is_autocast_enabled(x: Tensor) -> bool:
+    device_type = x.device.type
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device_type = x.device.type
     has_autocast = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if has_autocast else nullcontext()
+
+
+def is_on_current_device(x: Tensor) -> bool:
+    return not x.is_cuda or x.get_device() == torch.cuda.current_device()
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
@@ -58,13 +71,10 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype of products with `x`: the autocast dtype if autocast is on. Autocast ignores float64."""
-    device_type = x.device.type
-    if not torch.amp.is_autocast_available(device_type):  # such as "meta"
+    if not is_autocast_enabled(x) or x.dtype == torch.float64:
         return x.dtype
-    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
-        return x.dtype
-    return torch.get_autocast_dtype(device_type)
+    return torch.get_autocast_dtype(x.device.type)
 
 
 def to_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(x.to(autocast_dtype(x)) for x in tensors)
+    return tuple([cast(x, autocast_dtype(x)) for x in tensors])
