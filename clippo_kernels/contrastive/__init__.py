@@ -7,6 +7,7 @@ PyTorch (`eager`). `operators` has the autograd functions. A loss can be differe
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -61,9 +62,12 @@ def contrastive_loss(
         logit_scale: the factor itself, not its logarithm: a number, or a tensor with one element.
         labels: a pair of int64 tensors, of the images (B,) and of the texts (B,).
         group: the process group that shares the batch; `torch.distributed.group.WORLD` for all ranks.
-        check_ranks: compare the arguments of the ranks before anything else is exchanged. Unless the group
-            has a backend for the CPU, such as "cpu:gloo,cuda:nccl", the host waits for the GPU. Without it,
-            ranks whose arguments differ may hang or get wrong results.
+        check_ranks: compare the shapes and dtypes of the ranks before anything else is exchanged. A group
+            with a backend for the CPU, such as "cpu:gloo,cuda:nccl", does so in every call, and no host waits
+            for a GPU. Another group would wait, so that it compares them only in the first call with such
+            shapes and dtypes: this finds ranks that differ from the start, but not one whose batch alone
+            changes later, as by a shorter last batch. Where nothing is compared, ranks whose arguments differ
+            may hang or get wrong results.
         backend: "eager" or "triton" to force one; None leaves the choice to the environment variable and the
             device, as `clippo_kernels.dispatch` describes.
 
@@ -216,12 +220,28 @@ def describe(x: object) -> str:
 # Fixed length, in bytes, of the message in which a rank describes its arguments to the others.
 MESSAGE = 256
 
+# The messages of each group that all of its ranks had alike, where a comparison waits for the GPU.
+agreed: WeakKeyDictionary[dist.ProcessGroup, set[str]] = WeakKeyDictionary()
+
 
 def check_alike(message: str, group: dist.ProcessGroup) -> None:
-    """Raise ValueError on every rank if `message` differs between the ranks."""
-    # The message is on a CPU, where the group has a backend for one, so that the host waits for no GPU.
-    devices = {device.type for device in group._device_types}
-    device = "cpu" if "cpu" in devices else "cuda"
+    """Raise ValueError on every rank if `message` differs between the ranks.
+
+    Without a backend for the CPU, each message is compared only once.
+    """
+    if "cpu" in device_types(group):
+        compare_messages(message, group, "cpu")
+    elif message not in agreed.setdefault(group, set()):
+        compare_messages(message, group, "cuda")
+        agreed[group].add(message)
+
+
+def device_types(group: dist.ProcessGroup) -> set[str]:
+    """Types of the devices that the group has a backend for."""
+    return {device.type for device in group._device_types}
+
+
+def compare_messages(message: str, group: dist.ProcessGroup, device: str) -> None:
     coded = message.encode()[:MESSAGE].ljust(MESSAGE)
     said = gather_rows(torch.tensor([list(coded)], dtype=torch.uint8, device=device), group)
     messages = [bytes(row).decode(errors="replace").strip() for row in said.tolist()]

@@ -6,12 +6,14 @@ python contrastive_worker.py RANK WORLD_SIZE STORE OUT
 import sys
 from datetime import timedelta
 from functools import partial
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
+import clippo_kernels.contrastive as contrastive_module
 from clippo_kernels import cached_contrastive_step, contrastive_loss, sigmoid_loss
 from clippo_kernels.compat import ClipLoss
 from clippo_kernels.contrastive import operators
@@ -93,6 +95,25 @@ def refusal(image, text, group, **arguments):
     return None
 
 
+def compared_without_a_cpu_backend(rows, group):
+    """Count the comparisons after each of four calls, in a group that is said to have no CPU backend."""
+    devices, counts = [], []
+    compare_messages = contrastive_module.compare_messages
+
+    def compare_on_cpu(message, group, device):
+        devices.append(device)
+        compare_messages(message, group, "cpu")
+
+    with (
+        mock.patch.object(contrastive_module, "device_types", return_value={"cuda"}),
+        mock.patch.object(contrastive_module, "compare_messages", compare_on_cpu),
+    ):
+        for some in (rows, rows, rows[:2], rows):
+            contrastive_loss(some, some, 1.0, group=group)
+            counts.append(len(devices))
+    return devices, counts
+
+
 def main(rank, world_size, store, out):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -172,6 +193,7 @@ def main(rank, world_size, store, out):
     results["labels on one rank"] = refusal(ones, ones, group, labels=(three, three) if rank == 0 else None)
     results["labels no pair"] = refusal(ones, ones, group, labels=three)
     results["labels too few"] = refusal(ones, ones, group, labels=(three, three[: 3 - (rank == 1)]))
+    results["compared"] = compared_without_a_cpu_backend(ones, group)
     # The refusals left no collective half done.
     results["after"] = contrastive_loss(torch.ones(2, 4), torch.ones(2, 4), 1.0, group=group)
     torch.save(results, out)

@@ -143,3 +143,8 @@ def test_ranks_refuse_alike(ranks, case, message):
     for results in ranks:
         assert results[case] == message
         torch.testing.assert_close(results["after"], torch.tensor(math.log(2 * len(ranks))))
+
+
+def test_ranks_compare_arguments_once_where_that_waits_for_a_gpu(ranks):
+    for results in ranks:
+        assert results["compared"] == (["cuda"] * 2, [1, 1, 2, 2])
