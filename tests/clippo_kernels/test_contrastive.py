@@ -186,6 +186,68 @@ def test_a_confident_batch_keeps_its_small_gradients(assert_as_accurate, dtype):
         assert_as_accurate(x, y, z)
 
 
+def of_range(kind):
+    """Embeddings whose logits at a scale of 100 are close together or not, within tiles and between them."""
+    image, text = (F.normalize(torch.randn(200, 16), dim=-1) for _ in range(2))
+    if kind == "narrow":
+        image, text = image / 5, text + 0.3
+    elif kind == "far from zero":
+        image, text = image / 10 + 2, text / 10 + 2
+    elif kind == "some rows wide":
+        image[10:20] *= 30
+    elif kind == "some columns wide":
+        text[70:150:7] *= -30
+    return image, text
+
+
+@pytest.mark.parametrize("kind", ["narrow", "far from zero", "some rows wide", "some columns wide"])
+@pytest.mark.parametrize("scale", [100.0, -100.0])
+def test_tiles_of_any_range(monkeypatch, assert_as_accurate, kind, scale):
+    """Off the diagonal, rows and columns of a tile share their exponentials where its logits allow it."""
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    inputs = [*(x.requires_grad_() for x in of_range(kind)), torch.tensor(scale, requires_grad=True)]
+    oracle = loss_and_gradients(explicit_contrastive, [t.detach().double().requires_grad_() for t in inputs])
+    plain = loss_and_gradients(explicit_contrastive, inputs)
+    ours = loss_and_gradients(contrastive, inputs)
+    torch.testing.assert_close(ours[0].double(), oracle[0], rtol=1e-6, atol=1e-6)
+    for x, y, z in zip(ours[1:3], plain[1:3], oracle[1:3], strict=True):
+        assert_as_accurate(x, y, z)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels on a CPU")
+def test_sigmoid_loss_of_each_logit():
+    """The polynomial and the exponentials, one logit a row: a relative error of exp(x) is an error of x."""
+    from clippo_kernels.contrastive import launch
+
+    x = torch.cat([torch.linspace(-80, 80, 1601), torch.linspace(-1, 1, 401)])
+    negatives = by_label(torch.zeros(len(x), dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+    one, zero = torch.ones(()), torch.zeros(())
+    ours = launch.sigmoid_forward(x[:, None], torch.ones(1, 1), one, zero, negatives)
+    theirs = F.softplus(x.double(), threshold=200), x.double().sigmoid()
+    for y, z in zip(ours, theirs, strict=True):
+        assert ((y.double() / z - 1).abs() / (2 + x.abs())).max() < torch.finfo(torch.float32).eps
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels on a CPU")
+@pytest.mark.parametrize(("kind", "shared"), [("some rows wide", False), ("narrow", True)])
+def test_narrow_tiles_share_exponentials(kind, shared):
+    from clippo_kernels._triton import launch_hook
+    from clippo_kernels.contrastive import launch
+
+    partials = []
+
+    def keep(kernel, programs, args, options):
+        kernel[(programs,)](*args, **options)
+        if kernel.__name__ == "forward":
+            partials.append(args[kernel.arg_names.index("row_partials")])
+
+    with launch_hook(keep):
+        launch.contrastive_forward(*of_range(kind), torch.tensor(100.0), Positives())
+    highest = partials[0][0]  # of each tile of columns, in the rows; a tile has 64 of each
+    assert len(highest[1, :64].unique()) == (1 if shared else 64)
+    assert len(highest[0, :64].unique()) == 64  # on the diagonal
+
+
 @pytest.mark.usefixtures("backend")
 def test_known_values():
     one = torch.ones(1, 4)
