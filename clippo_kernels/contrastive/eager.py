@@ -66,6 +66,35 @@ def contrastive_forward(
     return row_lse, column_lse, positive
 
 
+def total(
+    x: Tensor,
+    dtype: torch.dtype,
+    x_weight: Tensor | None = None,
+    y: Tensor | None = None,
+    y_weight: Tensor | None = None,
+    subtracted: Tensor | None = None,
+    factor: Tensor | None = None,
+    divisor: int = 1,
+) -> Tensor:
+    """Weighted sums of x (R,) and y (B,), minus the sum of `subtracted` (R,), accumulated in float64: ().
+
+    The result is multiplied by `factor` () and divided by `divisor`.
+    """
+    result = weighted_sum(x, x_weight)
+    if y is not None:
+        result = result + weighted_sum(y, y_weight)
+    if subtracted is not None:
+        result = result - weighted_sum(subtracted, None)
+    if factor is not None:
+        result = result * factor
+    return (result / divisor).to(dtype)
+
+
+def weighted_sum(x: Tensor, weight: Tensor | None) -> Tensor:
+    x = x.to(wide_dtype(x))
+    return x.sum() if weight is None else (x * weight).sum()
+
+
 def target(targets: Tensor | None, index: Tensor) -> Tensor | float:
     return 1.0 if targets is None else targets[index]
 
@@ -111,15 +140,13 @@ def contrastive_dlogits(
     return d
 
 
-def sigmoid_forward(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
-) -> tuple[Tensor, Tensor]:
-    """Return two sums over each row (R,): of the loss, and of its derivative w.r.t. the logit.
+def sigmoid_forward(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives) -> Tensor:
+    """Return two sums over each row (2, R): of the loss, and of its derivative w.r.t. the logit.
 
     The loss of a pair is `-log sigmoid(z * logit)`, with z = 1 for positives and -1 for negatives.
     """
     dtype = accumulation_dtype(image.dtype)
-    row_loss, row_dlogits = (image.new_zeros(len(image), dtype=dtype) for _ in range(2))
+    sums = image.new_zeros((2, len(image)), dtype=dtype)
     for rows in parts(len(image)):
         image_rows = image[rows].to(dtype)
         for columns in parts(len(text)):
@@ -127,9 +154,9 @@ def sigmoid_forward(
             i, j = positives.block(rows, columns).indices(logits)
             minus_z_logits = logits.clone()
             minus_z_logits[i, j] *= -1
-            row_loss[rows] += F.softplus(minus_z_logits, threshold=40.0).sum(1)
-            row_dlogits[rows] += sigmoid_dlogits(logits, i, j).sum(1)
-    return row_loss, row_dlogits
+            sums[0, rows] += F.softplus(minus_z_logits, threshold=40.0).sum(1)
+            sums[1, rows] += sigmoid_dlogits(logits, i, j).sum(1)
+    return sums
 
 
 def sigmoid_dlogits(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from .._triton import cdiv
 from ..pipes import Work
-from .launch import backward, contrastive_forward, sigmoid_forward
+from .launch import backward, contrastive_forward, sigmoid_forward, total
 from .positives import Positives, by_label, with_soft_targets
 from .problem import Problem
 
@@ -31,6 +31,9 @@ CANDIDATES: dict[str, dict[str, list[int]]] = {
         "num_warps": [2, 4, 8],
         "num_stages": [1, 2],
     },
+    "finish": {"ROWS": [2, 4, 8, 16], "BLOCK_D": [128, 256], "num_warps": [2, 4, 8], "num_stages": [1, 2]},
+    "split": {"BLOCK": [128, 256, 512], "num_warps": [4], "num_stages": [1]},
+    "total": {"BLOCK": [1024, 2048, 4096], "num_warps": [8, 16], "num_stages": [1, 2]},
     "": {
         "BLOCK_R": [64, 128],
         "BLOCK_B": [64, 128, 256],
@@ -53,12 +56,14 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
     image, text = (torch.randn(tokens, D, dtype=dtype, device=device) / D**0.5 for _ in range(2))
     scale, bias, factor = (torch.full((), value, device=device) for value in (10.0, -10.0, 1e-3))
     labels = torch.arange(tokens, device=device) // 2
-    labelled, _ = with_soft_targets(by_label(labels, labels), torch.float32)
+    labelled, weights = with_soft_targets(by_label(labels, labels), torch.float32)
     cases = [labelled] if kernel.endswith("_labelled") else [Positives(), labelled]
     if kernel in ("forward", "sigmoid_forward"):
         del cases[1]
     for positives in cases:
-        row_lse, column_lse, _ = contrastive_forward(image, text, scale, positives)
+        row_lse, column_lse, positive = contrastive_forward(image, text, scale, positives)
+        image_weight, text_weight, unit = weights if positives is labelled else (None, None, None)
+        total(row_lse, torch.float32, image_weight, column_lse, text_weight, positive, unit, 2 * tokens)
         backward(Problem(image, text, scale, None, factor, row_lse, column_lse, positives), dtype, dtype)
         sigmoid_forward(image, text, scale, bias, positives)
         backward(Problem(image, text, scale, bias, factor, None, None, positives), dtype, dtype)
@@ -66,10 +71,15 @@ def example(kernel: str, row: dict[str, Any], tokens: int, device: str) -> None:
 
 def work(kernel: str, launch: Mapping[str, Any]) -> Work:
     """Sizes, loops and products of a launch, from its arguments by name."""
+    R, B = launch["R"], launch["B"]
     if kernel == "combine":
-        count, width = launch["count"], launch["width"]
-        return Work(f"{count} x {width}", cdiv(count, launch["ROWS"]), 0)
-    R, B, D = launch["R"], launch["B"], launch["D"]
+        problem = f"{launch['row_count']} x {R} + {launch['column_count']} x {B}"
+        return Work(problem, cdiv(launch["row_count"], launch["ROWS"]), 0)
+    if kernel in ("split", "total"):
+        return Work(f"{R} + {B}", cdiv(R, launch["BLOCK"]), 0)
+    D = launch["D"]
+    if kernel == "finish":
+        return Work(f"{R} x {D} + {B} x {D}", cdiv(D, launch["BLOCK_D"]), 0)
     flop = 2 * R * B * D
     if kernel == "gradient":
         return Work(f"{R} x {B} x {D}", cdiv(B, launch["BLOCK_B"]), 2 * flop)

@@ -14,12 +14,15 @@ therefore decided by the number of GEMM passes and by how well they keep the ten
 `forward` computes each tile once and reduces it along both axes, to the maximum logit and the sum of
 exponentials of each of its rows and each of its columns. Off the diagonal, where the logits of a tile span
 less than 62, one exponential of each logit serves both axes. `combine` merges the partial results of many
-tiles in a fixed order. There are no atomics. Each launch covers a bounded number of rows, so that the partial
-results take bounded memory.
+tiles in a fixed order, and `total` adds up the loss. There are no atomics. Each launch covers a bounded
+number of rows, so that the partial results take bounded memory.
 
-The backward needs the gradient w.r.t. the logits in two products. For large D, a chunk of it is stored in the
-dtype of the embeddings (`dlogits`) and multiplied by cuBLAS. For small D, moving a tile of it costs more than
-recomputing it: `gradient` keeps it in registers, once for images and once for texts.
+The backward needs the gradient w.r.t. the logits in two products, and the log-sum-exps in two parts
+(`split`). For large D, a chunk of the gradient is stored in the dtype of the embeddings (`dlogits`) and
+multiplied by cuBLAS; `finish` turns the sums over all chunks into gradients. For small D, moving a tile of it
+costs more than recomputing it: `gradient` keeps it in registers, once for images and once for texts. What is
+not a GEMM pass reads and writes every number once: at most 12 bytes for each of the (R + B) D gradients, in
+`finish`.
 
 Inside the kernels, logits are in units of log2: an exponential is then one multiply-add and one `exp2`. The
 multiply-add is an explicit `tl.fma`, the same for rows and for columns. The logit of a confident pair, whose
@@ -33,7 +36,7 @@ import triton.language as tl
 
 from .._triton import cast, dot
 
-__all__ = ["combine", "dlogits", "forward", "gradient", "sigmoid_forward"]
+__all__ = ["combine", "dlogits", "finish", "forward", "gradient", "sigmoid_forward", "split", "total"]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -44,7 +47,7 @@ NARROW = tl.constexpr(90.0)
 
 # These arguments are not specialized, because Triton would compile variants of a kernel for 1, for multiples
 # of 16, and for other values.
-SIZES = ["R", "B", "blocks_r", "blocks_b", "offset", "count", "width"]
+SIZES = ["R", "B", "blocks_r", "blocks_b", "offset", "row_count", "column_count", "divisor"]
 
 
 @triton.jit
@@ -273,19 +276,17 @@ def forward(
     tl.store(pointers + 3 * plane, rest, mask=rows < R)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def combine(
+@triton.jit
+def merged(
     partial_highest,  # (count, width) float32
     partial_total,  # (count, width) float32
-    highest,  # (width,) float32
-    total,  # (width,) float32
+    columns,  # (BLOCK,)
     count,
     width,
-    BLOCK: tl.constexpr,  # columns of a program
-    ROWS: tl.constexpr,  # rows merged at a time
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """Merge partial maxima and sums of exponentials; the results may be written over the partial ones."""
-    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Merge `count` maxima and sums of exponentials of each of `columns`, ROWS at a time in a fixed order."""
     m = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
     sums = tl.zeros((ROWS, BLOCK), tl.float32)
     for start in tl.range(0, count, ROWS):
@@ -298,10 +299,127 @@ def combine(
         shift = tl.where(higher == float("-inf"), 0.0, higher)
         sums = sums * tl.exp2(m - shift) + part * tl.exp2(part_m - shift)
         m = higher
-    higher = tl.max(m, 0)
-    shift = tl.where(higher == float("-inf"), 0.0, higher)
-    tl.store(highest + columns, higher, mask=columns < width)
-    tl.store(total + columns, tl.sum(sums * tl.exp2(m - shift[None, :]), 0), mask=columns < width)
+    highest = tl.max(m, 0)
+    shift = tl.where(highest == float("-inf"), 0.0, highest)
+    return highest, tl.sum(sums * tl.exp2(m - shift[None, :]), 0)
+
+
+@triton.jit
+def log_sum_exp(highest, total):
+    """Log-sum-exp in float64 of a maximum and a sum of exponentials in units of log2."""
+    return (highest.to(tl.float64) + tl.log2(total.to(tl.float64))) * tl.full((), LN_2, tl.float64)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def combine(
+    row_partials,  # (4, row_count, R) float32, as `forward` stores them
+    column_highest,  # (column_count, B) float32
+    column_total,  # (column_count, B) float32
+    highest,  # (B,) float32, may be one of the partial ones
+    total,  # (B,) float32, may be one of the partial ones
+    row_lse,  # (R,) float64
+    positive,  # (R,) float64
+    column_lse,  # (B,) float64
+    row_count,
+    column_count,
+    R,
+    B,
+    BLOCK: tl.constexpr,  # rows, or columns, of a program
+    ROWS: tl.constexpr,  # partial results merged at a time
+):
+    """Merge the partial results of `forward`: the first programs those of rows, the others of columns."""
+    row_programs = tl.cdiv(R, BLOCK)
+    if tl.program_id(0) < row_programs:
+        rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        plane = row_count.to(tl.int64) * R
+        m, sums = merged(row_partials, row_partials + plane, rows, row_count, R, BLOCK, ROWS)
+        tl.store(row_lse + rows, log_sum_exp(m, sums), mask=rows < R)
+        positives = tl.zeros((ROWS, BLOCK), tl.float64)
+        for start in tl.range(0, row_count, ROWS):
+            parts = start + tl.arange(0, ROWS)
+            inside = (parts < row_count)[:, None] & (rows < R)[None, :]
+            pointers = row_partials + 2 * plane + parts.to(tl.int64)[:, None] * R + rows[None, :]
+            positives += tl.load(pointers, mask=inside, other=0.0).to(tl.float64)
+            positives += tl.load(pointers + plane, mask=inside, other=0.0).to(tl.float64)
+        in_log_e = tl.sum(positives, 0) * tl.full((), LN_2, tl.float64)
+        tl.store(positive + rows, in_log_e, mask=rows < R)
+    else:
+        columns = (tl.program_id(0) - row_programs) * BLOCK + tl.arange(0, BLOCK)
+        m, sums = merged(column_highest, column_total, columns, column_count, B, BLOCK, ROWS)
+        tl.store(highest + columns, m, mask=columns < B)
+        tl.store(total + columns, sums, mask=columns < B)
+        tl.store(column_lse + columns, log_sum_exp(m, sums), mask=columns < B)
+
+
+@triton.jit
+def weighted_sum(x, weight, count, BLOCK: tl.constexpr):
+    """Sum of x (count,) in float64, each times its weight unless `weight` is None."""
+    sums = tl.zeros((BLOCK,), tl.float64)
+    for start in tl.range(0, count, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        value = tl.load(x + index, mask=index < count, other=0.0).to(tl.float64)
+        if weight is not None:
+            value *= tl.load(weight + index, mask=index < count, other=0.0)
+        sums += value
+    return tl.sum(sums, 0)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def total(
+    x,  # (R,)
+    x_weight,  # (R,) or None
+    y,  # (B,) or None
+    y_weight,  # (B,) or None
+    subtracted,  # (R,) or None
+    factor,  # () or None
+    out,  # ()
+    R,
+    B,
+    divisor,
+    BLOCK: tl.constexpr,
+):
+    """Weighted sums of x and y, minus `subtracted`, times `factor`, over `divisor`, in float64.
+
+    This is one program: its time grows with R + B, while that of the tiles around it grows with R * B.
+    """
+    result = weighted_sum(x, x_weight, R, BLOCK)
+    if y is not None:
+        result += weighted_sum(y, y_weight, B, BLOCK)
+    if subtracted is not None:
+        result -= weighted_sum(subtracted, None, R, BLOCK)
+    if factor is not None:
+        result *= tl.load(factor).to(tl.float64)
+    tl.store(out, (result / divisor.to(tl.float64)).to(out.dtype.element_ty))
+
+
+@triton.jit
+def split_block(lse, shift, block, count, BLOCK: tl.constexpr):
+    """`split` for a block of `count` log-sum-exps."""
+    index = block * BLOCK + tl.arange(0, BLOCK)
+    exact = tl.load(lse + index, mask=index < count, other=0.0) * tl.full((), LOG2_E, tl.float64)
+    rounded = exact.to(tl.float32)
+    rest = (exact - rounded.to(tl.float64)).to(tl.float32)
+    tl.store(shift + 2 * index, rounded, mask=index < count)
+    # Infinity has no rounding error, but its difference to itself is NaN.
+    tl.store(shift + 2 * index + 1, tl.where(rest == rest, rest, 0.0), mask=index < count)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def split(
+    row_lse,  # (R,) float64
+    column_lse,  # (B,) float64
+    row_shift,  # (R, 2) float32
+    column_shift,  # (B, 2) float32
+    R,
+    B,
+    BLOCK: tl.constexpr,  # rows, or columns, of a program
+):
+    """Split log-sum-exps, put into units of log2, into a float32 and its rounding error."""
+    row_programs = tl.cdiv(R, BLOCK)
+    if tl.program_id(0) < row_programs:
+        split_block(row_lse, row_shift, tl.program_id(0), R, BLOCK)
+    else:
+        split_block(column_lse, column_shift, tl.program_id(0) - row_programs, B, BLOCK)
 
 
 @triton.jit
@@ -451,13 +569,18 @@ def dlogits_tile(
 def softmaxes(acc, scale, rows, columns, row_shift, column_shift):
     """Softmaxes by row and by column. A shift is a log-sum-exp as a float32 and its rounding error."""
     scale_log2 = tl.load(scale) * LOG2_E
-    shift, rest = tl.load(row_shift + 2 * rows)[:, None], tl.load(row_shift + 2 * rows + 1)[:, None]
-    by_row = tl.exp2(tl.fma(acc, scale_log2, -shift) - rest)
-    shift, rest = (
-        tl.load(column_shift + 2 * columns)[None, :],
-        tl.load(column_shift + 2 * columns + 1)[None, :],
-    )
-    return by_row, tl.exp2(tl.fma(acc, scale_log2, -shift) - rest)
+    shift, rest = load_shift(row_shift, rows)
+    by_row = tl.exp2(tl.fma(acc, scale_log2, -shift[:, None]) - rest[:, None])
+    shift, rest = load_shift(column_shift, columns)
+    return by_row, tl.exp2(tl.fma(acc, scale_log2, -shift[None, :]) - rest[None, :])
+
+
+@triton.jit
+def load_shift(shift, index):
+    """Load both float32 of each shift at once: two loads with a stride would not be joined."""
+    pair = tl.load(shift.to(tl.pointer_type(tl.int64)) + index)
+    low, high = pair.to(tl.int32), (pair >> 32).to(tl.int32)
+    return low.to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -477,7 +600,8 @@ def store_dlogits_in_pieces(
     row_shift,
     column_shift,
     offset,
-    out,  # (R, B)
+    out,  # (R, pitch)
+    pitch,
     GAIN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -490,30 +614,31 @@ def store_dlogits_in_pieces(
         store_dlogits_in_pieces(
             left, scale, bias, rows, first_row, first_column, R, B,
             image_ids, text_ids, image_target, text_target, row_shift, column_shift,
-            offset, out,
+            offset, out, pitch,
             GAIN, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
         store_dlogits_in_pieces(
             right, scale, bias, rows, first_row, first_column + HALF, R, B,
             image_ids, text_ids, image_target, text_target, row_shift, column_shift,
-            offset, out,
+            offset, out, pitch,
             GAIN, BLOCK_R, HALF, PIECE,
         )  # fmt: skip
     else:
         columns = first_column + tl.arange(0, WIDTH)
-        rows_read, columns_read = tl.minimum(rows, R - 1), tl.minimum(columns, B - 1)
-        if may_have_positives(first_row, first_column, image_ids, offset, BLOCK_R, WIDTH):
+        if is_plain(first_row, first_column, R, B, image_ids, offset, BLOCK_R, WIDTH):
             d = dlogits_tile(
-                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_target, text_target,
-                row_shift, column_shift, offset, True,
+                acc, scale, bias, rows, columns, image_ids, text_ids, image_target, text_target,
+                row_shift, column_shift, offset, False,
             )  # fmt: skip
         else:
             d = dlogits_tile(
-                acc, scale, bias, rows_read, columns_read, image_ids, text_ids, image_target, text_target,
-                row_shift, column_shift, offset, False,
+                acc, scale, bias, tl.minimum(rows, R - 1), tl.minimum(columns, B - 1),
+                image_ids, text_ids, image_target, text_target, row_shift, column_shift, offset, True,
             )  # fmt: skip
-        pointers = out + rows.to(tl.int64)[:, None] * B + columns[None, :]
-        inside = (rows < R)[:, None] & (columns < B)[None, :]
+        pointers = out + rows.to(tl.int64)[:, None] * pitch + columns[None, :]
+        # Columns up to the pitch, a multiple of 16, are stored: the compiler knows that 16 of them are all
+        # inside or all outside, and stores 16 bytes at a time instead of 2.
+        inside = (rows < R)[:, None] & (columns < pitch)[None, :]
         tl.store(pointers, cast(d * GAIN, out.dtype.element_ty), mask=inside)
 
 
@@ -529,11 +654,12 @@ def dlogits(
     text_target,  # (B,) float32 or None
     row_shift,  # (R, 2) float32, or None with a bias: see softmaxes
     column_shift,  # (B, 2) float32, or None with a bias
-    out,  # (R, B), of the dtype of the embeddings
+    out,  # (R, pitch), of the dtype of the embeddings; the columns from B on hold no results
     image_stride,  # elements between rows
     text_stride,  # elements between rows
     R,
     B,
+    pitch,  # a multiple of 16
     blocks_r,
     blocks_b,
     offset,  # without ids, row r and column r + offset are a positive pair
@@ -555,7 +681,7 @@ def dlogits(
     store_dlogits_in_pieces(
         acc, scale, bias, rows, block_r * BLOCK_R, block_b * BLOCK_B, R, B,
         image_ids, text_ids, image_target, text_target, row_shift, column_shift,
-        offset, out, GAIN, BLOCK_R, BLOCK_B, PIECE,
+        offset, out, pitch, GAIN, BLOCK_R, BLOCK_B, PIECE,
     )  # fmt: skip
 
 
@@ -617,3 +743,64 @@ def gradient(
     pointers = dx + rows.to(tl.int64)[:, None] * D + d[None, :]
     value = acc * (tl.load(scale) * tl.load(factor))
     tl.store(pointers, cast(value, dx.dtype.element_ty), mask=(rows < R)[:, None] & inside_D)
+
+
+@triton.jit
+def finish_rows(
+    total,  # (count, D) float32
+    x,  # (count, D), or None for no row_dot
+    dx,  # (count, D), may be `total`
+    row_dot,  # (count,) float32 or None
+    x_stride,  # elements between rows
+    factor,
+    gain,
+    block,
+    count,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Multiply ROWS rows of sums by `factor` into a gradient, and store the product of each row with x."""
+    rows = block * ROWS + tl.arange(0, ROWS)
+    dots = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    for start in tl.range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        inside = (rows < count)[:, None] & (d < D)[None, :]
+        pointers = rows.to(tl.int64)[:, None] * D + d[None, :]
+        sums = tl.load(total + pointers, mask=inside, other=0.0)
+        if x is not None:
+            x_pointers = x + rows.to(tl.int64)[:, None] * x_stride + d[None, :]
+            dots += sums * tl.load(x_pointers, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + pointers, cast(sums * factor, dx.dtype.element_ty), mask=inside)
+    if x is not None:
+        tl.store(row_dot + rows, tl.sum(dots, 1) * (1.0 / gain), mask=rows < count)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish(
+    image_total,  # (R, D) float32
+    text_total,  # (B, D) float32
+    image,  # (R, D)
+    scale,  # () float32
+    factor,  # () float32
+    dimage,  # (R, D)
+    dtext,  # (B, D), may be text_total
+    row_dot,  # (R,) float32
+    image_stride,  # elements between rows
+    R,
+    B,
+    GAIN: tl.constexpr,  # a power of two: see launch.gain
+    D: tl.constexpr,
+    ROWS: tl.constexpr,  # rows of a program
+    BLOCK_D: tl.constexpr,
+):
+    """Gradients from sums over chunks: the first programs those of images, the others those of texts."""
+    final = tl.load(scale) * tl.load(factor) * (1.0 / GAIN)
+    row_programs = tl.cdiv(R, ROWS)
+    block = tl.program_id(0)
+    if block < row_programs:
+        finish_rows(
+            image_total, image, dimage, row_dot, image_stride, final, GAIN, block, R, D, ROWS, BLOCK_D
+        )
+    else:
+        finish_rows(text_total, None, dtext, None, 0, final, GAIN, block - row_programs, B, D, ROWS, BLOCK_D)

@@ -14,9 +14,7 @@ from . import kernels
 from .positives import Positives
 from .problem import Problem
 
-__all__ = ["backward", "contrastive_forward", "sigmoid_forward"]
-
-LN_2 = 0.6931471805599453
+__all__ = ["backward", "contrastive_forward", "sigmoid_forward", "total"]
 
 # Limit in bytes on the partial results of the forward, for any batch size.
 PARTIAL_BYTES = 64 * 2**20
@@ -32,11 +30,12 @@ def contrastive_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     image, text = with_unit_last_stride(image), with_unit_last_stride(text)
     R, B, D = len(image), len(text), image.shape[1]
-    options = find(forward_kernel("forward", positives), image)
+    options = find(forward_kernel("forward", positives), image.device, image.dtype)
+    merging = find("combine", image.device, torch.float32)
     blocks_b = cdiv(B, options["BLOCK_B"])
     bytes_per_block = 4 * (4 * options["BLOCK_R"] * blocks_b + 2 * B)
     step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // bytes_per_block)
-    rows_total, positive = (image.new_empty((2, R), dtype=torch.float32) for _ in range(2))
+    row_lse, column_lse, positive = (image.new_empty(n, dtype=torch.float64) for n in (R, B, R))
     # The first row holds the merged columns of earlier chunks.
     columns = image.new_empty((2, 1 + cdiv(min(R, step), options["BLOCK_R"]), B), dtype=torch.float32)
     for rows in chunks(R, step):
@@ -49,32 +48,46 @@ def contrastive_forward(
             image[rows], text, scale, *some[1:], partials, *columns[:, 1:],
             image.stride(0), text.stride(0), n, B, blocks_r, blocks_b, some.offset, D=D, **options,
         )  # fmt: skip
-        combine(partials[:2], rows_total[:, rows])
-        combine(columns[:, 1 if rows.start == 0 else 0 : 1 + blocks_r], columns[:, 0])
-        torch.sum(partials[2:], 1, out=positive[:, rows])
-    row_lse, column_lse = (
-        (highest.double() + total.double().log2_()).mul_(LN_2)
-        for highest, total in (rows_total, columns[:, 0])
-    )
-    return row_lse, column_lse, positive.double().sum(0).mul_(LN_2)
+        parts = columns[:, 1 if rows.start == 0 else 0 : 1 + blocks_r]
+        launch(
+            kernels.combine, programs(n, B, merging["BLOCK"]),
+            partials, *parts, *columns[:, 0], row_lse[rows], positive[rows], column_lse,
+            blocks_b, parts.shape[1], n, B, **merging,
+        )  # fmt: skip
+    return row_lse, column_lse, positive
 
 
-def combine(parts: Tensor, whole: Tensor) -> None:
-    """Merge maxima and sums of exponentials: `parts` (2, count, width) into `whole` (2, width)."""
-    options = find("combine", parts)
-    _, count, width = parts.shape
-    launch(kernels.combine, cdiv(width, options["BLOCK"]), *parts, *whole, count, width, **options)
+def total(
+    x: Tensor,
+    dtype: torch.dtype,
+    x_weight: Tensor | None = None,
+    y: Tensor | None = None,
+    y_weight: Tensor | None = None,
+    subtracted: Tensor | None = None,
+    factor: Tensor | None = None,
+    divisor: int = 1,
+) -> Tensor:
+    out = x.new_empty((), dtype=dtype)
+    options = find("total", x.device, torch.float64)
+    launch(
+        kernels.total, 1, x, x_weight, y, y_weight, subtracted, factor, out,
+        len(x), 0 if y is None else len(y), divisor, **options,
+    )  # fmt: skip
+    return out
 
 
-def sigmoid_forward(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives
-) -> tuple[Tensor, Tensor]:
+def programs(R: int, B: int, size: int) -> int:
+    """Programs of `size` rows or columns each, of which none has both."""
+    return cdiv(R, size) + cdiv(B, size)
+
+
+def sigmoid_forward(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives) -> Tensor:
     image, text = with_unit_last_stride(image), with_unit_last_stride(text)
     R, B, D = len(image), len(text), image.shape[1]
-    options = find(forward_kernel("sigmoid_forward", positives), image)
+    options = find(forward_kernel("sigmoid_forward", positives), image.device, image.dtype)
     blocks_b = cdiv(B, options["BLOCK_B"])
     step = options["BLOCK_R"] * max(1, PARTIAL_BYTES // (4 * 2 * options["BLOCK_R"] * blocks_b))
-    row_loss, row_dlogits = (image.new_empty(R, dtype=torch.float32) for _ in range(2))
+    sums = image.new_empty((2, R), dtype=torch.float32)
     for rows in chunks(R, step):
         some = positives.block(rows, slice(0, B))
         n = rows.stop - rows.start
@@ -85,21 +98,15 @@ def sigmoid_forward(
             image[rows], text, scale, bias, some.image_ids, some.text_ids, *partials,
             image.stride(0), text.stride(0), n, B, blocks_r, blocks_b, some.offset, D=D, **options,
         )  # fmt: skip
-        torch.sum(partials[0], 0, out=row_loss[rows])
-        torch.sum(partials[1], 0, out=row_dlogits[rows])
-    return row_loss, row_dlogits
+        torch.sum(partials, 1, out=sums[:, rows])
+    return sums
 
 
 def backward(
     problem: Problem, image_dtype: torch.dtype, text_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     image, text = with_unit_last_stride(problem.image), with_unit_last_stride(problem.text)
-    problem = problem._replace(
-        image=image,
-        text=text,
-        row_shift=split_shift(problem.row_shift),
-        column_shift=split_shift(problem.column_shift),
-    )
+    problem = with_split_shifts(problem._replace(image=image, text=text))
     dimage = image.new_empty(image.shape, dtype=image_dtype)
     dtext = text.new_empty(text.shape, dtype=text_dtype)
     in_kernel = tuning.find("contrastive.gradient", image.device, image.dtype, channels=image.shape[1])
@@ -108,17 +115,22 @@ def backward(
     else:
         row_dot = backward_in_kernel(problem, dimage, dtext, in_kernel)
     # The logits are bilinear in the embeddings: sum(d * (image @ text.T)) equals sum((d @ text) * image).
-    dscale = row_dot.sum(dtype=torch.float64) * problem.factor
-    return dimage, dtext, dscale.to(problem.scale.dtype)
+    return dimage, dtext, total(row_dot, problem.scale.dtype, factor=problem.factor)
 
 
-def split_shift(lse: Tensor | None) -> Tensor | None:
-    """Split a log-sum-exp (R,), in units of log2, into a float32 and its rounding error: (R, 2) float32."""
-    if lse is None:
-        return None
-    lse = lse / LN_2
-    rounded = lse.float()
-    return torch.stack([rounded, (lse - rounded).nan_to_num_(0.0).float()], 1)  # inf - inf is NaN
+def with_split_shifts(problem: Problem) -> Problem:
+    """Split the log-sum-exps into (R, 2) and (B, 2) float32, in units of log2: see `kernels.split`."""
+    row_lse, column_lse = problem.row_shift, problem.column_shift
+    if row_lse is None or column_lse is None:
+        return problem
+    shifts = [lse.new_empty((len(lse), 2), dtype=torch.float32) for lse in (row_lse, column_lse)]
+    options = find("split", row_lse.device, row_lse.dtype)
+    R, B = len(row_lse), len(column_lse)
+    launch(
+        kernels.split, programs(R, B, options["BLOCK"]),
+        row_lse.contiguous(), column_lse.contiguous(), *shifts, R, B, **options,
+    )  # fmt: skip
+    return problem._replace(row_shift=shifts[0], column_shift=shifts[1])
 
 
 def backward_in_kernel(problem: Problem, dimage: Tensor, dtext: Tensor, options: dict[str, int]) -> Tensor:
@@ -145,51 +157,59 @@ def backward_by_chunks(problem: Problem, dimage: Tensor, dtext: Tensor) -> Tenso
     image = problem.image
     R, B, D = len(image), len(problem.text), image.shape[1]
     side = CHUNK[image.itemsize]
-    memory = image.new_empty(min(side, R) * min(side, B))
+    memory = image.new_empty(min(side, R) * aligned(min(side, B)))
     image_total = image.new_empty((min(side, R), D), dtype=torch.float32)
     text_total = dtext if dtext.dtype == torch.float32 else torch.empty_like(dtext, dtype=torch.float32)
-    text_total.zero_()
     row_dot = image_total.new_empty(R)
-    final = problem.scale * problem.factor / gain(image.dtype)
+    options = find("finish", image.device, image.dtype)
     for rows in chunks(R, side):
-        total = image_total[: rows.stop - rows.start].zero_()
+        n = rows.stop - rows.start
         for columns in chunks(B, side):
             some = problem.block(rows, columns)
             d = dlogits(some, memory)
-            add_product(total, d, some.text)
-            add_product(text_total[columns], d.T, some.image)
-        torch.sum(total * image[rows], 1, out=row_dot[rows])
-        dimage[rows] = total.mul_(final)
-    text_total.mul_(final)
-    if text_total is not dtext:
-        dtext.copy_(text_total)
-    return row_dot.div_(gain(image.dtype))
+            set_or_add_product(image_total[:n], d, some.text, is_first=columns.start == 0)
+            set_or_add_product(text_total[columns], d.T, some.image, is_first=rows.start == 0)
+        finished = B if rows.stop == R else 0  # texts have their sums after the last chunk
+        launch(
+            kernels.finish, programs(n, finished, options["ROWS"]),
+            image_total, text_total[:finished], image[rows], problem.scale, problem.factor,
+            dimage[rows], dtext[:finished], row_dot[rows], image.stride(0), n, finished,
+            GAIN=gain(image.dtype), D=D, **options,
+        )  # fmt: skip
+    return row_dot
 
 
 def dlogits(problem: Problem, memory: Tensor) -> Tensor:
     """Gradient w.r.t. the logits (R, B), before `factor` and times `gain`, stored in `memory`."""
     image, text, scale, bias, _, row_shift, column_shift, pairs = problem
     R, B, D = len(image), len(text), image.shape[1]
-    options = find("dlogits", image)
-    out = memory[: R * B].view(R, B)
+    options = find("dlogits", image.device, image.dtype)
+    pitch = aligned(B)
+    out = memory[: R * pitch].view(R, pitch)
     blocks_r, blocks_b = cdiv(R, options["BLOCK_R"]), cdiv(B, options["BLOCK_B"])
     launch(
         kernels.dlogits, blocks_r * blocks_b,
         image, text, scale, bias, *pairs[1:], row_shift, column_shift, out,
-        image.stride(0), text.stride(0), R, B, blocks_r, blocks_b, pairs.offset,
+        image.stride(0), text.stride(0), R, B, pitch, blocks_r, blocks_b, pairs.offset,
         GAIN=gain(image.dtype), D=D, **options,
     )  # fmt: skip
-    return out
+    return out[:, :B]
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Compute total += a @ b, accumulated in float32 like `total`."""
+def aligned(columns: int) -> int:
+    """Elements from row to row of a stored matrix, so that every row starts at a multiple of 32 bytes."""
+    return cdiv(columns, 16) * 16
+
+
+def set_or_add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
+    """Compute total += a @ b, or total = a @ b if `is_first`, accumulated in float32 like `total`."""
+    beta = 0 if is_first else 1
     if a.dtype == total.dtype:
-        total.addmm_(a, b)
+        total.addmm_(a, b, beta=beta)
     elif total.device.type == "cpu":  # CPUs do not support out_dtype
-        total.addmm_(a.float(), b.float())
+        total.addmm_(a.float(), b.float(), beta=beta)
     elif not total.is_meta:  # torch 2.11 raises a TypeError for meta tensors; their sums are not read
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+        torch.addmm(total, a, b, out_dtype=total.dtype, beta=beta, out=total)
 
 
 def gain(dtype: torch.dtype) -> float:
@@ -209,7 +229,7 @@ def forward_kernel(name: str, positives: Positives) -> str:
     return name if positives.image_ids is None else f"{name}_labelled"
 
 
-def find(kernel: str, x: Tensor) -> dict[str, int]:
-    options = tuning.find(f"contrastive.{kernel}", x.device, x.dtype)
+def find(kernel: str, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+    options = tuning.find(f"contrastive.{kernel}", device, dtype)
     assert options is not None, "the last row of a table takes all sizes"
     return options

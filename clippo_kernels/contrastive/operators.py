@@ -52,26 +52,28 @@ class ContrastiveLoss(torch.autograd.Function):
         )
         column_lse = lse_over_ranks(column_lse, group)
 
-        row_loss, column_loss = row_lse, column_lse[own_texts]
-        row_shift, column_shift = row_lse, column_lse
+        terms = {"backend": backend, "x": row_lse, "y": column_lse[own_texts], "subtracted": positive}
         if weights is None:
-            unit = scale.new_ones(()) / (2 * text.shape[0] * world_size(group))
+            unit = None
+            row_shift, column_shift = row_lse, column_lse
+            terms |= {"divisor": 2 * text.shape[0] * world_size(group)}
         else:
             unit = weights.unit
             image_weight = weights.image[own_images]
-            row_loss, column_loss = row_loss * image_weight, column_loss * weights.text[own_texts]
             # exp(logit - shift) is the softmax times its weight.
             row_shift, column_shift = row_lse - image_weight.log(), column_lse - weights.text.log()
-        loss = (row_loss.sum() + column_loss.sum() - positive.sum()) * unit
+            terms |= {"x_weight": image_weight, "y_weight": weights.text[own_texts], "factor": unit}
         ctx.group, ctx.backend, ctx.ring_of, ctx.offset = group, backend, ring_of, positives.offset
         ctx.save_for_backward(image, texts, scale, unit, row_shift, column_shift, *positives[1:])
-        return cast(sum_over_ranks(loss, group), scale.dtype)
+        return total_over_ranks(scale.dtype, group, **terms)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("a contrastive loss")
         image, texts, scale, unit, row_shift, column_shift, *pairs = ctx.saved_tensors
-        factor = dloss * unit * world_size(ctx.group)
+        # Without labels the unit is 1 / (2 * image.shape[0] * W).
+        W = world_size(ctx.group)
+        factor = dloss / (2 * image.shape[0]) if unit is None else dloss * unit * W
         gradients = backward(
             ctx, image, texts, scale, None, factor, row_shift, column_shift, ctx.offset, *pairs
         )
@@ -94,20 +96,29 @@ class SigmoidLoss(torch.autograd.Function):
         texts, ring_of = gathered_or_own_texts(text, group)
         positives = positives_of_all(image_labels, text_labels, group)
         positives = positives.block(own_rows(image, group), slice(0, None))
-        row_loss, row_dlogits = OPS.sigmoid_forward(image, texts, scale, bias, *positives, backend, ring_of)
-        unit = row_loss.new_ones(()) / (image.shape[0] * world_size(group))
-        dbias = accurate_sum(row_dlogits)
+        sums = OPS.sigmoid_forward(image, texts, scale, bias, *positives, backend, ring_of)
+        row_loss, row_dlogits = sums
         ctx.group, ctx.backend, ctx.ring_of, ctx.offset = group, backend, ring_of, positives.offset
-        ctx.save_for_backward(image, texts, scale, bias, unit, dbias, *positives[1:])
-        return cast(sum_over_ranks(accurate_sum(row_loss) * unit, group), row_loss.dtype)
+        ctx.save_for_backward(image, texts, scale, bias, row_dlogits, *positives[1:])
+        divisor = image.shape[0] * world_size(group)
+        return total_over_ranks(scale.dtype, group, backend=backend, x=row_loss, divisor=divisor)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("a contrastive loss")
-        image, texts, scale, bias, unit, dbias, *pairs = ctx.saved_tensors
-        factor = dloss * unit * world_size(ctx.group)
+        image, texts, scale, bias, row_dlogits, *pairs = ctx.saved_tensors
+        factor = dloss / image.shape[0]  # the mean over image.shape[0] * W rows, times W
         gradients = backward(ctx, image, texts, scale, bias, factor, None, None, ctx.offset, *pairs)
-        return *gradients, (dbias * factor).to(bias.dtype), None, None, None, None
+        dbias = OPS.total(row_dlogits, bias.dtype, backend=ctx.backend, factor=factor)
+        return *gradients, dbias, None, None, None, None
+
+
+def total_over_ranks(dtype: torch.dtype, group: dist.ProcessGroup | None, **terms: Any) -> Tensor:
+    """The sum over the ranks of `total`, rounded to `dtype` after the ranks are added up."""
+    if group is None:
+        out: Tensor = OPS.total(dtype=dtype, **terms)
+        return out
+    return cast(sum_over_ranks(OPS.total(dtype=wide_dtype(terms["x"]), **terms), group), dtype)
 
 
 def backward(ctx: Any, image: Tensor, texts: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,45 +159,47 @@ def own_rows(x: Tensor, group: dist.ProcessGroup | None) -> slice:
     return slice(first, first + x.shape[0])
 
 
-def accurate_sum(x: Tensor) -> Tensor:
-    return x.sum(dtype=wide_dtype(x))
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Operators. Triton is imported by `launch`, when the first one runs.
 
 POSITIVES = "SymInt offset, Tensor? image_ids, Tensor? text_ids, Tensor? image_target, Tensor? text_target"
 
 
-def run(name: str, backend: str, ring_of: str, *arguments: Any) -> tuple[Tensor, ...]:
+def run(name: str, backend: str, ring_of: str, *arguments: Any) -> Any:
     """Run the function `name` of an implementation on all texts, or in the ring of the group `ring_of`."""
     image = arguments[0].image if isinstance(arguments[0], Problem) else arguments[0]
     implementation: Any = eager
     if backend == "triton" and can_launch(image.device):  # which an exported program may be unable to
         from . import launch as implementation
     local = getattr(implementation, name)
-    results: tuple[Tensor, ...] = (
-        getattr(ring, name)(local, named_group(ring_of), *arguments) if ring_of else local(*arguments)
-    )
-    return results
+    return getattr(ring, name)(local, named_group(ring_of), *arguments) if ring_of else local(*arguments)
 
 
 def run_contrastive_forward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *positives, backend, ring_of = rest
-    return run("contrastive_forward", backend, ring_of, image, text, scale, Positives(*positives))
+    problem = (image, text, scale, Positives(*positives))
+    out: tuple[Tensor, ...] = run("contrastive_forward", backend, ring_of, *problem)
+    return out
 
 
-def run_sigmoid_forward(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
+def run_total(x: Tensor, dtype: torch.dtype, backend: str, *rest: Any) -> Tensor:
+    out: Tensor = run("total", backend, "", x, dtype, *rest)
+    return out
+
+
+def run_sigmoid_forward(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *rest: Any) -> Tensor:
     *positives, backend, ring_of = rest
-    return run("sigmoid_forward", backend, ring_of, image, text, scale, bias, Positives(*positives))
+    out: Tensor = run("sigmoid_forward", backend, ring_of, image, text, scale, bias, Positives(*positives))
+    return out
 
 
 def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *loss, offset, image_ids, text_ids, image_target, text_target, backend, ring_of = arguments[:-2]
     positives = Positives(offset, image_ids, text_ids, image_target, text_target)
-    return run("backward", backend, ring_of, Problem._make([*loss, positives]), *arguments[-2:])
+    out: tuple[Tensor, ...] = run(
+        "backward", backend, ring_of, Problem._make([*loss, positives]), *arguments[-2:]
+    )
+    return out
 
 
 def fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -195,8 +208,12 @@ def fake_contrastive_forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[T
     return tuple(image.new_empty(n, dtype=wide_dtype(image)) for n in (image.shape[0], texts, image.shape[0]))
 
 
-def fake_sigmoid_forward(image: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(image.new_empty(image.shape[0], dtype=accumulation_dtype(image.dtype)) for _ in range(2))
+def fake_total(x: Tensor, dtype: torch.dtype, *_: Any) -> Tensor:
+    return x.new_empty((), dtype=dtype)
+
+
+def fake_sigmoid_forward(image: Tensor, *_: Any) -> Tensor:
+    return image.new_empty((2, image.shape[0]), dtype=accumulation_dtype(image.dtype))
 
 
 def fake_backward(image: Tensor, text: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -213,9 +230,15 @@ register(
     fake_contrastive_forward,
 )
 register(
+    "total",
+    "(Tensor x, ScalarType dtype, str backend, Tensor? x_weight=None, Tensor? y=None, Tensor? y_weight=None,"
+    " Tensor? subtracted=None, Tensor? factor=None, SymInt divisor=1) -> Tensor",
+    run_total,
+    fake_total,
+)
+register(
     "sigmoid_forward",
-    f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str backend, str ring)"
-    " -> (Tensor row_loss, Tensor row_dlogits)",
+    f"(Tensor image, Tensor text, Tensor scale, Tensor bias, {POSITIVES}, str backend, str ring) -> Tensor",
     run_sigmoid_forward,
     fake_sigmoid_forward,
 )

@@ -59,11 +59,9 @@ class Weights(NamedTuple):
 
 def by_label(image_labels: Tensor, text_labels: Tensor) -> Positives:
     # Labels are mapped to ids that fit into 32 bits: their positions among all labels in sorted order.
-    ordered = torch.cat([image_labels, text_labels]).sort().values
-    image_ids, text_ids = (
-        torch.searchsorted(ordered, x, out_int32=True) for x in (image_labels, text_labels)
-    )
-    return Positives(0, image_ids, text_ids)
+    labels = torch.cat([image_labels, text_labels])
+    ids = torch.searchsorted(labels.sort().values, labels, out_int32=True)
+    return Positives(0, ids[: len(image_labels)], ids[len(image_labels) :])
 
 
 def with_soft_targets(positives: Positives, dtype: torch.dtype) -> tuple[Positives, Weights]:
@@ -76,12 +74,13 @@ def with_soft_targets(positives: Positives, dtype: torch.dtype) -> tuple[Positiv
     _, image_ids, text_ids, *_ = positives
     assert image_ids is not None and text_ids is not None  # noqa: PT018
     positives_of_image, positives_of_text = count(image_ids, text_ids), count(text_ids, image_ids)
-    image_mean, text_mean = (0.5 / (n > 0).sum().to(dtype) for n in (positives_of_image, positives_of_text))
-    unit = torch.maximum(image_mean, text_mean)
-    image_weight = torch.where(positives_of_image > 0, image_mean / unit, 0.0)
-    text_weight = torch.where(positives_of_text > 0, text_mean / unit, 0.0)
+    # Each side is half of the loss: the weight of a row is 1 / 2 over the number of rows that have positives.
+    images, texts = (n.count_nonzero().to(dtype) for n in (positives_of_image, positives_of_text))
+    fewer = torch.minimum(images, texts)
+    image_weight = positives_of_image.clamp(max=1) * (fewer / images)
+    text_weight = positives_of_text.clamp(max=1) * (fewer / texts)
     positives = positives._replace(
         image_target=image_weight / positives_of_image.clamp(min=1),
         text_target=text_weight / positives_of_text.clamp(min=1),
     )
-    return positives, Weights(image_weight, text_weight, unit)
+    return positives, Weights(image_weight, text_weight, 0.5 / fewer)

@@ -19,7 +19,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 WITHOUT_PRODUCTS = re.compile(
-    "attention.pool.*|patch_embed.(prepare|finish|position_gradient)|contrastive.combine"
+    "attention.pool.*|patch_embed.(prepare|finish|position_gradient)|contrastive.(combine|finish)"
 )
 
 

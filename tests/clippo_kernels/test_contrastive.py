@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from clippo.bench.harness import peak_cpu_memory
 from clippo_kernels import contrastive_loss, sigmoid_loss, tuning
 from clippo_kernels._ops import cast
-from clippo_kernels.contrastive import eager, reference
+from clippo_kernels.contrastive import eager, operators, reference
 from clippo_kernels.contrastive.positives import Positives, by_label, with_soft_targets
 from clippo_kernels.contrastive.problem import Problem
 from clippo_kernels.dispatch import BACKEND_VARIABLE
@@ -422,10 +422,13 @@ def test_operators_are_registered_well(backend, dtype, positives):
     rest = *pairs, backend, ""
     scale, bias, factor = torch.tensor(10.0), torch.tensor(-2.0), torch.tensor(0.1)
     ops, shard = torch.ops.clippo_kernels, image[own]
-    row_lse, column_lse, _ = ops.contrastive_forward(shard, text, scale, *rest)
+    row_lse, column_lse, positive = ops.contrastive_forward(shard, text, scale, *rest)
     softmax, sigmoid = ((shard, text, scale, x, factor) for x in (None, bias))
+    weights = (torch.rand(5), column_lse, torch.rand(9)) if positives == "labels" else (None, None, None)
     for op, *args in (
         (ops.contrastive_forward.default, shard, text, scale, *rest),
+        (ops.total.default, row_lse, torch.float32, backend, *weights, positive, factor, 3),
+        (ops.total.default, row_lse, torch.float32, backend),
         (ops.sigmoid_forward.default, shard, text, scale, bias, *rest),
         (ops.contrastive_backward.default, *softmax, row_lse, column_lse, *rest, dtype, torch.float32),
         (ops.contrastive_backward.default, *sigmoid, None, None, *rest, dtype, dtype),
@@ -513,7 +516,63 @@ def test_products_without_memory_need_no_mixed_precision(monkeypatch):
     monkeypatch.delattr(torch, "addmm")
     total = torch.empty(4, 6, device="meta")
     a, b = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 5), (5, 6)))
-    launch.add_product(total, a, b)
+    launch.set_or_add_product(total, a, b, is_first=False)
+
+
+# What runs nothing on a device: views, memory that is not written, and questions about dtypes.
+FREE = {
+    "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "new_empty", "numpy_T",
+    "permute", "promote_types", "select", "slice", "split", "t", "transpose", "unbind", "unsqueeze", "view",
+}  # fmt: skip
+
+
+class DeviceOperations(TorchDispatchMode):
+    """Counts PyTorch's operators, those inside of our own too, and launches of kernels."""
+
+    def __init__(self):
+        self.names = []
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        namespace, _, name = func.name().partition("::")
+        if namespace == "clippo_kernels":
+            inside = "run_backward" if name == "contrastive_backward" else f"run_{name}"
+            with torch.no_grad(), self:
+                return getattr(operators, inside)(*args, **(kwargs or {}))
+        if name.partition(".")[0] not in FREE:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def launched(self, kernel, programs, args, options):
+        self.names.append(kernel.__name__)
+        with torch.utils._python_dispatch._disable_current_modes():
+            kernel[(programs,)](*args, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs the kernels on a CPU")
+@pytest.mark.parametrize(
+    ("loss", "labelled", "chunks", "in_kernel"),
+    [
+        (contrastive, False, 11, 9),
+        (contrastive, True, 44, 42),
+        (sigmoid, False, 11, 9),
+        (sigmoid, True, 14, 12),
+    ],
+    ids=["contrastive", "contrastive, labels", "sigmoid", "sigmoid, labels"],
+)
+def test_device_operations(monkeypatch, loss, labelled, chunks, in_kernel):
+    """What forward and backward run on a device, by either backward, with the gradient of the loss itself."""
+    from clippo_kernels._triton import launch_hook
+
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    labels = some_labels(9) if labelled else None
+    # float32 goes by chunks; 16-bit embeddings of 32 features do not.
+    for dtype, expected in ((torch.float32, chunks), (torch.bfloat16, in_kernel)):
+        inputs = [*embeddings(9, 32, dtype), *scalars(torch.float32)]
+        counted = DeviceOperations()
+        with launch_hook(counted.launched), counted:
+            loss(*inputs, labels=labels).backward()
+        assert len(counted.names) == expected, counted.names
 
 
 def test_a_result_that_has_its_dtype_is_not_cast():
