@@ -32,15 +32,20 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     torch.library.register_fake(f"clippo_kernels::{name}", fake)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_autocast(device_type: str) -> bool:
+    """Look up if a type of device has autocast, which torch.compile cannot trace in torch 2.11."""
+    return torch.amp.is_autocast_available(device_type)
+
+
 def is_autocast_enabled(x: Tensor) -> bool:
     device_type = x.device.type
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return has_autocast(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device_type = x.device.type
-    has_autocast = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if has_autocast else nullcontext()
+    return torch.autocast(device_type, enabled=False) if has_autocast(device_type) else nullcontext()
 
 
 def is_on_current_device(x: Tensor) -> bool:
