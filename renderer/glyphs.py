@@ -70,7 +70,7 @@ def unifont_glyphs(folder: str | os.PathLike[str] | None = None) -> Glyphs:
 
 
 class UnifontTable(NamedTuple):
-    """All G glyphs of Unifont 15.0.01, but those of the private use areas.
+    """All G glyphs of Unifont 15.0.01.
 
     Attributes:
         code_points: (G,) int32, ascending.

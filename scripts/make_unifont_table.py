@@ -1,4 +1,4 @@
-"""Make renderer/unifont.npz.xz of the font files of Unifont that are installed, in a minute.
+"""Make renderer/unifont.npz.xz of the font files of Unifont that are installed.
 
 Debian 12's packages fonts-unifont and unifont hold version 15.0.01.
 """
@@ -12,21 +12,15 @@ import numpy as np
 
 from clippo.renderer.glyphs import UnifontFiles, UnifontTable
 
-PRIVATE_USE = ((0xE000, 0xF900), (0xF0000, 0x110000))
-
 if __name__ == "__main__":
     glyphs = UnifontFiles()
     code_points = np.arange(0x110000, dtype=np.int32)
-    is_private = np.zeros(len(code_points), bool)
-    for first, end in PRIVATE_USE:
-        is_private[first:end] = True
-    code_points = code_points[glyphs.has_glyph(code_points) & ~is_private]
+    code_points = code_points[glyphs.has_glyph(code_points)]
     bitmaps = np.packbits(glyphs.bitmaps(code_points), axis=2).reshape(len(code_points), -1)
     advances, shifts = (part.astype(np.uint8) for part in glyphs.placement(code_points))
     table = UnifontTable(code_points, bitmaps, advances, shifts, glyphs.fonts)
-    arrays = table._asdict() | {"fonts": np.array(json.dumps(glyphs.fonts))}
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **table._asdict() | {"fonts": np.array(json.dumps(glyphs.fonts))})
     out = Path(__file__).parents[1] / "renderer" / "unifont.npz.xz"
     out.write_bytes(lzma.compress(file.getvalue(), preset=9))
     print(f"{len(code_points):,} glyphs, {out.stat().st_size:,} bytes in {out}")

@@ -1,7 +1,6 @@
-"""Emoji and flags with all that Unicode CLDR calls them: the data of the model `clippo-dictionary`.
+"""Emoji and flags with all that Unicode CLDR calls them, under permissive licences alone.
 
-All of it may be used and passed on under permissive licences. Every picture is trained; what is held out are
-names.
+Training sees every picture. Names are held out.
 """
 
 from __future__ import annotations

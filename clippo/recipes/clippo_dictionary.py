@@ -1,4 +1,4 @@
-"""The model `clippo-dictionary`: emoji and flags, by what 229 languages call them."""
+"""A small CLIPPO on emoji and flags, by their names and keywords in 229 languages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ __all__ = ["recipe"]
 
 
 def recipe() -> TrainConfig:
-    """The model `clippo-dictionary`: emoji and flags, by what 229 languages call them.
+    """A small CLIPPO on emoji and flags, by their names and keywords in 229 languages.
 
     Command: `clippo data fetch dictionary`, then `OMP_NUM_THREADS=1 clippo train clippo_dictionary`.
-    Hardware: two cores of an AMD EPYC, 75 minutes.
-    Result: its model card.
+    Hardware: two cores of an AMD EPYC, 96 minutes beside other work.
+    Result: of the names that were never trained, 45.1 % find their picture among the first ten (mean of the
+        languages; chance 18.3 %). Of what it has not seen it knows next to nothing: 2.5 % in OpenMoji's
+        style, 2.7 % in Fluent's (chance 1.6 %), and no more than chance of stamps and drawings. Seed 0 alone.
     """
 
     def unseen(*collections: str) -> RetrievalConfig:

@@ -22,7 +22,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 class Problem(NamedTuple):
-    """What decides the launches of an attention, beside the addresses of its tensors.
+    """The key of a launch plan: shapes, strides and dtype of an attention, without its tensors' addresses.
 
     The layers of a tower have the same problem, so that its plans are cached and found by one look-up.
     """

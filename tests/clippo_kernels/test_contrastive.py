@@ -519,7 +519,7 @@ def test_products_without_memory_need_no_mixed_precision(monkeypatch):
     launch.set_or_add_product(total, a, b, is_first=False)
 
 
-# What runs nothing on a device: views, memory that is not written, and questions about dtypes.
+# Operators that launch nothing: views, allocations that are not filled, and queries of dtypes.
 FREE = {
     "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "new_empty", "numpy_T",
     "permute", "promote_types", "select", "slice", "split", "t", "transpose", "unbind", "unsqueeze", "view",
@@ -561,7 +561,7 @@ class DeviceOperations(TorchDispatchMode):
     ids=["contrastive", "contrastive, labels", "sigmoid", "sigmoid, labels"],
 )
 def test_device_operations(monkeypatch, loss, labelled, chunks, in_kernel):
-    """What forward and backward run on a device, by either backward, with the gradient of the loss itself."""
+    """Forward and backward launch a fixed number of device operations, in both kinds of backward."""
     from clippo_kernels._triton import launch_hook
 
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")

@@ -300,38 +300,36 @@ def key_of(sequence: str) -> str:
 
 def noto(archive: Path, names: Names, emoji: Emojis) -> Iterator[Entry]:
     """Noto Color Emoji."""
-    font = noto_font(archive)
-    seen = set()  # for emoji newer than itself the font may have a picture of another
-    for one in emoji.values():
-        picture = font.draw(one.sequence, DRAWN_PX)
-        if picture is None or picture.tobytes() in seen:
-            continue
-        seen.add(picture.tobytes())
-        if entry := entry_of(one.sequence, "png", png(picture), names, emoji):
+    for sequence, picture in noto_pictures(archive, (one.sequence for one in emoji.values())):
+        if entry := entry_of(sequence, "png", picture, names, emoji):
             yield entry
-
-
-def noto_font(archive: Path) -> EmojiFont:
-    """The font of a package."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "NotoColorEmoji.ttf")
-        file.write_bytes(next(members(archive, lambda path: path.endswith(file.name)))[1])
-        return EmojiFont(file)  # it keeps what it has read
 
 
 def with_words(archive: Path, words: Words) -> Iterator[Entry]:
     """Noto Color Emoji with their names and keywords; flags and skin tones are left out."""
-    font = noto_font(archive)
-    seen = set()
-    for sequence, about in emoji_package.EMOJI_DATA.items():
-        plain = sequence.replace("\ufe0f", "")
-        if about["status"] != FULLY_QUALIFIED or set(plain) & set(SKIN_TONES) or FLAG.match(plain):
-            continue
-        picture = font.draw(sequence, DRAWN_PX)
-        if picture is None or picture.tobytes() in seen or "en" not in words.get(plain, {}):
-            continue
-        seen.add(picture.tobytes())
-        yield Entry(key_of(plain), "png", png(picture), words[plain])
+    named = {
+        sequence: plain
+        for sequence, about in emoji_package.EMOJI_DATA.items()
+        if about["status"] == FULLY_QUALIFIED and not set(sequence) & set(SKIN_TONES)
+        if "en" in words.get(plain := sequence.replace("\ufe0f", ""), {}) and not FLAG.match(plain)
+    }
+    for sequence, picture in noto_pictures(archive, named):
+        yield Entry(key_of(named[sequence]), "png", picture, words[named[sequence]])
+
+
+def noto_pictures(archive: Path, sequences: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The emoji that Noto Color Emoji has a picture of, with the picture as PNG; no picture comes twice."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "NotoColorEmoji.ttf")
+        file.write_bytes(next(members(archive, lambda path: path.endswith(file.name)))[1])
+        font = EmojiFont(file)
+        seen = set()  # for emoji newer than itself the font may have a picture of another
+        for sequence in sequences:
+            picture = font.draw(sequence, DRAWN_PX)
+            if picture is None or picture.tobytes() in seen:
+                continue
+            seen.add(picture.tobytes())
+            yield sequence, png(picture)
 
 
 def territories(archive: Path, cldr: Path) -> Iterator[Entry]:

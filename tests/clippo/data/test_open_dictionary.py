@@ -54,7 +54,7 @@ def test_what_is_held_out_is_trained_nowhere(drawn):
     assert kept_out <= names
     assert 4 <= len(kept_out) <= 24
     for key, texts in held_out.items():
-        # What the picture is called in that language besides is not trained of it either.
+        # Training does not see the keywords of a held-out name either.
         assert not {text.language for text in texts} & {text.language for text in train[key]}
 
 
