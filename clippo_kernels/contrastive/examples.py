@@ -32,8 +32,8 @@ CANDIDATES: dict[str, dict[str, list[int]]] = {
         "num_stages": [1, 2],
     },
     "finish": {"ROWS": [2, 4, 8, 16], "BLOCK_D": [128, 256], "num_warps": [2, 4, 8], "num_stages": [1, 2]},
-    "split": {"BLOCK": [128, 256, 512], "num_warps": [4], "num_stages": [1]},
-    "total": {"BLOCK": [1024, 2048, 4096], "num_warps": [8, 16], "num_stages": [1, 2]},
+    "split": {"BLOCK": [64, 128, 256, 512, 1024], "num_warps": [1, 2, 4, 8], "num_stages": [1, 2]},
+    "total": {"BLOCK": [512, 1024, 2048, 4096], "num_warps": [4, 8, 16], "num_stages": [1, 2, 3]},
     "": {
         "BLOCK_R": [64, 128],
         "BLOCK_B": [64, 128, 256],
