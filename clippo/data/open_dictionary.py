@@ -6,7 +6,9 @@ Training sees every picture. Names are held out.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +16,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clippo.data.base import Example, SourceConfig, Split, Text
+from clippo.data.decode import pixels_of
 from clippo.data.records import FilesSource, Images, Records, checksum_of, open_once
 from clippo.data.remote import cache_folder
 from clippo.data.webdataset import TarsConfig
 from clippo.errors import UserError
+from clippo.files import MANIFEST_FILE
 
 __all__ = ["OpenDictionaryConfig"]
 
 HELD_OUT = 0.1  # of the distinct strings
+FEW_SPEAKERS = 10_000  # of a language of which Unicode CLDR gives no number, such as European Portuguese
 NAME_SHARE = 0.5  # how often training draws the name in a language, and not one of the keywords
 
 
@@ -35,11 +40,12 @@ class OpenDictionaryConfig(SourceConfig):
 
     Attributes:
         path: the folder; by default the one in the user's cache.
-        english_share: how often training draws an English text. The other languages of a picture have equal
-            parts of the rest; in each, the name is drawn in half of the cases and a keyword in the others.
+        english_share: how often training draws an English text. The other languages of a picture share the
+            rest in proportion to the square root of the number of people who speak them; in each, the name is
+            drawn in half of the cases and a keyword in the others.
 
     Raises:
-        UserError: a share out of range.
+        UserError: a share out of range, or a folder that `clippo data fetch dictionary` has not made whole.
     """
 
     name: ClassVar[str] = "open_dictionary"
@@ -52,14 +58,16 @@ class OpenDictionaryConfig(SourceConfig):
 
     def build(self, split: Split, *, image_size: int = 0) -> OpenDictionarySource:
         folder = Path(self.path or cache_folder("dictionary"))
-        if not (folder / "emoji.tar").is_file():
-            raise UserError(
-                f"there is no file emoji.tar in {folder}: `clippo data fetch dictionary` makes it"
-            )
+        for file in ("emoji.tar", MANIFEST_FILE):
+            if not (folder / file).is_file():
+                raise UserError(
+                    f"there is no file {file} in {folder}: `clippo data fetch dictionary` makes it"
+                )
+        speakers = json.loads((folder / MANIFEST_FILE).read_bytes()).get("speakers", {})
         records, images = open_once(tars := TarsConfig(path=f"{folder}/{{emoji,territories}}.tar"))
         is_kept = texts_by_split(tars)[split]
         rows = np.flatnonzero(np.add.reduceat(is_kept, records.first_text[:-1], dtype=np.intp))
-        return OpenDictionarySource(records, images, rows, is_kept, self.english_share)
+        return OpenDictionarySource(records, images, rows, is_kept, self.english_share, speakers)
 
 
 @cache
@@ -86,18 +94,35 @@ class OpenDictionarySource(FilesSource):
         records, images, rows: as of `FilesSource`.
         is_kept: (T,) bool, of all texts of the records.
         english_share: as of `OpenDictionaryConfig`.
+        speakers: how many people speak each language.
     """
 
     def __init__(
-        self, records: Records, images: Images, rows: np.ndarray, is_kept: np.ndarray, english_share: float
+        self,
+        records: Records,
+        images: Images,
+        rows: np.ndarray,
+        is_kept: np.ndarray,
+        english_share: float,
+        speakers: Mapping[str, int],
     ) -> None:
         super().__init__(records, images, rows)
         self.is_kept = is_kept
         self.english_share = english_share
-        self._texts: dict[int, tuple[Text, ...]] = {}  # by row, because a picture has hundreds
+        self.speakers = speakers
+        # By row: a picture has hundreds of texts, and decoding takes longer than all else that a loader does
+        # with it. Together they take 300 MB in each process.
+        self._texts: dict[int, tuple[Text, ...]] = {}
+        self._pictures: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_texts": {}}
+        return vars(self) | {"_texts": {}, "_pictures": {}}
+
+    def __getitem__(self, index: int) -> Example:
+        row = int(self.rows[index])
+        if row not in self._pictures:
+            self._pictures[row] = pixels_of(super().__getitem__(index))
+        return replace(self.example(row, b""), image=self._pictures[row])
 
     def example(self, row: int, image: bytes) -> Example:
         if row not in self._texts:
@@ -111,10 +136,12 @@ class OpenDictionarySource(FilesSource):
         for number, text in enumerate(self.records.texts_of(row), first):
             if self.is_kept[number]:
                 by_language.setdefault(text.language, []).append(text.text)
-        others = max(1, len(by_language) - ("en" in by_language))
+        power = {code: self.speakers.get(str(code), FEW_SPEAKERS) ** 0.5 for code in by_language}
+        others = sum(power.values()) - power.get("en", 0.0)
         texts = []
         for language, (name, *keywords) in by_language.items():
-            share = self.english_share if language == "en" else (1 - self.english_share) / others
+            rest = (1 - self.english_share) * power[language] / others if others else 0.0
+            share = self.english_share if language == "en" else rest
             of_name = NAME_SHARE if keywords else 1.0
             texts.append(Text(name, language, share * of_name))
             texts += [Text(word, language, share * (1 - of_name) / len(keywords)) for word in keywords]
@@ -123,5 +150,5 @@ class OpenDictionarySource(FilesSource):
     @property
     def fingerprint(self) -> str:
         """Checksum as of `FilesSource`, and of which texts are kept and their weights."""
-        own = self.is_kept.tobytes() + repr(self.english_share).encode()
+        own = self.is_kept.tobytes() + repr((self.english_share, self.speakers)).encode()
         return hashlib.sha256(super().fingerprint.encode() + own).hexdigest()

@@ -92,7 +92,7 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
 
     Args:
         folder: gets a tar a collection, and manifest.json with where each is from, its licence and its
-            checksum. It must not exist, or be empty.
+            checksum, and how many people speak each language. It must not exist, or be empty.
         packages: folder of the downloads, of about 230 MB; one in the user's cache by default.
 
     Returns:
@@ -121,7 +121,8 @@ def fetch_dictionary(folder: Path, packages: Path | None = None) -> dict[str, di
             pictures = tqdm(entries(), desc=name, unit="picture", leave=False)
             counts[name] = write(unfinished / f"{name}.tar", pictures)
         about = [described(package, archives[name]) for name, package in PACKAGES.items()]
-        write_manifest(unfinished, packages=about, collections=counts)
+        speakers = speakers_of(archives["cldr"])
+        write_manifest(unfinished, packages=about, collections=counts, speakers=speakers)
     return counts
 
 
@@ -272,6 +273,20 @@ def cldr_files(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
 def cldr_locale(name: str) -> str:
     """CLDR's own locales already have the codes, of which "pt" is Brazilian here and pt_PT is the other."""
     return {"pt": "pt_BR", "pt_PT": "pt", "zh_Hant": "zh_TW"}.get(name, name)
+
+
+def speakers_of(archive: Path) -> dict[str, int]:
+    """How many people speak each language, in all territories together, as Unicode CLDR estimates."""
+    name = "usr/share/unicode/cldr/common/supplemental/supplementalData.xml"
+    content = next(members(archive, lambda path: path == name))[1]
+    found: dict[str, float] = defaultdict(float)
+    for territory in ElementTree.fromstring(content).iter("territory"):  # noqa: S314, apt has verified it
+        for language in territory.iter("languagePopulation"):
+            share = float(str(language.get("populationPercent"))) / 100
+            code = language_code(cldr_locale(str(language.get("type"))))
+            if code:
+                found[code] += share * float(str(territory.get("population")))
+    return {code: round(count) for code, count in sorted(found.items())}
 
 
 def emoji_of(openmoji_archive: Path) -> dict[str, Emoji]:

@@ -10,6 +10,7 @@ from clippo.data.convert import png
 from clippo.data.fetch.dictionary import Entry, write
 from clippo.data.open_dictionary import OpenDictionaryConfig
 from clippo.errors import UserError
+from clippo.files import write_manifest
 from clippo.recipes import find_recipe
 from clippo.results import read_results
 from clippo.training.trainer import train
@@ -35,6 +36,7 @@ def drawn(tmp_path, monkeypatch):
             for number in range(30)
         ]  # fmt: skip
         write(folder / f"{name}.tar", entries)
+    write_manifest(folder, speakers={"en": 10_000, "de": 900, "nb": 100})
     return folder
 
 
@@ -62,8 +64,11 @@ def test_weights_are_shared_by_languages_and_then_by_names_and_keywords(drawn):
     for texts in texts_of("train", english_share=0.4).values():
         own = {code: [text.weight for text in texts if text.language == code] for code in LANGUAGES}
         assert sum(own["en"]) == pytest.approx(0.4 if own["en"] else 0)
-        others = [sum(weights) for code, weights in own.items() if code != "en" and weights]
-        assert others == pytest.approx([0.6 / len(others)] * len(others))
+        # The square roots of the numbers of speakers; of Danish none is known, which counts as 10,000.
+        powers = {"de": 30, "nb": 10, "da": 100}
+        powers = {code: power for code, power in powers.items() if own[code]}
+        for code, power in powers.items():
+            assert sum(own[code]) == pytest.approx(0.6 * power / sum(powers.values()))
         for weights in own.values():
             if len(weights) > 1:
                 assert weights[0] == pytest.approx(sum(weights[1:]))
@@ -85,6 +90,9 @@ def test_fingerprints_differ_with_the_part_and_the_weights(drawn):
 
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no file emoji\.tar in .*: `clippo data fetch dictionary` makes it"):
+        OpenDictionaryConfig(path=str(tmp_path)).build("train")
+    (tmp_path / "emoji.tar").touch()
+    with pytest.raises(UserError, match=r"no file manifest\.json in "):
         OpenDictionaryConfig(path=str(tmp_path)).build("train")
     with pytest.raises(UserError, match="english_share must be between 0 and 1, got 2"):
         OpenDictionaryConfig(english_share=2)

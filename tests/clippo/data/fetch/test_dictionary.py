@@ -27,6 +27,13 @@ STAMPS = "usr/share/tuxpaint/stamps/"
 WORDS = "usr/share/games/pysiogame/"
 CLDR = "usr/share/unicode/cldr/common/"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72"><circle cx="36" cy="36" r="30"/></svg>'
+SPEAKERS = b"""<supplementalData><territoryInfo>
+<territory type="DE" population="1000"><languagePopulation type="de" populationPercent="91"/>
+<languagePopulation type="tr" populationPercent="2.6"/></territory>
+<territory type="AT" population="100"><languagePopulation type="de" populationPercent="97"/></territory>
+<territory type="TW" population="50"><languagePopulation type="zh_Hant" populationPercent="95"/></territory>
+<territory type="AQ" population="0"/>
+</territoryInfo></supplementalData>"""
 EMPTY_SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"></svg>'
 WIDE_SVG = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="40" height="20"/></svg>'
@@ -125,6 +132,7 @@ def packages(deb, tgz, tmp_path, monkeypatch):
             f"{CLDR}annotations/de_CH.xml": annotations({"🐈": "Chatz"}),
             f"{CLDR}annotations/pt.xml": annotations({"🐈": "gato"}),
             f"{CLDR}annotationsDerived/th.xml": annotations({"🐈": "แมว"}),
+            f"{CLDR}supplemental/supplementalData.xml": SPEAKERS,
             f"{CLDR}main/en.xml": territories({"DE": "Germany", "001": "world"}),
             f"{CLDR}main/de.xml": territories({"DE": "Deutschland"}),
             f"{CLDR}main/de_CH.xml": territories({"DE": "Tüütschland"}),
@@ -224,6 +232,7 @@ def test_the_manifest_tells_the_origin_of_everything(made):
     }
     assert all(one["licence"] and len(one["sha256"]) == 64 for one in manifest["packages"])
     assert manifest["collections"]["flags"] == {"pictures": 1, "names": 3, "languages": 3}
+    assert manifest["speakers"] == {"de": 1007, "tr": 26, "zh-Hant": 48}
     for tar in made.glob("*.tar"):
         assert tar.name in manifest["sha256"]
         check_manifest(tar)
