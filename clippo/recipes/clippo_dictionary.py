@@ -44,6 +44,9 @@ def recipe() -> TrainConfig:
         loss=SoftmaxLossConfig(),
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
         evaluators={
+            "all_names": RetrievalConfig(
+                queries="all", candidates="all", captions="first", merge_equal_texts=True
+            ),
             "held_out_names": RetrievalConfig(merge_equal_texts=True),
             "openmoji": unseen("openmoji"),
             "fluent": unseen("fluent"),
