@@ -361,14 +361,15 @@ class Clippo(nn.Module):
     def from_pretrained(
         cls, source: str | Path, renderer: TextRenderer | None = None, *, revision: str | None = None
     ) -> Self:
-        """Load a model from a folder that `save_pretrained` wrote, or from the Hugging Face Hub.
+        """Load a model from a folder that `save_pretrained` wrote, from this package, or from the Hub.
 
         A model was trained on the pixels of one renderer. Without `renderer`, the one that `renderer.json`
         describes is made at the first use. If the renderer would draw other pixels than the model was trained
         on, a warning names the difference: fonts, versions or options. Nothing is unpickled.
 
         Args:
-            source: a folder, or "owner/name" on the Hub, which needs the `hub` extra.
+            source: a folder; the name of a model of this package, see `shipped_models`; or "owner/name" on
+                the Hugging Face Hub, which needs the `hub` extra.
             renderer: draws strings.
             revision: branch, tag or commit on the Hub; a commit pins the weights.
 

@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 from clippo.errors import DamagedCheckpointError, UserError, first_line
 from clippo.files import UNFINISHED, atomic_path, check_file, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
+from clippo.model.checkpoints.shipped import shipped_folder, shipped_models
 from clippo.model.configs import flat, from_dict, to_dict
 from clippo.model.text_input import RenderedText
 from clippo.training import checkpoint
@@ -359,17 +360,21 @@ def sha256_of(tensor: torch.Tensor) -> str:
 
 
 def load_model(source: str | Path) -> Clippo:
-    """Read the model of a run, a folder of `Clippo.save_pretrained`, a `.npz` of big_vision, or the Hub.
+    """Read the model of a run, a folder of `Clippo.save_pretrained`, a `.npz` of big_vision, or a name.
 
     Args:
-        source: a path, or "hf://owner/name"; the prefix keeps a mistyped path from being sent to the Hub.
+        source: a path; the name of a model that comes with this package; or "hf://owner/name", whose prefix
+            keeps a mistyped path from being sent to the Hub.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
     on_hub = str(source).startswith(HUB)
-    if not on_hub and not Path(source).exists():
-        raise UserError(f"cannot read a model from {source}: there is no such file or folder")
+    if not on_hub and not Path(source).exists() and shipped_folder(source) is None:
+        raise UserError(
+            f"cannot read a model from {source}: there is no such file or folder, and the models that come "
+            f"with this package are {', '.join(shipped_models())}"
+        )
     run = RunFolder(source)
     if run.checkpoints.is_dir():
         return run.load_model()

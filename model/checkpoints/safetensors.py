@@ -26,6 +26,7 @@ from clippo.files import (
 from clippo.model.checkpoints import version_0
 from clippo.model.checkpoints.hub import download, is_hub_name
 from clippo.model.checkpoints.names import unwrapped_name
+from clippo.model.checkpoints.shipped import shipped_folder
 
 __all__ = [
     "Config",
@@ -107,13 +108,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def find_folder(source: str | Path, revision: str | None) -> Path:
-    """The folder of a source, fetched from the Hub where it is "owner/name" there.
+    """The folder of a source: a path, the name of a model of this package, or "owner/name" on the Hub.
 
     Raises:
         FileNotFoundError, ImportError: as of `hub.download`.
         ValueError: a revision of a folder.
     """
     folder = Path(source)
+    if not folder.is_dir() and (shipped := shipped_folder(source)) is not None:
+        folder = shipped
     if not folder.is_dir() and is_hub_name(str(source)):
         return download(str(source), revision, [CONFIG_FILE, WEIGHTS_FILE, RENDERER_FILE, MANIFEST_FILE])
     if revision is not None:

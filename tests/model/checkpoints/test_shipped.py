@@ -1,0 +1,48 @@
+"""Models that come with the package."""
+
+import pytest
+
+from clippo.errors import UserError
+from clippo.model import Clippo, ClippoConfig
+from clippo.model.checkpoints import shipped
+from clippo.training.run_folder import load_model
+
+SMALL = ClippoConfig(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=8, image_size=16, embed_dim=8)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A model that comes with the package, under the name "own"."""
+    model = Clippo(SMALL)
+    model.save_pretrained(tmp_path / "pretrained" / "own")
+    monkeypatch.setattr(shipped, "ROOT", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+def test_they_are_found_by_name(own):
+    assert shipped.shipped_models() == ["own"]
+    for load in (Clippo.from_pretrained, load_model):
+        assert load("own").weights_sha256() == own.weights_sha256()
+
+
+def test_a_folder_of_the_same_name_comes_first(own, tmp_path):
+    other = Clippo(SMALL)
+    other.save_pretrained(tmp_path / "own")
+    for load in (Clippo.from_pretrained, load_model):
+        assert load("own").weights_sha256() == other.weights_sha256()
+
+
+@pytest.mark.parametrize("name", ["other", "../own", "own/../own", ".", ""])
+def test_other_names_are_not_theirs(own, name):
+    assert shipped.shipped_folder(name) is None
+
+
+def test_those_that_come_with_the_package_are_listed(own):
+    with pytest.raises(UserError, match="the models that come with this package are own$"):
+        load_model("other")
+
+
+def test_they_have_no_revision(own):
+    with pytest.raises(ValueError, match="revision is for names on the Hub, and own"):
+        Clippo.from_pretrained("own", revision="main")
