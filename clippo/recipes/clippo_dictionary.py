@@ -29,7 +29,7 @@ def recipe() -> TrainConfig:
     return TrainConfig(
         model=ClippoConfig(
             width=192,
-            depth=3,
+            depth=2,
             mlp_dim=768,
             num_heads=6,
             patch_size=16,
@@ -39,8 +39,8 @@ def recipe() -> TrainConfig:
             resize="bicubic",
         ),
         renderer=AlignedRendererConfig(),
-        data=OpenDictionaryConfig(english_share=0.2),
-        transform=PlaceConfig(strength=0.5, recolor=0.2),
+        data=OpenDictionaryConfig(english_share=0.3),
+        transform=PlaceConfig(strength=0.1),
         loss=SoftmaxLossConfig(),
         optimizer=AdamWConfig(weight_decay=0.05, beta2=0.98),
         evaluators={
@@ -55,11 +55,9 @@ def recipe() -> TrainConfig:
         },
         batch_size=128,
         merge_equal_texts=True,
-        patch_dropout=0.5,
-        unmasked_steps=1000,
         steps=10_000,
-        learning_rate=2e-3,
-        warmup_steps=1000,
+        learning_rate=1e-3,
+        warmup_steps=1200,
         residual_scale=0.2,
         eval_every=10_000,  # it takes minutes, of hundreds of thousands of names
     )
