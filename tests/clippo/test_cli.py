@@ -128,6 +128,40 @@ def test_fonts_says_what_is_covered_and_what_is_missing(cwd):
     assert "fonts-noto-cjk" in run.stdout or "NotoSansCJK-Regular.ttc" in run.stdout
 
 
+@pytest.mark.slow
+def test_doctor_says_what_is_here_and_how_to_get_the_rest(cwd):
+    (cwd / "fonts").mkdir()
+    run = clippo("doctor", cwd=cwd, CLIPPO_KERNELS_BACKEND="triton", TRITON_INTERPRET="0")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith(f"clippo      {__version__}, Python {sys.version.split()[0]}, ")
+    assert f"torch {torch.__version__}" in lines[1]
+    assert f"skia-python {version('skia-python')}" in lines[1]
+    if not torch.cuda.is_available():
+        assert (
+            "ops         none: CLIPPO_KERNELS_BACKEND=triton needs Triton, and tensors on a GPU" in run.stdout
+        )
+    assert re.search(r"^extras      .*\bparquet\b", run.stdout, re.MULTILINE)
+    assert "pytest" not in run.stdout
+
+
+def test_doctor_names_the_command_for_what_is_missing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("clippo.renderer.fonts.SYSTEM_FONT_FOLDERS", ())
+    monkeypatch.setenv("CLIPPO_FONT_PATH", str(tmp_path))
+    monkeypatch.setattr(
+        "clippo.cli.doctor.version_of", lambda name: None if name == "pyarrow" else version(name)
+    )
+    monkeypatch.setattr(
+        "clippo.cli.doctor.requires", lambda name: ["torch>=2.11", "pyarrow>=16; extra == 'parquet'"]
+    )
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "fonts       none of the usual ones" in out
+    assert "missing: apt-get install fonts-unifont fonts-noto-core fonts-noto-cjk" in out
+    assert "extras      none" in out
+    assert "missing: pyarrow; pip install 'clippo-kernels[parquet]'" in out
+
+
 @pytest.mark.long
 def test_train_then_evaluate_and_search(cwd):
     small = "--steps 4 --batch-size 8 --model.width 48 --model.depth 1 --model.image-size 32".split()
@@ -295,7 +329,18 @@ def test_help_needs_no_torch(cwd):
     code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for verb in ("embed", "evaluate", "export", "finetune", "fonts", "render", "runs", "search", "train"):
+    for verb in (
+        "doctor",
+        "embed",
+        "evaluate",
+        "export",
+        "finetune",
+        "fonts",
+        "render",
+        "runs",
+        "search",
+        "train",
+    ):
         assert f"  {verb} " in run.stdout
 
 
