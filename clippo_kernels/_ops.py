@@ -10,13 +10,16 @@ from torch import Tensor
 __all__ = ["autocast_dtype", "cast", "refuse_second_derivative", "register", "to_autocast_dtype"]
 
 
-def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
     """Define `torch.ops.clippo_kernels.<name>`, so that torch.compile and torch.export see one operator.
 
     `run` computes the operator on every device; `fake` returns its output shapes and dtypes for fake tensors.
     An operator has no gradient of its own, not even in an exported graph, where only the operators are left:
     the autograd functions define the gradients. An operator ignores autocast and computes in the dtypes of
     its arguments.
+
+    Returns a function that runs the operator, without PyTorch's dispatcher where nothing would see it there:
+    that takes longer than a launch.
     """
 
     def run_alone(x: Tensor, *args: Any) -> Any:
@@ -30,6 +33,29 @@ def register(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     torch.library.define(f"clippo_kernels::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(f"clippo_kernels::{name}", "CompositeExplicitAutograd", run_alone)
     torch.library.register_fake(f"clippo_kernels::{name}", fake)
+    operator = getattr(torch.ops.clippo_kernels, name).default
+
+    def call(x: Tensor, *args: Any) -> Any:
+        return operator(x, *args) if is_observed(x, *args) else run_alone(x, *args)
+
+    return call
+
+
+# Classes of arguments that do not ask to see operators, as those of fake tensors and of symbolic sizes do.
+ORDINARY = {Tensor, torch.nn.Parameter, type(None), int, float}
+
+
+def is_observed(x: Tensor, *args: Any) -> bool:
+    """Whether a compiler, a mode, a tracer, a profiler or an argument is to see an operator."""
+    return (
+        torch.compiler.is_compiling()
+        or not ORDINARY.issuperset(map(type, (x, *args)))
+        or x.is_meta
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -82,4 +108,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
 
 def to_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Convert tensors on one device to the dtypes of products with them."""
+    if not is_autocast_enabled(tensors[0]):
+        return tensors
     return tuple([cast(x, autocast_dtype(x)) for x in tensors])

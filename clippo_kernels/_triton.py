@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["cast", "cdiv", "dot", "launch", "launch_hook", "num_sms", "with_unit_last_stride"]
+__all__ = ["Plan", "cast", "cdiv", "dot", "launch", "launch_hook", "num_sms", "with_unit_last_stride"]
 
 # Triton reads the variable when a kernel is decorated, so a process either interprets or compiles all
 # kernels.
@@ -59,15 +59,49 @@ def launch_hook(called: Hook) -> Iterator[None]:
         hook.reset(token)
 
 
-def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
-    """Launch `programs` programs of a kernel; `options` are its constexprs and launch options."""
+def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> Any:
+    """Launch `programs` programs of a kernel; `options` are its constexprs and launch options.
+
+    Returns what Triton compiled for these arguments, or None in the interpreter and inside of `launch_hook`.
+    """
     # From Triton 3.10 on, multiplies and adds are no longer fused by default; all kernels here want them
     # fused.
     options["enable_fp_fusion"] = True
     if (called := hook.get()) is not None:
-        called(kernel, programs, args, options)
-    else:
-        kernel[(programs,)](*args, **options)
+        return called(kernel, programs, args, options)
+    return kernel[(programs,)](*args, **options)
+
+
+class Plan:
+    """A launch but for its tensors, which are the first arguments of the kernel.
+
+    To find what it has compiled, Triton looks at the type, the alignment and the value of every argument, for
+    longer than the rest of a launch takes. A plan keeps what was found.
+
+    Args:
+        kernel: a function whose constexprs come last.
+        programs: number of programs.
+        numbers: the arguments after the tensors.
+        options: the constexprs and launch options.
+        is_fixed: whether the tensors of all launches have the same dtypes and device, and all start at
+            multiples of 16 bytes, so that one compiled kernel serves them.
+    """
+
+    def __init__(
+        self, kernel: Any, programs: int, numbers: tuple[Any, ...], options: dict[str, Any], is_fixed: bool
+    ) -> None:
+        self.kernel, self.programs, self.numbers, self.options = kernel, programs, numbers, options
+        self.is_fixed = is_fixed
+        self.compiled: Any = None
+        self.constants = tuple([options[name] for name in kernel.arg_names if name in options])
+
+    def launch(self, *tensors: torch.Tensor | None) -> None:
+        if self.compiled is not None and hook.get() is None:
+            self.compiled(*tensors, *self.numbers, *self.constants)
+            return
+        compiled = launch(self.kernel, self.programs, *tensors, *self.numbers, **self.options)
+        if self.is_fixed and compiled is not None:
+            self.compiled = compiled[(self.programs, 1, 1)]
 
 
 def num_sms(device: torch.device) -> int:

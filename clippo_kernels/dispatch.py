@@ -43,7 +43,7 @@ def choose_backend(op: str, device: torch.device, has_kernels: bool, backend: st
     source, forced = "backend", backend
     if backend is None:
         source, forced = BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE) or None
-    if forced not in (None, *BACKENDS):
+    if forced is not None and forced not in BACKENDS:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {forced!r}")
     if forced == "eager" or in_transform():
         return "eager"

@@ -4,14 +4,14 @@ Packed sequences (with `cu_seqlens`) are (T, H, D) tensors and come with the lon
 are (B, N, H, D).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import tuning
-from .._triton import cdiv, launch, num_sms, with_unit_last_stride
+from .._triton import Plan, cdiv, launch, num_sms, with_unit_last_stride
 from . import kernels
 
 __all__ = ["backward", "forward", "pool_backward", "pool_forward"]
@@ -75,18 +75,6 @@ class Problem(NamedTuple):
         return {"D": self.D, "ALIGNED": aligned, "VARLEN": self.varlen}
 
 
-class Plan(NamedTuple):
-    """A launch but for its tensors, which are the first arguments of a kernel."""
-
-    kernel: Any
-    programs: int
-    numbers: tuple[Any, ...]  # the arguments after the tensors
-    options: dict[str, Any]
-
-    def launch(self, *tensors: Tensor | None) -> None:
-        launch(self.kernel, self.programs, *tensors, *self.numbers, **self.options)
-
-
 def forward(
     q: Tensor,
     k: Tensor,
@@ -105,8 +93,8 @@ def forward(
     out = q.new_empty(q.shape)
     *batch, rows, H, _ = q.shape
     lse = q.new_empty((*batch, H, rows), dtype=torch.float32)
-    for own, own_lse, own_cu_seqlens in parts(lse, cu_seqlens, dense):
-        write_output(own(q), own(k), own(v), own(out), own_lse, scale, own_cu_seqlens, max_seqlen)
+    for own, own_lse, own_cu_seqlens in parts((q, k, v, out), lse, cu_seqlens, dense):
+        write_output(*own, lse=own_lse, scale=scale, cu_seqlens=own_cu_seqlens, max_seqlen=max_seqlen)
     return out, lse
 
 
@@ -115,6 +103,7 @@ def write_output(
     k: Tensor,
     v: Tensor,
     out: Tensor,
+    *,
     lse: Tensor,
     scale: float,
     cu_seqlens: Tensor | None,
@@ -146,7 +135,7 @@ def forward_plan(problem: Problem, scale: float) -> Plan:
         blocks = cdiv(problem.Nq, options["BLOCK_M"])
         kernel, numbers = kernels.long_forward, (*numbers, blocks, scale * LOG2_E)
         constants["FULL_BLOCKS"] = has_full_blocks(problem, options)
-    return Plan(kernel, problem.heads * blocks, numbers, constants | options)
+    return plan(problem, kernel, blocks, numbers, constants | options)
 
 
 def backward(
@@ -167,12 +156,8 @@ def backward(
     `dense` is that of `forward`.
     """
     q, k, v, dout = map(with_unit_last_stride, (q, k, v, dout))
-    for own, own_lse, own_cu_seqlens in parts(lse, cu_seqlens, dense):
-        dq, dk, dv = map(own, gradients)
-        write_gradients(
-            own(dout), own(q), own(k), own(v), own(out), own_lse, scale, (dq, dk, dv),
-            own_cu_seqlens, max_seqlen,
-        )  # fmt: skip
+    for own, own_lse, own_cu_seqlens in parts((dout, q, k, v, out, *gradients), lse, cu_seqlens, dense):
+        write_gradients(*own, lse=own_lse, scale=scale, cu_seqlens=own_cu_seqlens, max_seqlen=max_seqlen)
 
 
 def write_gradients(
@@ -181,17 +166,19 @@ def write_gradients(
     k: Tensor,
     v: Tensor,
     out: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    *,
     lse: Tensor,
     scale: float,
-    gradients: Gradients,
     cu_seqlens: Tensor | None,
     max_seqlen: int,
 ) -> None:
     """Write dq, dk and dv of dense or packed sequences."""
-    dq, dk, dv = gradients
     problem = problem_of((q, out, dout, dq), (k, v, dk, dv), lse, cu_seqlens, max_seqlen)
     if out.numel() == 0 or problem.Nk == 0:
-        for gradient in gradients:
+        for gradient in (dq, dk, dv):
             gradient.zero_()
     elif plan := short_backward_plan(problem, scale):
         plan.launch(q, k, v, out, dout, lse, dq, dk, dv, cu_seqlens)
@@ -214,7 +201,7 @@ def short_backward_plan(problem: Problem, scale: float) -> Plan | None:
         of_q, of_k, of_v, of_out, of_dout, of_lse, of_dq, of_dk, of_dv,
         *problem.sizes, scale, scale * LOG2_E,
     )  # fmt: skip
-    return Plan(kernels.short_backward, problem.heads, numbers, problem.constants() | options)
+    return plan(problem, kernels.short_backward, 1, numbers, problem.constants() | options)
 
 
 @tuning.planned
@@ -231,12 +218,19 @@ def long_backward_plans(problem: Problem, scale: float) -> tuple[Plan, Plan]:
         of_q, of_k, of_v, of_out, of_dout, of_lse, of_dq, *problem.sizes, blocks, *scales,
     )  # fmt: skip
     own = {"FULL_BLOCKS": has_full_blocks(problem, options)}
-    for_dq = Plan(kernels.long_backward_dq, problem.heads * blocks, numbers, constants | own | options)
+    for_dq = plan(problem, kernels.long_backward_dq, blocks, numbers, constants | own | options)
 
     options = long_options("long_backward_dkdv", problem)
     blocks = cdiv(problem.Nk, options["BLOCK_N"])
     numbers = (of_q, of_k, of_v, of_dout, of_lse, of_dk, of_dv, *problem.sizes, blocks, *scales)
-    return for_dq, Plan(kernels.long_backward_dkdv, problem.heads * blocks, numbers, constants | options)
+    return for_dq, plan(problem, kernels.long_backward_dkdv, blocks, numbers, constants | options)
+
+
+def plan(
+    problem: Problem, kernel: Any, blocks: int, numbers: tuple[Any, ...], options: dict[str, Any]
+) -> Plan:
+    """Plan `blocks` programs for every head."""
+    return Plan(kernel, problem.heads * blocks, numbers, options, problem.starts_aligned)
 
 
 def pool_forward(
@@ -335,10 +329,10 @@ def problem_of(
         q.dtype,
         q.shape,
         k.shape,
-        tuple([x.stride() for x in like_q]),
-        tuple([x.stride() for x in like_k]),
+        tuple(map(Tensor.stride, like_q)),
+        tuple(map(Tensor.stride, like_k)),
         lse.stride(),
-        start_aligned((*like_q, *like_k)),
+        start_aligned((*like_q, *like_k, lse)),
         q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1,
         cu_seqlens is not None,
         max_seqlen,
@@ -363,12 +357,11 @@ def one_row(*tensors: Tensor) -> list[tuple[int, ...]]:
 
 
 def parts(
-    lse: Tensor, cu_seqlens: Tensor | None, dense: tuple[int, int]
-) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor, Tensor | None]]:
+    tensors: tuple[Tensor, ...], lse: Tensor, cu_seqlens: Tensor | None, dense: tuple[int, int]
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor | None]]:
     """Divide sequences by their kernels: the leading dense ones of packed sequences, and the others.
 
-    Each part is a function that returns its view of a tensor, its log-sum-exp, and its offsets, None where it
-    is dense.
+    Each part is its views of the tensors, its log-sum-exp, and its offsets, None where it is dense.
     """
     B, N = dense
 
@@ -378,10 +371,10 @@ def parts(
         return view
 
     if B * N:
-        yield leading, leading(lse.mT).mT, None
+        yield tuple(map(leading, tensors)), leading(lse.mT).mT, None
     rows = lse.shape[-1]
     if rows > B * N or not rows:
-        yield lambda x: x, lse, None if cu_seqlens is None else cu_seqlens[B:]
+        yield tensors, lse, None if cu_seqlens is None else cu_seqlens[B:]
 
 
 def start_aligned(tensors: tuple[Tensor, ...]) -> bool:

@@ -16,8 +16,6 @@ from . import eager
 
 __all__ = ["attention", "attention_packed", "attention_pool", "attention_pool_varlen", "attention_varlen"]
 
-OPS = torch.ops.clippo_kernels
-
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     out: Tensor = Attention.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
@@ -49,7 +47,7 @@ def attention_pool_varlen(q: Tensor, kv: Tensor, cu_seqlens: Tensor, max_seqlen:
 class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Any:
-        out, lse = OPS.attention_forward(q, k, v, scale)
+        out, lse = attention_forward(q, k, v, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale = scale
         return out
@@ -57,7 +55,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("flash_attention")
-        return (*OPS.attention_backward(dout, *ctx.saved_tensors, ctx.scale), None)
+        return (*attention_backward(dout, *ctx.saved_tensors, ctx.scale), None)
 
 
 class PackedAttention(torch.autograd.Function):
@@ -70,7 +68,7 @@ class PackedAttention(torch.autograd.Function):
         dense: tuple[int, int],
         scale: float,
     ) -> Any:
-        out, lse = OPS.attention_packed_forward(qkv, cu_seqlens, max_seqlen, *dense, scale)
+        out, lse = attention_packed_forward(qkv, cu_seqlens, max_seqlen, *dense, scale)
         ctx.save_for_backward(qkv, out, lse, cu_seqlens)
         ctx.constants = max_seqlen, *dense, scale
         return out
@@ -78,14 +76,14 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("flash_attention")
-        dqkv = OPS.attention_packed_backward(dout, *ctx.saved_tensors, *ctx.constants)
+        dqkv = attention_packed_backward(dout, *ctx.saved_tensors, *ctx.constants)
         return dqkv, None, None, None, None
 
 
 class AttentionPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, cu_seqlens: Tensor | None, scale: float) -> Any:
-        out, lse = OPS.attention_pool_forward(q, kv, cu_seqlens, scale)
+        out, lse = attention_pool_forward(q, kv, cu_seqlens, scale)
         ctx.save_for_backward(q, kv, out, lse, cu_seqlens)
         ctx.scale = scale
         return out
@@ -93,7 +91,7 @@ class AttentionPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("attention_pool")
-        return (*OPS.attention_pool_backward(dout, *ctx.saved_tensors, ctx.scale), None, None)
+        return (*attention_pool_backward(dout, *ctx.saved_tensors, ctx.scale), None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -223,40 +221,40 @@ def fake_pool_backward(dout: Tensor, q: Tensor, kv: Tensor, *_: Any) -> tuple[Te
     return new_like(q), new_like(kv)
 
 
-register(
+attention_forward = register(
     "attention_forward",
     "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor out, Tensor lse)",
     run_forward,
     fake_forward,
 )
-register(
+attention_backward = register(
     "attention_backward",
     "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale)"
     " -> (Tensor dq, Tensor dk, Tensor dv)",
     run_backward,
     fake_backward,
 )
-register(
+attention_packed_forward = register(
     "attention_packed_forward",
     "(Tensor qkv, Tensor? cu_seqlens, SymInt max_seqlen, SymInt dense_sequences, SymInt dense_length,"
     " float scale) -> (Tensor out, Tensor lse)",
     run_packed_forward,
     fake_packed_forward,
 )
-register(
+attention_packed_backward = register(
     "attention_packed_backward",
     "(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? cu_seqlens, SymInt max_seqlen,"
     " SymInt dense_sequences, SymInt dense_length, float scale) -> Tensor dqkv",
     run_packed_backward,
     fake_packed_backward,
 )
-register(
+attention_pool_forward = register(
     "attention_pool_forward",
     "(Tensor q, Tensor kv, Tensor? cu_seqlens, float scale) -> (Tensor out, Tensor lse)",
     run_pool_forward,
     fake_pool_forward,
 )
-register(
+attention_pool_backward = register(
     "attention_pool_backward",
     "(Tensor dout, Tensor q, Tensor kv, Tensor out, Tensor lse, Tensor? cu_seqlens, float scale)"
     " -> (Tensor dq, Tensor dkv)",

@@ -3,6 +3,10 @@
 Tensors without memory stand for those of a GPU. Operators run as they do there, except for the launches.
 """
 
+import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -144,3 +148,53 @@ def test_a_cuda_graph_can_hold_it(monkeypatch, call):
 def test_what_no_graph_can_hold_is_seen(call):
     with graph(), pytest.raises(AssertionError, match="waits for the device|the host"):
         call(empty(3, requires_grad=False))
+
+
+@pytest.mark.slow
+def test_a_planned_launch_has_the_arguments_that_triton_gives():
+    """The second launch of a plan is without Triton's look at its arguments, except for unaligned tensors."""
+    code = """
+import json
+import torch
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+from clippo.bench.idle import IdleDriver
+from clippo_kernels.attention import launch
+
+class Recorder(IdleDriver):
+    def launch(self, programs, _y, _z, stream, function, *others):
+        launched.append([programs, stream, function, *map(describe, others[4:])])
+
+def describe(x):
+    return [str(x.dtype), x.shape, x.stride()] if isinstance(x, torch.Tensor) else str(x)
+
+def run(self, *args, **options):
+    runs.append(self.__name__)
+    return run_by_triton(self, *args, **options)
+
+driver.set_active(Recorder())
+run_by_triton, JITFunction.run = JITFunction.run, run
+offsets = torch.arange(0, 24, 4, dtype=torch.int32)
+PROBLEMS = {
+    "short": ((2, 50), ()), "long": ((2, 300), ()), "dense and varlen": ((20,), (offsets, 4, (1, 4))),
+    "unaligned": ((2, 50), ()),
+}
+for name, (rows, sequences) in PROBLEMS.items():
+    qkv = torch.zeros(*rows, 3, 2, 16, dtype=torch.bfloat16)
+    if name == "unaligned":
+        qkv = torch.zeros(qkv.numel() + 1, dtype=torch.bfloat16)[1:].view(qkv.shape)
+    q, k, v = qkv.unbind(-3)
+    for _ in range(2):
+        launched, runs = [], []
+        out, lse = launch.forward(q, k, v, 0.125, *sequences)
+        launch.backward(out, q, k, v, out, lse, 0.125, (q, k, v), *sequences)
+        print(json.dumps([name, runs, launched]))
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    for (name, runs, launched), (_, runs_again, launched_again) in zip(lines[::2], lines[1::2], strict=True):
+        assert launched == launched_again
+        assert len(runs) == len(launched)
+        assert runs_again == (runs if name == "unaligned" else [])
+    assert len(lines) == 8
