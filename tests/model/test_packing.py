@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import clippo_kernels.attention as attention_module
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
 from clippo.model.packing import (
     PackedPatches,
@@ -208,6 +209,21 @@ def test_packed_patches_embed_as_the_images_they_are_of(aligned, images, backend
     exact = {"atol": 0, "rtol": 0} if backend == "eager" else {"atol": 1e-4, "rtol": 1e-4}
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, **exact)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed patches", "images of texts"])
+def test_offsets_are_read_once_in_inference_mode(aligned, images, packed, monkeypatch):
+    """PyTorch does not count the changes of tensors that were made there."""
+    reads = []
+    monkeypatch.setattr(attention_module, "check_offsets", lambda *args: reads.append(args))
+    texts = aligned.text_input.tokenize(TEXTS) if packed else aligned.tokenize(TEXTS)
+    for forwards in (1, 2):
+        with torch.inference_mode():
+            aligned(images, texts)
+        assert len(reads) == forwards
+    with torch.inference_mode():
+        aligned.embed_texts(texts)
+    assert len(reads) == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 256])
