@@ -134,10 +134,20 @@ def contrastive_dlogits(
         row, column = ((highest - shift).exp_().to(logits.dtype) for shift in (row_shift, column_shift))
         d = logits.sub_(highest).exp_().mul_(row[:, None] + column)
     else:
-        d = (logits - row_shift[:, None].to(logits.dtype)).exp_()
-        d.add_(logits.sub_(column_shift.to(logits.dtype)).exp_())
+        d = exp_of_difference(logits.clone(), row_shift[:, None])
+        d.add_(exp_of_difference(logits, column_shift))
     d[i, j] = of_positives.to(d.dtype)
     return d
+
+
+def exp_of_difference(logits: Tensor, shift: Tensor) -> Tensor:
+    """Compute exp(logits - shift) for a shift with more digits than the logits, which are overwritten.
+
+    Next to a large shift the digits that its rounding drops are not small: near 3,000, where float32 steps by
+    2.4e-4, they would change the exponential by up to 1.2e-4 of itself.
+    """
+    rounded = shift.to(logits.dtype)
+    return logits.sub_(rounded).sub_((shift - rounded).to(logits.dtype)).exp_()
 
 
 def sigmoid_forward(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Positives) -> Tensor:

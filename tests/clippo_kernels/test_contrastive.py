@@ -200,11 +200,11 @@ def of_range(kind):
     return image, text
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("kind", ["narrow", "far from zero", "some rows wide", "some columns wide"])
 @pytest.mark.parametrize("scale", [100.0, -100.0])
-def test_tiles_of_any_range(monkeypatch, assert_as_accurate, kind, scale):
+def test_tiles_of_any_range(assert_as_accurate, kind, scale):
     """Off the diagonal, rows and columns of a tile share their exponentials where its logits allow it."""
-    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     inputs = [*(x.requires_grad_() for x in of_range(kind)), torch.tensor(scale, requires_grad=True)]
     oracle = loss_and_gradients(explicit_contrastive, [t.detach().double().requires_grad_() for t in inputs])
     plain = loss_and_gradients(explicit_contrastive, inputs)
