@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "clippo.recipes": BASE | {"clippo.data", "clippo.evaluation", "clippo.training", "clippo.finetuning"},
 }
 ALLOWED["clippo.index"] = BASE | {"clippo.data"}
+ALLOWED["clippo.demo"] = BASE | {"clippo.data", "clippo.index"}
 ALLOWED["clippo.cli"] = {*ALLOWED}
 ALLOWED["clippo.bench"] = {*ALLOWED}
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clippo.data.base import BrokenExampleError, Example, Source
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "decode", "pixels_of", "read_all"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "TooLargeError", "decode", "pixels_of", "read_all"]
 
 # The extra `fast`: the same pixels sooner.
 simplejpeg: Any = import_module("simplejpeg") if find_spec("simplejpeg") else None
@@ -24,6 +24,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow reads many mor
 MAX_BYTES = 2**27  # of an encoded picture; a photograph of 100 megapixels has about 40 MB
 MAX_PIXELS = 2**27  # 400 MB once it is decoded
 ORIENTATION = 0x0112  # tag of EXIF
+
+
+class TooLargeError(ValueError):
+    """A picture that would take too much memory to decode."""
 
 
 def pixels_of(example: Example, *, at_least: int = 0) -> np.ndarray:
@@ -82,10 +86,11 @@ def decode(encoded: bytes, *, at_least: int = 0) -> np.ndarray:
         (H, W, 3) uint8; (H, W, 4) with premultiplied alpha where the picture has transparent pixels.
 
     Raises:
-        ValueError: it is not a whole picture of such a format, or one that is too large; says why.
+        TooLargeError: its file has more than `MAX_BYTES`, or it has more than `MAX_PIXELS`.
+        ValueError: it is not a whole picture of such a format; says why.
     """
     if len(encoded) > MAX_BYTES:
-        raise ValueError(f"a file of {len(encoded):,} bytes, more than {MAX_BYTES:,}")
+        raise TooLargeError(f"a file of {len(encoded):,} bytes, more than {MAX_BYTES:,}")
     if not encoded:
         raise ValueError("an empty file")
     try:
@@ -96,12 +101,14 @@ def decode(encoded: bytes, *, at_least: int = 0) -> np.ndarray:
         ):
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ValueError(f"a picture of {width} x {height} px, more than {MAX_PIXELS:,} pixels")
+                raise TooLargeError(f"a picture of {width} x {height} px, more than {MAX_PIXELS:,} pixels")
             pixels = oriented(pixels_in(image, encoded, at_least), image.getexif().get(ORIENTATION, 1))
     except UnidentifiedImageError as error:
         raise ValueError(f"not a picture in {', '.join(FORMATS)}") from error
-    except MemoryError:
+    except (MemoryError, TooLargeError):
         raise
+    except Image.DecompressionBombError as error:  # from 179 megapixels on, before it tells the size
+        raise TooLargeError(str(error)) from error
     except Exception as error:  # Pillow's plugins raise errors of many kinds
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return premultiplied(pixels) if pixels.shape[2] == 4 else pixels
