@@ -43,7 +43,8 @@ def patch_embed(
     if channels_last:
         folded = folded.movedim(1, 3)
     rows, columns = patches.flatten(0, -2).to(dtype), folded.flatten(1).to(dtype).mT
-    tokens = torch.addmm(rows.new_empty(D), rows, columns, beta=0, alpha=normalization.scale)
+    # Zeros, although beta is 0: torch.func.vmap multiplies them by it, and NaN times 0 is NaN.
+    tokens = torch.addmm(rows.new_zeros(D), rows, columns, beta=0, alpha=normalization.scale)
     # This is not a view for autograd, so that the in-place addition below needs no second copy of the tokens.
     shape = (B, patches.shape[1] * patches.shape[2], D) if keep_indices is None else (patches.shape[0], D)
     tokens = torch.ops.aten._unsafe_view(tokens, shape).to(out_dtype)
