@@ -302,7 +302,7 @@ def test_a_vit_is_exported_and_loaded_in_another_process(docs_example, capsys):
     torch.export.save(strict, "strict.pt2")
     torch.save((images, expected), "case.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", LOAD], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", LOAD], env=environment, check=True, timeout=600)
 
 
 @pytest.mark.usefixtures("_only_eager")
