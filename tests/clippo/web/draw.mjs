@@ -1,11 +1,10 @@
-// Draws strings with the page's layout: node draw.mjs GLYPHS.BIN STRINGS.JSON OUT
+// Draws strings with the page's layout: node draw.mjs PAGE GLYPHS.BIN STRINGS.JSON OUT
 // OUT gets, of all strings: the number of patches of each (int32), the positions (int32), the pixels (uint8).
 import { readFileSync, writeFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
-import { load } from "./page.mjs";
 
-const { AlignedRenderer } = await load("layout.js");
-const [table, strings, out] = process.argv.slice(2);
+const [page, table, strings, out] = process.argv.slice(2);
+const { AlignedRenderer } = await import(`${page}/layout.js`);
 const renderer = new AlignedRenderer(new Uint8Array(gunzipSync(readFileSync(table))).buffer);
 const drawn = JSON.parse(readFileSync(strings, "utf8")).map((text) => renderer.draw(text));
 const bytes = (array) => Buffer.from(array.buffer);

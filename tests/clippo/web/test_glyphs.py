@@ -23,7 +23,7 @@ LARGE = "a" * 700 + "\u200b" * 60 + "é中" * 20  # cut by the number of code po
 
 
 @pytest.fixture(scope="session")
-def drawn(node, tmp_path_factory):
+def drawn(node, page, tmp_path_factory):
     """Draw strings by the page's code, with the table of a renderer."""
     tables: dict[AlignedRenderer, Path] = {}
 
@@ -33,7 +33,7 @@ def drawn(node, tmp_path_factory):
             tables[renderer] = folder / "glyphs.bin"
             tables[renderer].write_bytes(glyph_table(renderer))
         (folder / "texts.json").write_text(json.dumps(texts))
-        node("draw.mjs", tables[renderer], folder / "texts.json", folder / "out")
+        node("draw.mjs", page, tables[renderer], folder / "texts.json", folder / "out")
         out = (folder / "out").read_bytes()
         lengths = np.frombuffer(out, np.int32, len(texts))
         T, end = int(lengths.sum()), 4 * len(texts)
