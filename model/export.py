@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from clippo.files import atomic_path
 from clippo.model.clippo import Clippo, normalized
 from clippo.model.layers import Attention, AttentionPool, Block
+from clippo.model.packing import KeptPatches, VarlenInfo
 from clippo.model.text_input import RenderedText
 
-__all__ = ["export"]
+__all__ = ["export", "export_patches"]
 
 ONNX_BYTES = 2_000_000_000
 TOLERANCE = 1e-4  # on embeddings of unit length: other runtimes sum in another order
@@ -59,6 +60,25 @@ class TextGraph(nn.Module):
         return normalized(encoder.head(masked_pool(encoder.pool, encoder.norm(x), mask)))
 
 
+class PatchGraph(nn.Module):
+    """Graph from the patches of one image or text to its embedding of unit length, (1, E).
+
+    It takes (T, P, P, 3) uint8 pixels and (T,) int32 positions, which count row by row over the image. A text
+    is grey, so its three channels are equal, and it may be without its blank patches. One graph serves both,
+    as one tower does.
+    """
+
+    def __init__(self, clippo: Clippo) -> None:
+        super().__init__()
+        self.tower = clippo.tower
+
+    def forward(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        embed = self.tower.patch_embed
+        x = (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).flatten(1)
+        tokens = linear(x, embed.weight.flatten(1), embed.bias) + embedding(positions, embed.pos_embed[0])
+        return normalized(self.tower.encoder(tokens[None]))
+
+
 def masked_attention(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
     """Run an `Attention` with keys only where a mask (B, 1, 1, N) is True."""
     q, k, v = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -94,16 +114,8 @@ def export(clippo: Clippo, out: Path, *, texts: bool = False) -> float:
             a difference that is not rounding; nothing is written then.
         ImportError: a package that `.onnx` needs is missing.
     """
-    if out.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"--out must end in .pt2 or .onnx, got {out}")
     if texts and not isinstance(clippo.text_input, RenderedText):
         raise ValueError("the model reads text as bytes: there is no graph of rendered text")
-    parameters_bytes = sum(4 * parameter.numel() for parameter in clippo.parameters())
-    if out.suffix == ".onnx" and parameters_bytes > ONNX_BYTES:
-        raise ValueError(
-            f"an .onnx file holds at most 2 GiB, and this model takes {parameters_bytes / 2**30:.1f}: "
-            "export to .pt2"
-        )
     expected: Callable[[Tensor], Tensor]
     if texts:
         assert isinstance(clippo.text_input, RenderedText)
@@ -113,16 +125,87 @@ def export(clippo: Clippo, out: Path, *, texts: bool = False) -> float:
         graph = ImageGraph(clippo)
         expected, examples = clippo.embed_images, [example_images(clippo, n) for n in (2, 5)]
     batch = torch.export.Dim("batch", min=1)
+    return write_checked(clippo, graph, [(x,) for x in examples], ({0: batch},), expected, out)
+
+
+def export_patches(clippo: Clippo, out: Path) -> float:
+    """Write the graph that embeds the patches of one image or text, as `export` writes those of batches.
+
+    See `PatchGraph` for its input, which has any number of patches.
+
+    Args:
+        clippo: the model.
+        out: the file, as of `export`.
+
+    Returns:
+        The largest difference, as of `export`, with all patches of an image and with some of them.
+
+    Raises:
+        ValueError, ImportError: as of `export`, for a model without rendered texts too.
+    """
+    if not isinstance(clippo.text_input, RenderedText):
+        raise ValueError("the model reads text as bytes: there is no graph of its patches")
+    size, P = clippo.config.image_size, clippo.config.patch_size
+
+    def expected(pixels: Tensor, positions: Tensor) -> Tensor:
+        image = torch.zeros(clippo.config.num_patches, P, P, 3, dtype=torch.uint8)
+        image[positions] = pixels
+        image = image.view(size // P, size // P, P, P, 3).transpose(1, 2).reshape(1, size, size, 3)
+        kept = torch.stack([torch.zeros_like(positions), positions], 1)
+        varlen = VarlenInfo(torch.tensor([0, len(positions)], dtype=torch.int32), len(positions))
+        embeddings: Tensor = clippo.tower(image, KeptPatches(kept, varlen))
+        return embeddings
+
+    all_positions = torch.arange(clippo.config.num_patches, dtype=torch.int32)
+    examples = [
+        (torch.randint(0, 256, (len(positions), P, P, 3), dtype=torch.uint8), positions)
+        for positions in (all_positions, all_positions[::3])
+    ]
+    patches = torch.export.Dim("patches", min=1)
+    return write_checked(clippo, PatchGraph(clippo), examples, ({0: patches}, {0: patches}), expected, out)
+
+
+def write_checked(
+    clippo: Clippo,
+    graph: nn.Module,
+    examples: Sequence[tuple[Tensor, ...]],
+    dynamic_shapes: tuple[dict[int, Any], ...],
+    expected: Callable[..., Tensor],
+    out: Path,
+) -> float:
+    """Write a graph, traced with the first example, and compare what it gives for all of them.
+
+    Args:
+        clippo, out: as of `export`.
+        graph: takes the tensors of an example.
+        examples: of different sizes.
+        dynamic_shapes: the axes of any length, for each tensor; see `torch.export.export`.
+        expected: gives the embeddings of an example by the model itself, not normalised.
+
+    Returns:
+        The largest difference, as of `export`.
+
+    Raises:
+        ValueError, ImportError: as of `export`.
+    """
+    if out.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"--out must end in .pt2 or .onnx, got {out}")
+    parameters_bytes = sum(4 * parameter.numel() for parameter in clippo.parameters())
+    if out.suffix == ".onnx" and parameters_bytes > ONNX_BYTES:
+        raise ValueError(
+            f"an .onnx file holds at most 2 GiB, and this model takes {parameters_bytes / 2**30:.1f}: "
+            "export to .pt2"
+        )
     with atomic_path(out) as unfinished, torch.no_grad():
-        program = torch.export.export(graph.eval(), (examples[0],), dynamic_shapes=({0: batch},))
+        program = torch.export.export(graph.eval(), examples[0], dynamic_shapes=dynamic_shapes)
         if out.suffix == ".pt2":
             torch.export.save(program, unfinished)
-            run: Callable[[Tensor], Any] = torch.export.load(unfinished).module()
+            run: Callable[..., Any] = torch.export.load(unfinished).module()
         else:
             run = write_onnx(program, unfinished)
         difference = max(
-            float((torch.as_tensor(run(pixels)) - normalized(expected(pixels))).abs().max())
-            for pixels in examples
+            float((torch.as_tensor(run(*example)) - normalized(expected(*example))).abs().max())
+            for example in examples
         )
         if not difference < TOLERANCE:
             raise ValueError(f"the exported model differs by {difference:.1e}, more than {TOLERANCE:.0e}")
@@ -141,7 +224,7 @@ def example_texts(text_input: RenderedText, count: int) -> Tensor:
     return torch.where(is_ink, 0, text_input.background).to(torch.uint8)
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Callable[[Tensor], Any]:
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Callable[..., Any]:
     """Write an `.onnx` file, and return a function that runs it."""
     try:
         import onnxruntime
@@ -154,5 +237,5 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Callable[[T
     assert onnx is not None
     onnx.save(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    [pixels] = session.get_inputs()
-    return lambda batch: session.run(None, {pixels.name: batch.numpy()})[0]
+    names = [x.name for x in session.get_inputs()]
+    return lambda *example: session.run(None, dict(zip(names, map(Tensor.numpy, example), strict=True)))[0]

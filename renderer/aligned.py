@@ -19,7 +19,7 @@ from clippo.renderer.packed import PackedRenderer
 from clippo.renderer.report import Outcome
 from clippo.renderer.skia_loader import import_skia
 
-__all__ = ["OTHER", "WORD", "AlignedRenderer", "AlignedRendererConfig", "CellTable"]
+__all__ = ["MARK", "OTHER", "WORD", "AlignedRenderer", "AlignedRendererConfig", "CellTable", "over"]
 
 PATCH_SIZES = (8, 14, 16, 32)
 
@@ -238,6 +238,22 @@ class Cells(NamedTuple):
         return Cells(*(x[index] for x in self))
 
 
+class Characters(NamedTuple):
+    """Layout of G characters.
+
+    Attributes:
+        kind: (G,) uint8, such as WORD.
+        width: (G,) cells.
+        drawn: (G,) the code point whose glyph is drawn, of the lower case if the renderer asks for it.
+        shift: (G,) px; see `Glyphs.placement`.
+    """
+
+    kind: np.ndarray
+    width: np.ndarray
+    drawn: np.ndarray
+    shift: np.ndarray
+
+
 class CellTable:
     """The characters of a renderer, which are classified and drawn at their first use, and their layout.
 
@@ -373,21 +389,25 @@ class CellTable:
             return MARK
         return WORD if category[0] in "LN" else OTHER
 
-    def _add(self, code_point_G: np.ndarray) -> None:
-        """Classify and draw G characters."""
-        renderer, height = self._renderer, self._height
+    def classify(self, code_point_G: np.ndarray) -> "Characters":
+        """Say how G characters are set, without drawing them."""
         kind_G = np.array([self.kind_of(code_point) for code_point in code_point_G.tolist()], np.uint8)
         drawn_G = code_point_G
-        if renderer.lower:
+        if self._renderer.lower:
             drawn_G = np.array([lowered(code_point) for code_point in code_point_G.tolist()], np.int64)
         advance_G, shift_G = self.font.placement(drawn_G)
         kind_G[(kind_G <= OTHER) & (advance_G == 0)] = MARK
-        self._kind[code_point_G] = kind_G
-        is_cell_G = kind_G <= OTHER
-
-        width_G = np.where(is_cell_G, advance_G // (CELL_PX // 2), 0)
+        width_G = np.where(kind_G <= OTHER, advance_G // (CELL_PX // 2), 0)
         width_G[(kind_G == SPACE) & (code_point_G != ZERO_WIDTH_SPACE)] = self.space_width
+        return Characters(kind_G, width_G, drawn_G, shift_G)
+
+    def _add(self, code_point_G: np.ndarray) -> None:
+        """Classify and draw G characters."""
+        renderer, height = self._renderer, self._height
+        kind_G, width_G, drawn_G, shift_G = self.classify(code_point_G)
+        self._kind[code_point_G] = kind_G
         self._width[code_point_G] = width_G
+        is_cell_G = kind_G <= OTHER
 
         bitmap_GYX = self.font.bitmaps(drawn_G)
         shade_GYX = self._shade_of_coverage[coverage(bitmap_GYX[is_cell_G], height)]
@@ -398,10 +418,8 @@ class CellTable:
 
         for mark in np.flatnonzero(kind_G == MARK).tolist():
             for table, width in zip(self._mark, (CELL_PX // 2, CELL_PX), strict=True):
-                columns = width - int(shift_G[mark]) if shift_G[mark] else 0
-                moved_YX = moved(bitmap_GYX[mark], columns)
-                moved_YX[:, width:] = 0
-                shade_1YX = self._shade_of_coverage[coverage(moved_YX[None], height)]
+                over_YX = over(bitmap_GYX[mark], int(shift_G[mark]), width)
+                shade_1YX = self._shade_of_coverage[coverage(over_YX[None], height)]
                 for pool in (self.marks_of_images, self.marks_of_patches):
                     table[code_point_G[mark]] = pool.add(
                         shade_1YX, shade_1YX != renderer.background, np.zeros(1, np.intp)
@@ -439,6 +457,16 @@ def lengths(first_R: np.ndarray, end: int) -> np.ndarray:
     out = np.empty_like(first_R)
     np.subtract(first_R[1:], first_R[:-1], out=out[:-1])
     out[-1] = end - first_R[-1]
+    return out
+
+
+def over(bitmap: np.ndarray, shift: int, width: int) -> np.ndarray:
+    """Move the bitmap of a mark (16, 16) over a character of `width` px, and cut it at that character's end.
+
+    `shift` is that of `Glyphs.placement`.
+    """
+    out = moved(bitmap, width - shift if shift else 0)
+    out[:, width:] = 0
     return out
 
 

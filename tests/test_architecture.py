@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["clippo.index"] = BASE | {"clippo.data"}
 ALLOWED["clippo.demo"] = BASE | {"clippo.data", "clippo.index"}
+ALLOWED["clippo.web"] = BASE | {"clippo.data", "clippo.index"}
 ALLOWED["clippo.cli"] = {*ALLOWED}
 ALLOWED["clippo.bench"] = {*ALLOWED}
 

@@ -1,4 +1,4 @@
-"""Write a model as one graph for other runtimes."""
+"""Write a model for other runtimes: as one graph, or as a page that runs it in the browser."""
 
 from __future__ import annotations
 
@@ -12,34 +12,56 @@ from clippo.errors import UserError
 __all__ = ["main"]
 
 
-def export(source: Path, /, *, out: Path, texts: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
-    """Write a model as one graph, which embeds photographs, or rendered texts.
+def export(
+    source: Path,
+    /,
+    *,
+    out: Path | None = None,
+    texts: tyro.conf.FlagCreatePairsOff[bool] = False,
+    web: Path | None = None,
+) -> None:
+    """Write a model as one graph, or as a page that searches in pictures in the browser alone.
 
-    It takes (B, S, S, 3) uint8 pixels of photographs, or (B, S, S) of texts, any B, and gives (B, out_dim)
-    embeddings of unit length. The file is read back and compared with the model before it is kept; .onnx
-    needs the `onnx` extra:
+    The graph embeds photographs, or rendered texts. It takes (B, S, S, 3) uint8 pixels of photographs, or
+    (B, S, S) of texts, any B, and gives (B, out_dim) embeddings of unit length. The file is read back and
+    compared with the model before it is kept; .onnx and --web need the `onnx` extra:
 
         clippo export runs/emoji --out images.onnx
         clippo export runs/emoji --texts --out texts.onnx
         clippo export clippo_b16_yfcc100m.npz --out tower.pt2
 
+    The page needs a server of files, and nothing that computes; --web also needs npm, which fetches
+    onnxruntime-web:
+
+        clippo export runs/emoji --web site
+        python -m http.server --directory site --bind 127.0.0.1
+
     Args:
-        source: A run of `clippo train`, a folder of `save_pretrained`, a .npz of big_vision, or hf://owner/name
-            on the Hugging Face Hub.
+        source: A run of `clippo train`, a folder of `save_pretrained`, a .npz of big_vision, the name of a
+            model that comes with this package, or hf://owner/name on the Hugging Face Hub.
         out: The file to write, .onnx or .pt2 (of torch.export).
         texts: The graph for texts instead of the one for photographs.
+        web: The folder to write the page to, new or empty.
     """
     from clippo.model.export import export as export_model
     from clippo.training.run_folder import load_model
+    from clippo.web import export_web
 
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"cannot write {out}: there is no folder {out.parent}")
+    target = web if out is None else out
+    if target is None or (out is not None and web is not None):
+        raise UserError("give one of --out and --web")
+    if texts and out is None:
+        raise UserError("--texts goes with --out; the page reads photographs and texts")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"cannot write {target}: there is no folder {target.parent}")
     model = load_model(source)
     try:
-        difference = export_model(model, out, texts=texts)
+        difference = export_web(model, target) if out is None else export_model(model, out, texts=texts)
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
-    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, differs by at most {difference:.1e}")
+    files = [path for path in [target, *target.rglob("*")] if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    print(f"{target}: {size / 2**20:.1f} MiB, differs by at most {difference:.1e}")
 
 
 def main(arguments: list[str]) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from clippo.cli import main
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig, create_model, save_big_vision
-from clippo.model.export import export
+from clippo.model.export import export, export_patches
+from clippo.renderer import AlignedRenderer
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,39 @@ def test_texts(clippo, tmp_path, text_tokens, ending):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+def test_patches(clippo, pixels, tmp_path, ending):
+    """One graph for photographs and for texts of any number of patches."""
+    own = Clippo(replace(clippo.config, text=RenderedTextConfig(tokens="inked")), AlignedRenderer(64)).eval()
+    own.load_state_dict(clippo.state_dict())
+    path = tmp_path / f"x.{ending}"
+    if ending == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    assert export_patches(own, path) < 1e-5
+    if ending == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def embedding(pixels, positions):
+        if ending == "onnx":
+            inputs = {"pixels": pixels, "positions": positions.astype(np.int32)}
+            return torch.from_numpy(session.run(None, inputs)[0])
+        return torch.export.load(path).module()(
+            torch.from_numpy(pixels), torch.from_numpy(positions.astype(np.int32))
+        )
+
+    texts = ["", "a cat", "a longer text that inks many patches"]
+    packed = own.renderer.render_packed(texts)
+    for text, start, end in zip(texts, packed.cu_seqlens, packed.cu_seqlens[1:], strict=False):
+        grey = np.repeat(packed.pixels[start:end, ..., None], 3, axis=3)
+        z = embedding(grey, packed.positions[start:end])
+        torch.testing.assert_close(z, own.encode_text([text]), atol=1e-5, rtol=1e-5)
+    patches = pixels[0].reshape(4, 16, 4, 16, 3).swapaxes(1, 2).reshape(16, 16, 16, 3)
+    z = embedding(patches, np.arange(16))
+    torch.testing.assert_close(z, own.encode_image(pixels[:1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
     monkeypatch.setattr("clippo.model.export.TOLERANCE", -1.0)
     (tmp_path / "x.pt2").write_bytes(b"of before")
@@ -84,6 +118,8 @@ def test_what_differs_is_not_kept(clippo, tmp_path, monkeypatch):
 def test_what_cannot_be_exported(clippo, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"must end in \.pt2 or \.onnx, got .*x\.pth"):
         export(clippo, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="there is no graph of its patches"):
+        export_patches(Clippo(replace(clippo.config, text=ByteTextConfig())), tmp_path / "x.pt2")
     with pytest.raises(ValueError, match="reads text as bytes"):
         export(Clippo(replace(clippo.config, text=ByteTextConfig())), tmp_path / "x.pt2", texts=True)
     monkeypatch.setattr("clippo.model.export.ONNX_BYTES", 1000)
