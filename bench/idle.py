@@ -1,6 +1,7 @@
 """A driver of Triton that compiles kernels for an H100 and launches none, on a machine without a GPU.
 
-What the host does for a call is then real up to the launcher, the C++ that Triton puts around CUDA's launch.
+What the host does for a call is then real up to the launcher, the Python and C that Triton puts around CUDA's
+launch.
 """
 
 from __future__ import annotations

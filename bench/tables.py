@@ -32,6 +32,7 @@ DESCRIPTIONS = "amd-epyc/2026-11-28-622c4ba-sentence-pairs.json"
 PAIRS_OF_SENTENCES = "amd-epyc/2026-11-27-a417b16.json"
 RECIPE = "amd-epyc/2026-11-25-86d2b34-training-recipe.json"
 PATCH_EMBED = "amd-epyc/2026-11-24-5e3cec3.json"
+HOST = "amd-epyc/2026-11-28-b44e8d9.json"
 CONTRASTIVE = "amd-epyc/2026-11-24-7d1f62b.json"
 CANVAS = "amd-epyc/2026-11-24-51efd68-training-tokens.json"
 EMOJI = "amd-epyc/2026-11-26-3a6856b-training-emoji.json"
@@ -247,6 +248,26 @@ def contrastive_times(rows: Sequence[Row]) -> str:
     return markdown(["", "clippo, ms", *ratios, "clippo, MiB", "explicit, MiB"], lines)
 
 
+def host_times(rows: Sequence[Row]) -> str:
+    """Microseconds of the host for a call of attention and of PyTorch's: median, quartiles, the fastest."""
+    lines = []
+    for row in rows:
+        cells = [
+            f"{row[f'{of}median_us']:.0f} ({row[f'{of}low_us']:.0f}-{row[f'{of}high_us']:.0f}), "
+            f"{row[f'{of}least_us']:.0f}"
+            for of in ("", "sdpa_")
+        ]
+        label = "forward" if row["group"].endswith("forward") else "forward and backward"
+        lines.append([label, *cells, f"{row['median_us'] / row['sdpa_median_us']:.1f}x"])
+    header = [
+        "median (quartiles), fastest, us",
+        "clippo, launching nothing",
+        "SDPA of one token",
+        "clippo / SDPA",
+    ]
+    return markdown(header, lines)
+
+
 def emoji_recalls(rows: Sequence[Row]) -> str:
     """R@1 and R@10 of images by text: a line a language, means over the seeds, and chance."""
     header, chances = ["language"], ["*chance*"]
@@ -353,6 +374,7 @@ TABLES = {
     "strings_per_second": Table(RENDERERS, strings_per_second),
     "strings_per_second_of_pools": Table(RENDERERS, strings_per_second_of_pools),
     "patch_embed_times": Table(PATCH_EMBED, patch_embed_times),
+    "host_times": Table(HOST, host_times),
     "contrastive_times": Table(CONTRASTIVE, contrastive_times),
     "training_steps": Table(STEPS, training_steps),
     "pairs_of_sentences": Table(PAIRS_OF_SENTENCES, pairs_of_sentences),

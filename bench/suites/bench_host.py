@@ -4,8 +4,8 @@
 
 A GPU waits for its host where kernels are short, so the host's time is a floor of a layer's. Ours is
 `flash_attention_qkvpacked` of (8, 197, 3, 12, 64) in bfloat16 with the kernels for an H100, and all of it is
-timed but the launcher, C++ around CUDA's launch, in whose place a function does nothing. Tensors are on the
-CPU, so that its allocator takes the place of PyTorch's for GPUs.
+timed but the launcher, Python and C around CUDA's launch, in whose place a function does nothing. Tensors are
+on the CPU, so that its allocator takes the place of PyTorch's for GPUs.
 
 The peer is `scaled_dot_product_attention` with its views of a packed tensor, on the CPU for one token of one
 head: PyTorch's dispatcher, autograd and allocator work as they do for a GPU, and there is next to nothing to
