@@ -51,7 +51,7 @@ def embed(
     import torch
 
     from clippo.data.spec import source_config
-    from clippo.data.transform import SquashConfig, TransformConfig
+    from clippo.data.transform import SquashConfig
     from clippo.evaluation.embedding_files import (
         blocks_of_lines,
         blocks_of_source,
@@ -61,7 +61,7 @@ def embed(
     from clippo.files import sha256
     from clippo.model.configs import to_dict
     from clippo.training.config import MAX_WORKERS
-    from clippo.training.run_folder import RunFolder, load_model, with_renderer
+    from clippo.training.run_folder import load_model, trained_transform, with_renderer
 
     if (data is None) == (texts is None):
         raise UserError("clippo embed takes either data, such as folder:photos, or --texts FILE")
@@ -80,10 +80,8 @@ def embed(
         blocks = blocks_of_lines(lines_of(texts))
         about = {"texts": str(texts), "fingerprint": sha256(texts) if is_file else ""}
     else:
-        run, image_size = RunFolder(source), model.config.image_size
-        transform: TransformConfig = SquashConfig(resize=model.config.resize)
-        if run.checkpoints.is_dir():
-            transform = run.config().transform
+        image_size = model.config.image_size
+        transform = trained_transform(source) or SquashConfig(resize=model.config.resize)
         examples = source_config(data).build("all", image_size=image_size)
         total = len(examples)
         blocks = blocks_of_source(examples, transform.build(image_size), what, workers=workers)

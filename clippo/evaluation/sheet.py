@@ -25,12 +25,14 @@ RIGHT, WRONG = (46, 160, 67), (208, 215, 222)  # frames around the wanted image,
 class Finding:
     """A query and the indices of the examples found for it, best first.
 
-    `wanted` is the example that the query names, if that is known.
+    `wanted` is the example that the query names, if that is known. `picture` is drawn in the place of the
+    text, (S, S, 3) uint8.
     """
 
     text: str
     found: Sequence[int]
     wanted: int | None = None
+    picture: np.ndarray | None = None
 
 
 def draw_sheet(
@@ -49,7 +51,8 @@ def draw_sheet(
     queries = render([finding.text for finding in findings])
     for row, finding in enumerate(findings):
         y = GAP_PX + row * pitch
-        sheet.paste(cell(queries[row]), (GAP_PX, y))
+        query = queries[row] if finding.picture is None else finding.picture
+        sheet.paste(cell(query), (GAP_PX, y))
         for column, index in enumerate(finding.found, start=1):
             x = 2 * GAP_PX + column * pitch
             example = examples[index]

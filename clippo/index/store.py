@@ -213,10 +213,11 @@ class PictureIndex:
         path = Path(path)
         if not path.exists() and (shipped := shipped_folder(str(path))) is not None:
             path = shipped / SHIPPED_FILE
+        if not path.is_file():
+            raise UserError(f"there is no index {path}: `clippo index` makes one")
         with explained(path, "read"):
-            database = connected(
-                path, "rw"
-            )  # a commit that was cut off is rolled back; or read-only, as can be
+            # Not "ro", which cannot take back a commit that was cut off.
+            database = connected(path, "rw")
             check_format(path, database)
             database.execute("PRAGMA query_only = 1")
             return cls(path, database)
@@ -595,14 +596,16 @@ def connected(path: Path, mode: str) -> sqlite3.Connection:
 
 @contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
-    """Turn what SQLite raises into one line that names the index.
+    """Turn what SQLite raises, or damaged content, into one line that names the index.
 
     Raises:
-        UserError: SQLite raised something.
+        UserError: something was raised.
     """
     try:
         yield
-    except sqlite3.Error as error:
+    except UserError:
+        raise
+    except (sqlite3.Error, ValueError, zlib.error) as error:  # the last two of content that is damaged
         raise UserError(f"cannot {doing} the index {path}: {error}") from error
 
 
@@ -622,8 +625,8 @@ def check_format(path: Path, database: sqlite3.Connection) -> None:
 
 def read_about(database: sqlite3.Connection) -> IndexAbout:
     """What an index says of the model and the pictures."""
-    content = {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM about")}
-    return from_dict(IndexAbout, content)
+    rows = database.execute("SELECT key, value FROM about")
+    return from_dict(IndexAbout, {key: json.loads(value) for key, value in rows})
 
 
 def packed_texts(texts: Sequence[Sequence[Text]]) -> bytes:

@@ -34,6 +34,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from clippo.data.transform import TransformConfig
 from clippo.errors import DamagedCheckpointError, UserError, first_line
 from clippo.files import UNFINISHED, atomic_path, check_file, remove, sha256, write_text
 from clippo.model import Clippo, load_big_vision
@@ -45,7 +46,7 @@ from clippo.training.checkpoint import STATE_FOLDER, read_checkpoint, restore, s
 from clippo.training.config import TrainConfig
 from clippo.training.state import TrainState
 
-__all__ = ["RunFolder", "load_model", "with_renderer"]
+__all__ = ["RunFolder", "load_model", "trained_transform", "with_renderer"]
 
 HUB = "hf://"
 CHANGEABLE = (
@@ -398,6 +399,12 @@ def with_renderer(model: Clippo) -> Clippo:
         except ValueError as error:
             raise UserError(f"cannot draw text for this model: {error}") from error
     return model
+
+
+def trained_transform(source: str | Path) -> TransformConfig | None:
+    """The transform that a run was trained with; None where `source` is another model of `load_model`."""
+    run = RunFolder(source)
+    return run.config().transform if run.checkpoints.is_dir() else None
 
 
 def step_of_line(line: str) -> float:
