@@ -19,6 +19,7 @@ def export(
     out: Path | None = None,
     texts: tyro.conf.FlagCreatePairsOff[bool] = False,
     web: Path | None = None,
+    index: Path | None = None,
 ) -> None:
     """Write a model as one graph, or as a page that searches in pictures in the browser alone.
 
@@ -33,7 +34,8 @@ def export(
     The page needs a server of files, and nothing that computes; --web also needs npm, which fetches
     onnxruntime-web:
 
-        clippo export runs/emoji --web site
+        clippo index photos --model runs/emoji --out photos.idx
+        clippo export runs/emoji --web site --index photos.idx
         python -m http.server --directory site --bind 127.0.0.1
 
     Args:
@@ -42,21 +44,33 @@ def export(
         out: The file to write, .onnx or .pt2 (of torch.export).
         texts: The graph for texts instead of the one for photographs.
         web: The folder to write the page to, new or empty.
+        index: An index of `clippo index` by this model, whose pictures the page shows.
     """
+    from clippo.index import PictureIndex
     from clippo.model.export import export as export_model
     from clippo.training.run_folder import load_model
-    from clippo.web import export_web
+    from clippo.web import export_web, pictures_of
 
     target = web if out is None else out
     if target is None or (out is not None and web is not None):
         raise UserError("give one of --out and --web")
     if texts and out is None:
         raise UserError("--texts goes with --out; the page reads photographs and texts")
+    if index is not None and web is None:
+        raise UserError("--index goes with --web; a graph holds no pictures")
     if not target.absolute().parent.is_dir():
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
     model = load_model(source)
+    pictures = None
+    if index is not None:
+        opened = PictureIndex.open(index)
+        opened.check_model(model, str(source))
+        pictures = pictures_of(opened)
     try:
-        difference = export_web(model, target) if out is None else export_model(model, out, texts=texts)
+        if out is None:
+            difference = export_web(model, target, pictures)
+        else:
+            difference = export_model(model, out, texts=texts)
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
     files = [path for path in [target, *target.rglob("*")] if path.is_file()]

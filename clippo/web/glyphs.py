@@ -30,6 +30,7 @@ from clippo.renderer.glyphs import CELL_PX
 __all__ = ["glyph_table"]
 
 HALF_PX = CELL_PX // 2
+CELLS_OF_MARK = 3
 
 
 def glyph_table(renderer: AlignedRenderer) -> bytes:
@@ -50,28 +51,34 @@ def glyph_table(renderer: AlignedRenderer) -> bytes:
 
     is_mark_G = kind_G == MARK
     has_cells_G = ((kind_G <= OTHER) | is_mark_G) & table.font.has_glyph(drawn_G)
-    # Upper-case letters share the cells of the lower case. Marks are drawn as they are, so none share.
-    glyphs, glyph_G = np.unique(np.where(has_cells_G, drawn_G, -1), return_inverse=True)
-    _, member_U = np.unique(glyph_G, return_index=True)
-    cells = [np.zeros((1, CELL_PX, HALF_PX), np.uint8)]
-    bitmaps = table.font.bitmaps(np.maximum(glyphs, 0))
-    for bitmap, member in zip(bitmaps, member_U.tolist(), strict=True):
-        if not has_cells_G[member]:
-            cells.append(np.zeros((0, CELL_PX, HALF_PX), np.uint8))
-        elif is_mark_G[member]:
-            half, full = (over(bitmap, int(shift_G[member]), width) for width in (HALF_PX, CELL_PX))
-            cells.append(np.stack([half[:, :HALF_PX], full[:, :HALF_PX], full[:, HALF_PX:]]))
-        else:
-            cells.append(np.stack(np.split(bitmap, 2, axis=1))[: width_G[member]])
-    first_U = np.cumsum([len(cell) for cell in cells])[:-1]
-    first_G = np.where(has_cells_G, first_U[glyph_G], 0)
+    count_G = np.where(has_cells_G, np.where(is_mark_G, CELLS_OF_MARK, width_G), 0)
+    # Upper-case letters share the cells of the lower case.
+    drawn_U, member_U, glyph_G = np.unique(
+        np.where(has_cells_G, drawn_G, -1), return_index=True, return_inverse=True
+    )
+    bitmap_UYX = table.font.bitmaps(np.maximum(drawn_U, 0))
+    cell_UCYX = np.zeros((len(drawn_U), CELLS_OF_MARK, CELL_PX, HALF_PX), np.uint8)
+    cell_UCYX[:, :2] = halves(bitmap_UYX)
+    for mark in np.flatnonzero(is_mark_G[member_U] & has_cells_G[member_U]).tolist():
+        half, full = (
+            over(bitmap_UYX[mark], int(shift_G[member_U[mark]]), width) for width in (HALF_PX, CELL_PX)
+        )
+        cell_UCYX[mark] = np.stack([halves(half)[0], *halves(full)])
+    count_U = count_G[member_U]
+    cell_KYX = cell_UCYX[np.arange(CELLS_OF_MARK) < count_U[:, None]]
+    first_G = np.where(has_cells_G, (1 + np.cumsum(count_U) - count_U)[glyph_G], 0)
 
     value_G = first_G << 5 | width_G << 3 | kind_G
-    step_G = np.where(has_cells_G, np.where(is_mark_G, 3, width_G), 0) << 5
+    step_G = count_G << 5
     begins_G = np.ones(CODE_POINTS, bool)
     begins_G[1:] = value_G[1:] != value_G[:-1] + step_G[:-1]
     starts = np.flatnonzero(begins_G)
     header = [renderer.size, renderer.background, renderer.ink, renderer.max_chars, len(starts)]
     numbers = np.concatenate([header, starts, value_G[starts]]).astype("<u4")
-    rows = np.packbits(np.concatenate(cells), axis=2)
-    return gzip.compress(numbers.tobytes() + rows.tobytes(), 9, mtime=0)
+    rows = np.packbits(cell_KYX, axis=2)
+    return gzip.compress(numbers.tobytes() + bytes(CELL_PX) + rows.tobytes(), 9, mtime=0)
+
+
+def halves(bitmap: np.ndarray) -> np.ndarray:
+    """Split bitmaps (..., 16, 16) into their left and right cells, (..., 2, 16, 8)."""
+    return bitmap.reshape(*bitmap.shape[:-1], 2, HALF_PX).swapaxes(-3, -2)

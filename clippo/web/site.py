@@ -14,12 +14,8 @@ The page asks for nothing outside the folder, and what is typed and added stays 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import Tensor
 
 from clippo.data.fetch.packages import Package, fetched, members
 from clippo.data.remote import cache_folder
@@ -29,8 +25,9 @@ from clippo.model import Clippo, RenderedText
 from clippo.model.export import export_patches
 from clippo.renderer import AlignedRenderer
 from clippo.web.glyphs import glyph_table
+from clippo.web.pictures import WebPictures
 
-__all__ = ["WebPictures", "export_web"]
+__all__ = ["export_web"]
 
 RUNTIME = Package(
     "npm", "onnxruntime-web", "MIT", "1.30.0",
@@ -38,20 +35,6 @@ RUNTIME = Package(
 )  # fmt: skip
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PAGE_FILES = ("index.html", "app.js", "tower.js", "layout.js", "resize.js", "style.css")
-
-
-class WebPictures(NamedTuple):
-    """Pictures to search in.
-
-    Attributes:
-        names: N, shown under the pictures.
-        thumbnails: N files, WebP.
-        embeddings: (N, E) by the model, of unit length.
-    """
-
-    names: Sequence[str]
-    thumbnails: Iterable[bytes]
-    embeddings: Tensor
 
 
 def export_web(model: Clippo, out: Path, pictures: WebPictures | None = None) -> float:

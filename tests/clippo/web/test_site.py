@@ -16,9 +16,13 @@ import torch
 from PIL import Image
 
 from clippo.cli import main
+from clippo.data.base import Text
+from clippo.index import build_index
+from clippo.index.store import Entry
 from clippo.model import ByteTextConfig, Clippo, RenderedTextConfig, create_model
 from clippo.renderer import AlignedRenderer, UnifontRenderer
 from clippo.web import WebPictures, export_web
+from clippo.web.pictures import name_of
 from tests.clippo.web.conftest import as_modules
 
 pytest.importorskip("onnxruntime")
@@ -166,14 +170,39 @@ def test_page(browser_page, model, pictures):
 
 @pytest.mark.slow
 def test_command(model, tmp_path, capsys):
-    """Without pictures; a folder that holds something is left as it is."""
+    """With the pictures of an index; a folder that holds something is left as it is."""
     model.save_pretrained(tmp_path / "model")
-    main(["export", str(tmp_path / "model"), "--web", str(tmp_path / "site")])
+    (tmp_path / "pictures").mkdir()
+    images = [picture(seed) for seed in range(3)]
+    for number, image in enumerate(images):
+        image.save(tmp_path / "pictures" / f"{number}.png")
+    build_index(model, str(tmp_path / "pictures"), tmp_path / "x.idx")
+    index = ["--index", str(tmp_path / "x.idx")]
+    main(["export", str(tmp_path / "model"), "--web", str(tmp_path / "site"), *index])
     assert "differs by at most" in capsys.readouterr().out
-    assert json.loads((tmp_path / "site" / "site.json").read_text()) == {"resize": "bicubic", "names": []}
+    site = json.loads((tmp_path / "site" / "site.json").read_text())
+    assert site == {"resize": "bicubic", "names": ["0.png", "1.png", "2.png"]}
+    z = np.fromfile(tmp_path / "site" / "embeddings.bin", "<f4").reshape(3, -1)
+    np.testing.assert_allclose(z, model.encode_image(images), atol=1e-3)  # of half precision
+    with Image.open(tmp_path / "site" / "thumbnails" / "2.webp") as thumbnail:
+        assert np.abs(np.asarray(thumbnail, int) - np.asarray(images[2], int)).mean() < 16
     with pytest.raises(SystemExit):
         main(["export", str(tmp_path / "model"), "--web", str(tmp_path / "site")])
     assert "is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        ([("de", "Hund"), ("en", "dog")], "dog"),
+        ([("de", "Hund"), ("es", "perro")], "Hund"),
+        ([(None, "my dog")], "my dog"),
+        ([], "1.png"),
+    ],
+)
+def test_names(texts, name):
+    texts = tuple(Text(text, language) for language, text in texts)
+    assert name_of(Entry(1, "", "a/1.png", None, "", None, 1, 1, texts)) == name
 
 
 @pytest.mark.parametrize(
@@ -182,6 +211,7 @@ def test_command(model, tmp_path, capsys):
         ([], "give one of --out and --web"),
         (["--out", "x.onnx", "--web", "x"], "give one of --out and --web"),
         (["--web", "x", "--texts"], "--texts goes with --out"),
+        (["--out", "x.onnx", "--index", "x.idx"], "--index goes with --web"),
         (["--web", "none/x"], "there is no folder none"),
     ],
 )
