@@ -200,7 +200,7 @@ function drawMap() {
   const [left, right] = range(points.map((point) => point.x)), [bottom, top] = range(points.map((point) => point.y));
   points.forEach((point, i) => {
     point.left = margin + (width - 2 * margin) * (point.x - left) / (right - left || 1);
-    point.y = margin + (height - 2 * margin) * (top - point.y) / (top - bottom || 1);
+    point.top = margin + (height - 2 * margin) * (top - point.y) / (top - bottom || 1);
     pen.fillStyle = colours.getPropertyValue(point.thumbnail ? "--picture" : "--name");
     pen.globalAlpha = i === pointed ? 1 : 0.6;
     pen.beginPath();

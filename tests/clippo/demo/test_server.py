@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from clippo.demo import server
 from clippo.demo.answers import Answers
-from clippo.demo.server import make_app
+from clippo.demo.server import listen, make_app
+from clippo.errors import UserError
 from clippo.index import PictureIndex, build_index
 from clippo.model import ByteTextConfig, Clippo
 from tests.clippo.demo.conftest import COUNT, LANGUAGES, NAMES, png
@@ -288,3 +289,17 @@ def test_a_model_that_reads_bytes_shows_no_reading(model, source, tmp_path):
     found = TestClient(make_app(answers), base_url="http://localhost").get("/api/text?text=red").json()
     assert found["reading"] is None
     assert len(found["pictures"]) == 24
+
+
+def test_a_port_that_cannot_be_served_is_said_in_one_line():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        for host, number in (
+            ("127.0.0.1", port),
+            ("127.0.0.1", 70_000),
+            ("192.0.2.1", 0),
+            ("no such host", 0),
+        ):
+            message = f"cannot serve port {number} of {host}: .*--port 0 picks a free port"
+            with pytest.raises(UserError, match=message):
+                listen(host, number)
