@@ -23,6 +23,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --di
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
 
+test: export CHROMIUM := 1
 test: lint
 	$(PYTEST) -m "not long"
 	$(BIN)/python -m clippo_kernels.aot --arch sm_90

@@ -48,6 +48,19 @@ if [ -n "$missing" ]; then
         fail "apt-get failed; run: $by_hand"
 fi
 
+# `make test` opens the page of `clippo demo` in Chromium; where that cannot be had, those tests are skipped.
+has_chromium() {
+    for name in chromium chromium-browser google-chrome; do command -v $name >/dev/null && return 0; done
+    return 1
+}
+if [ -n "${CHROMIUM:-}" ] && ! has_chromium && command -v apt-get >/dev/null; then
+    if [ "$(id -u)" = 0 ]; then sudo=""; else sudo="sudo -n"; fi
+    echo "setup: installing chromium"
+    { $sudo apt-get update -qq || true; } 2>/dev/null
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 ||
+        echo "setup: apt-get cannot install chromium; the tests in a browser will be skipped" >&2
+fi
+
 # -- $VENV; the stamp inside is written last, so that an interrupted set-up is done again
 wanted="$TORCH $("$PYTHON" --version) $(cksum <pyproject.toml)"
 [ "$(cat $VENV/ready 2>/dev/null || true)" = "$wanted" ] && exit 0

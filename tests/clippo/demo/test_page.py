@@ -3,27 +3,23 @@
 import contextlib
 import http.client
 import io
-import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import Error as PlaywrightError
 
+from clippo.bench.studies.demo import chromium, serving
 from clippo.demo.server import MAX_BODY
 from tests.clippo.demo.conftest import NAMES, png
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TIMEOUT_MS = 60_000  # for a machine with much else to do
 ENGLISH = next(zip(*NAMES, strict=True))
 
@@ -33,29 +29,19 @@ def address(model, index_file, tmp_path_factory) -> Iterator[str]:
     """The address that `clippo demo` prints; in the end Ctrl-C ends it as it does other verbs."""
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
-    command = [sys.executable, "-m", "clippo", "demo", index_file, "--model", folder, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield line.split()[0]
+    with serving(index_file, folder) as (process, address):
+        yield address
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=600)
         assert (process.returncode, out, errors) == (130, "", "clippo: interrupted\n")
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which root cannot have
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+    with chromium() as browser:
+        if browser is None:
+            pytest.skip("there is no Chromium (apt-get install chromium)")
         yield browser
-        browser.close()
 
 
 @pytest.fixture
