@@ -1,4 +1,4 @@
-"""Writes the measured tables of README.md and docs/*.md from the files in bench/results.
+"""Writes the measured tables of README.md, docs/*.md and the model cards from the files in bench/results.
 
     python -m clippo.bench.tables            rewrite the pages
     python -m clippo.bench.tables --check    change nothing, and fail where a page differs from the results
@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from clippo.bench.report import markdown
-from clippo.bench.studies import aligned_text, claims_report, compare_training, miniature, sentence_pairs
+from clippo.bench.studies import (
+    aligned_text,
+    claims_report,
+    compare_training,
+    dictionary_model,
+    miniature,
+    sentence_pairs,
+)
 from clippo.results import ROOT, Row, read_results
 
 __all__ = ["main"]
@@ -41,6 +48,7 @@ SENTENCES = "amd-epyc/2026-11-26-023fef9-sentence-pairs.json"
 DATA = "amd-epyc/2026-11-26-770488f.json"
 ALIGNED = "amd-epyc/2026-11-26-151249a-aligned-text.json"
 CLAIMS = "amd-epyc/2026-11-27-fd8be06-claims.json"
+DICTIONARY_MODEL = "amd-epyc/2026-11-28-2af9485-dictionary-model.json"
 MINIATURE = "intel-r-xeon-r-processor/2026-11-27-60e79f4-miniature.json"
 
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -390,6 +398,9 @@ TABLES = {
     "sentence_pairs": Table(SENTENCES, sentence_pairs.table),
     "sentence_pairs_descriptions": Table(DESCRIPTIONS, sentence_pairs.table),
     "miniature": Table(MINIATURE, miniature.table),
+    "dictionary_model": Table(DICTIONARY_MODEL, dictionary_model.styles),
+    "dictionary_model_scripts": Table(DICTIONARY_MODEL, dictionary_model.scripts_table),
+    "dictionary_model_languages": Table(DICTIONARY_MODEL, dictionary_model.languages),
     **{f"claims_{table.__name__}": Table(CLAIMS, table) for table in claims_report.TABLES},
     "claims_languages": Table(
         CLAIMS, partial(claims_report.languages, names=DICTIONARY_LANGUAGES | UNSEEN_LANGUAGES)
@@ -451,7 +462,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     differs = False
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    cards = (ROOT / "model" / "pretrained").glob("*/README.md")
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(cards)]:
         text, outdated = rewrite(page.read_text(encoding="utf-8"), page)
         if not outdated:
             continue

@@ -19,7 +19,7 @@ from typing import Any
 
 from clippo.files import write_text
 
-__all__ = ["ROOT", "Row", "provenance", "read_results", "version_of", "write_results"]
+__all__ = ["ROOT", "Row", "cpu_name", "provenance", "read_results", "version_of", "write_results"]
 
 Row = dict[str, Any]
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from . import bounds, sass, tuning
 
-__all__ = ["compile_row", "launches_of", "main"]
+__all__ = ["ARCHITECTURES", "TargetDriver", "compile_row", "launches_of", "main"]
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,12 @@ ROUNDS, CALLS = 2000, 10
 
 pytestmark = [
     pytest.mark.skipif(ON_GPU, reason="kernels would run"),
-    pytest.mark.usefixtures("_idle_driver", "one_thread"),
+    pytest.mark.usefixtures("idle_driver", "one_thread"),
 ]
 
 
 @pytest.fixture
-def _idle_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def idle_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile kernels, and launch none."""
     from triton.runtime import driver
 

@@ -19,7 +19,11 @@ def recipe() -> TrainConfig:
     """A small CLIPPO on emoji and flags, by their names and keywords in 229 languages.
 
     Command: `clippo data fetch dictionary`, then `OMP_NUM_THREADS=1 clippo train clippo_dictionary`.
-    Hardware: two cores of an AMD EPYC.
+    Hardware: two cores of an AMD EPYC, 95 minutes beside other work.
+    Result: the model clippo-dictionary of this package; model/pretrained/clippo-dictionary/README.md has the
+        tables. English names find their picture first in 83 %, and those never trained in 47 % of the cases.
+        Two runs of depth 3 with a strength of 0.5 and half of the patches dropped stayed on the plateau of
+        log(batch size) for their first 1,000 and 400 steps; this one left it after 400.
     """
 
     def unseen(*collections: str) -> RetrievalConfig:

@@ -27,6 +27,7 @@ def checkout(tmp_path, monkeypatch):
     shutil.copy(ROOT / "README.md", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("img"))
     shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
+    shutil.copytree(ROOT / "model" / "pretrained", tmp_path / "model" / "pretrained")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     return tmp_path
 

@@ -1,8 +1,14 @@
 """Models that come with the package."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import torch
+
+from clippo.data.decode import decode
 from clippo.errors import UserError
+from clippo.index import PictureIndex
 from clippo.model import Clippo, ClippoConfig
 from clippo.model.checkpoints import shipped
 from clippo.training.run_folder import load_model
@@ -46,3 +52,23 @@ def test_those_that_come_with_the_package_are_listed(own):
 def test_they_have_no_revision(own):
     with pytest.raises(ValueError, match="revision is for names on the Hub, and own"):
         Clippo.from_pretrained("own", revision="main")
+
+
+def test_the_dictionary_gives_the_embeddings_that_were_measured():
+    """The texts and pictures of shipped_vectors.json; the pictures are thumbnails of the index beside it."""
+    stored = json.loads((Path(__file__).parent / "shipped_vectors.json").read_text(encoding="utf-8"))
+    model = Clippo.from_pretrained("clippo-dictionary").eval()
+    folder = shipped.shipped_folder("clippo-dictionary")
+    index = PictureIndex.open(folder / "pictures.idx")
+    index.check_model(model, "clippo-dictionary")
+    place = index.about.transform.build(model.config.image_size)
+    pictures = [place(decode(index.thumbnail(int(id)))) for id in stored["pictures"]]
+    found = {
+        "texts": model.encode_text(list(stored["texts"])),
+        "pictures": model.encode_image(pictures),
+    }
+    for kind, embeddings in found.items():
+        expected = torch.tensor(list(stored[kind].values()))
+        torch.testing.assert_close(embeddings, expected, atol=2e-3, rtol=0)
+    assert sum(p.numel() for p in model.parameters()) <= 2_000_000
+    assert (folder / "model.safetensors").stat().st_size <= 4_000_000
