@@ -58,10 +58,13 @@ def is_observed(x: Tensor, *args: Any) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_autocast(device_type: str) -> bool:
     """Look up if a type of device has autocast, which torch.compile cannot trace in torch 2.11."""
     return torch.amp.is_autocast_available(device_type)
+
+
+# The same as torch.compiler.assume_constant_result, which loads torch._dynamo and takes as long as torch.
+has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_autocast_enabled(x: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -62,10 +61,10 @@ def resized(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.
     return out[0].permute(1, 2, 0).contiguous().numpy()
 
 
-# torch.compile would trace NumPy, of which it knows a part.
-resized_untraced: Callable[[np.ndarray, int | tuple[int, int], Resize], np.ndarray] = torch.compiler.disable(
-    resized
-)
+def resized_untraced(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.ndarray:
+    """Compute `resized` outside of what torch.compile traces: it knows NumPy in part."""
+    # As a decorator, `disable` would load torch._dynamo at import, which takes as long as torch itself.
+    return torch.compiler.disable(resized)(pixels, size, how)  # type: ignore[no-any-return]
 
 
 def rgb_pixels(image: Any) -> np.ndarray:

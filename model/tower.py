@@ -147,7 +147,9 @@ class Tower(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, config.width)
         self.encoder = Encoder(config)
-        self.init_weights()
+        # On the meta device there is nothing to fill, and normal_ would load torch._dynamo to find that out.
+        if not self.encoder.head.weight.is_meta:
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self, residual_scale: float = 1.0) -> None:

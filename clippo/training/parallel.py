@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from clippo.errors import UserError
@@ -156,6 +155,9 @@ def parallelize(
     if parallel == "fsdp":
         if not context.is_distributed:
             raise UserError("parallel must be ddp without torchrun, which starts the processes, got fsdp")
+        # Its import takes a second, and most runs, and all programs that only load a model, do without.
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
         in_bfloat16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         for block in blocks_of(module):
             fully_shard(block, mp_policy=in_bfloat16 if bfloat16 else MixedPrecisionPolicy())
