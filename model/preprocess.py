@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -62,10 +61,14 @@ def resized(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.
     return out[0].permute(1, 2, 0).contiguous().numpy()
 
 
-# torch.compile would trace NumPy, of which it knows a part.
-resized_untraced: Callable[[np.ndarray, int | tuple[int, int], Resize], np.ndarray] = torch.compiler.disable(
-    resized
-)
+def resized_untraced(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.ndarray:
+    """Resize pixels outside of torch.compile, which would trace NumPy, of which it knows a part.
+
+    Marking the function when the module is imported would import the compiler, which takes as long as
+    importing all the rest of PyTorch.
+    """
+    resize_here = torch.compiler.disable(resized) if torch.compiler.is_compiling() else resized
+    return resize_here(pixels, size, how)
 
 
 def rgb_pixels(image: Any) -> np.ndarray:

@@ -147,7 +147,8 @@ class Tower(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, config.width)
         self.encoder = Encoder(config)
-        self.init_weights()
+        if not self.patch_embed.weight.is_meta:  # there, random numbers of none would import the compiler
+            self.init_weights()
 
     @torch.no_grad()
     def init_weights(self, residual_scale: float = 1.0) -> None:

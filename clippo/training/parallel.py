@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from clippo.errors import UserError
@@ -154,6 +153,8 @@ def parallelize(
         UserError: "fsdp" without torchrun.
     """
     if parallel == "fsdp":
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # two seconds, with SymPy
+
         if not context.is_distributed:
             raise UserError("parallel must be ddp without torchrun, which starts the processes, got fsdp")
         in_bfloat16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
