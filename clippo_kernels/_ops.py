@@ -58,23 +58,23 @@ def is_observed(x: Tensor, *args: Any) -> bool:
     )
 
 
-def has_autocast(device_type: str) -> bool:
-    """Look up if a type of device has autocast, which torch.compile cannot trace in torch 2.11."""
-    return torch.amp.is_autocast_available(device_type)
-
-
-# The same as torch.compiler.assume_constant_result, which loads torch._dynamo and takes as long as torch.
-has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# torch.compile cannot trace the question in torch 2.11. Marking a function as constant would import the
+# compiler, which takes as long as importing all the rest of PyTorch.
+WITH_AUTOCAST = frozenset(
+    name
+    for name in ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", torch._C._get_privateuse1_backend_name())
+    if torch.amp.is_autocast_available(name)
+)
 
 
 def is_autocast_enabled(x: Tensor) -> bool:
     device_type = x.device.type
-    return has_autocast(device_type) and torch.is_autocast_enabled(device_type)
+    return device_type in WITH_AUTOCAST and torch.is_autocast_enabled(device_type)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device_type = x.device.type
-    return torch.autocast(device_type, enabled=False) if has_autocast(device_type) else nullcontext()
+    return torch.autocast(device_type, enabled=False) if device_type in WITH_AUTOCAST else nullcontext()
 
 
 def is_on_current_device(x: Tensor) -> bool:

@@ -62,9 +62,13 @@ def resized(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.
 
 
 def resized_untraced(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.ndarray:
-    """Compute `resized` outside of what torch.compile traces: it knows NumPy in part."""
-    # As a decorator, `disable` would load torch._dynamo at import, which takes as long as torch itself.
-    return torch.compiler.disable(resized)(pixels, size, how)  # type: ignore[no-any-return]
+    """Resize pixels outside of torch.compile, which would trace NumPy, of which it knows a part.
+
+    Marking the function when the module is imported would import the compiler, which takes as long as
+    importing all the rest of PyTorch.
+    """
+    resize_here = torch.compiler.disable(resized) if torch.compiler.is_compiling() else resized
+    return resize_here(pixels, size, how)
 
 
 def rgb_pixels(image: Any) -> np.ndarray:

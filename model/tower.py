@@ -147,8 +147,7 @@ class Tower(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, config.width)
         self.encoder = Encoder(config)
-        # On the meta device there is nothing to fill, and normal_ would load torch._dynamo to find that out.
-        if not self.encoder.head.weight.is_meta:
+        if not self.patch_embed.weight.is_meta:  # there, random numbers of none would import the compiler
             self.init_weights()
 
     @torch.no_grad()

@@ -153,11 +153,10 @@ def parallelize(
         UserError: "fsdp" without torchrun.
     """
     if parallel == "fsdp":
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # two seconds, with SymPy
+
         if not context.is_distributed:
             raise UserError("parallel must be ddp without torchrun, which starts the processes, got fsdp")
-        # Its import takes a second, and most runs, and all programs that only load a model, do without.
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
         in_bfloat16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         for block in blocks_of(module):
             fully_shard(block, mp_policy=in_bfloat16 if bfloat16 else MixedPrecisionPolicy())

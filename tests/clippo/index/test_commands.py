@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +124,17 @@ def test_the_index_of_another_model_is_refused(run, indexed, model, tmp_path, ca
         assert re.search(
             r"pics.idx was made with the model .*tiny \(weights .*, not with .*other \(weights", line
         )
+
+
+@pytest.mark.slow
+def test_search_does_not_import_the_compiler(indexed):
+    """It takes as long to import as all the rest that a search does."""
+    code = (
+        "import sys; from clippo.cli import main; main(['search', 'pics.idx', 'dog', '--top', '1']); "
+        "print({'torch._dynamo', 'torch.distributed.fsdp', 'matplotlib', 'usearch'} & {*sys.modules})"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.stdout.splitlines()[-1] == "set()", run.stderr
