@@ -330,18 +330,8 @@ def test_help_needs_no_torch(cwd):
     code = "import sys; from clippo.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for verb in (
-        "doctor",
-        "embed",
-        "evaluate",
-        "export",
-        "finetune",
-        "fonts",
-        "render",
-        "runs",
-        "search",
-        "train",
-    ):
+    verbs = "data demo doctor embed evaluate export finetune fonts index render runs search train"
+    for verb in verbs.split():
         assert f"  {verb} " in run.stdout
 
 
@@ -468,7 +458,10 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["export", "RUN", "--out", "no/a.pt2"], "cannot write no/a.pt2: there is no folder no"),
         (["train", "emoji", "--out", "new", "--model.width", 97], "num_heads must divide width: 3 does not"),
         (["train", "emoji", "--out", "new", "--optimizer.beta2", 1], "optimizer.beta2 must be from 0 to"),
-        (["paint"], "the verb must be one of data, doctor, embed, evaluate, export, finetune, fonts"),
+        (
+            ["paint"],
+            "the verb must be one of data, demo, doctor, embed, evaluate, export, finetune, fonts, index",
+        ),
         (["evaluate", "nowhere"], "nowhere is not a run and has no evaluators of its own: name a --recipe"),
         (
             ["evaluate", "nowhere", "--recipe", "emoji"],
