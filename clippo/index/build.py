@@ -302,8 +302,8 @@ def build_index(
     if transform is None:
         transform = SquashConfig(resize=model.config.resize)
         if isinstance(model.text_input, RenderedText):
-            # Cut-out pictures stand on the grey of rendered text in training here. On white, a model of emoji
-            # found 1.7 % of them by their names, and on this grey 5.7 %.
+            # In training here, cut-out pictures stand on about the grey of rendered text: clippo-dictionary
+            # finds 84 % of its own first by their English names on this grey, and 7 % on white.
             transform = replace(transform, background=model.text_input.background)
     with IndexWriter.open(out, IndexAbout.of(model, name, transform, thumbnail_px)) as writer:
         report = Update(model, writer, pictures, source_name).run(workers)

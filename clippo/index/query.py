@@ -37,9 +37,9 @@ class Query:
         """Embed a text, a picture or both; one of them must be there.
 
         Both together are the sum of their embeddings. The text drawn into the picture, which
-        `Clippo.encode_image_text` embeds, says less to a model that was not trained on such pictures: of 300
-        pairs of a picture and a name, that one found 4 % of the pictures again among the first ten of 1,838,
-        and the sum 20 %.
+        `Clippo.encode_image_text` embeds, means little to a model that was not trained on such pictures. Of
+        300 random pairs of a picture and a name of the 1,838 of clippo-dictionary, the sum has 85 % of the
+        pictures and 71 % of the named ones among its first ten, and the text in the picture 6 % and 11 %.
 
         Args:
             model: in evaluation mode.
