@@ -38,8 +38,8 @@ class Answers:
     Attributes:
         names: by language, the text of each picture that has one in it, by the picture's id. Texts of
             an unknown language have the language "und".
-        files: the name of each picture's file, and the beginning of its SHA-256, by its id. Reading an entry of
-            the index takes milliseconds where it has names in 200 languages.
+        files: the name of each picture's file, and the beginning of its SHA-256, by its id. Reading an entry
+            of the index takes milliseconds where it has names in 200 languages.
         scripts: of the names in each language, as of `scripts_of`.
     """
 
