@@ -49,6 +49,7 @@ __all__ = [
 APPLICATION_ID = 0x436C6970  # in the header of the file, which says that it is an index
 FORMAT = 1
 EXACT_UP_TO = 1_000_000  # pictures; the graph is for more
+GRAPH_TOP = 1000  # the most that are looked for along it; it has to visit many times as many
 WAIT_S = 60  # for another process to finish a commit, or reading the embeddings
 SHIPPED_FILE = "pictures.idx"  # the index in the folder of a model that comes with the package
 
@@ -153,8 +154,8 @@ class IndexAbout:
             made, given = (flat(about.renderer or {"renderer": None}) for about in (self, other))
             key = next(key for key in {**made, **given} if made.get(key) != given.get(key))
             raise UserError(
-                f"{path} was made with text drawn by {made['renderer']}, not by {given['renderer']} of "
-                f"{other.model or 'this model'}: {key} is {made.get(key)} there and {given.get(key)} here"
+                f"{path} was made with text drawn by {made.get('renderer')}, not by {given.get('renderer')} "
+                f"of {other.model or 'this model'}: {key} is {made.get(key)} there and {given.get(key)} here"
             )
 
 
@@ -252,10 +253,12 @@ class PictureIndex:
 
     def _read_rows(self) -> tuple[np.ndarray, Tensor]:
         ids, content = [], bytearray()
-        for id, embedding in self._execute("SELECT id, embedding FROM pictures ORDER BY id"):
-            ids.append(id)
-            content += embedding
-        embeddings = np.frombuffer(content, np.float16).reshape(len(ids), self.about.embed_dim)
+        with explained(self.path, "read"):
+            # Row by row: a million embeddings of 512 numbers take a gigabyte, and should not take two.
+            for id, embedding in self._database.execute("SELECT id, embedding FROM pictures ORDER BY id"):
+                ids.append(id)
+                content += embedding
+            embeddings = np.frombuffer(content, np.float16).reshape(len(ids), self.about.embed_dim)
         return np.array(ids, np.int64), torch.from_numpy(embeddings)
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -318,8 +321,8 @@ class PictureIndex:
     def search(self, queries: Tensor, top: int, where: Filter | None = None) -> list[list[Hit]]:
         """Find the pictures that are most similar to each of Q queries, best first.
 
-        The search is exact, up to the float16 of the embeddings. Among more than a million pictures it
-        follows the graph that `clippo index` has made beside the index, if it is up to date.
+        The search is exact, up to the float16 of the embeddings. For up to 1,000 of more than a million
+        pictures it follows the graph that `clippo index` has made beside the index, if it is up to date.
 
         Args:
             queries: (Q, D) embeddings of unit length.
@@ -334,7 +337,7 @@ class PictureIndex:
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
         queries = queries.detach().float().cpu()
-        if where is None and self._graph is not None:
+        if where is None and top <= GRAPH_TOP and self._graph is not None:
             return [
                 self._ranked(query, ids)
                 for query, ids in zip(queries, self._graph.find(queries, top), strict=True)

@@ -150,6 +150,11 @@ def test_many_pictures_are_searched_along_the_graph(model, index_file, index, mo
         assert [hit.score for hit in own] == pytest.approx([hit.score for hit in exact], abs=1e-6)
     monkeypatch.setattr(store, "exact_search", lambda *_: pytest.fail("all are searched"))
     hits()
+    with (
+        pytest.raises(pytest.fail.Exception, match="all are searched"),
+        closing(PictureIndex.open(index_file)) as opened,
+    ):
+        opened.search(torch.ones(1, 16), 1001)
     with pytest.raises(pytest.fail.Exception, match="all are searched"):
         hits(Filter(folder="trip"))
     with IndexWriter.open(index_file, index.about) as writer:
@@ -202,6 +207,14 @@ def test_what_is_no_index_is_refused(index_file, index, tmp_path):
             database.commit()
         with pytest.raises(UserError, match=message):
             PictureIndex.open(tmp_path / "other")
+    shutil.copy(index_file, tmp_path / "other")
+    with closing(sqlite3.connect(tmp_path / "other")) as database:
+        database.execute("UPDATE pictures SET embedding = x'00' WHERE key = '4.png'")
+        database.commit()
+    damaged = PictureIndex.open(tmp_path / "other")
+    with pytest.raises(UserError, match="cannot read the index .*other: buffer size must be a multiple"):
+        damaged.search(torch.ones(1, 16), 1)
+    damaged.close()
     with closing(sqlite3.connect(tmp_path / "strange")) as database:
         database.execute("CREATE TABLE notes (text)")
     for name in ("strange", "text"):
