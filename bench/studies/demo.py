@@ -17,6 +17,7 @@ import io
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -60,7 +62,11 @@ def serving(index: str | Path, model: str | Path | None) -> Iterator[tuple[subpr
     """Run `clippo demo` on a free port, and give the process and the address that it prints."""
     command = [sys.executable, "-m", "clippo", "demo", str(index), "--port", "0"]
     command += [] if model is None else ["--model", str(model)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs us in the background has Ctrl-C ignored, also by what we start.
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     try:
