@@ -136,13 +136,12 @@ def show_groups(groups: list[list[Entry]], *, as_json: bool) -> None:
 
 
 def line(entry: Entry) -> str:
-    """The file or the key of a picture, and its English or first text."""
-    text = min(entry.texts, key=lambda text: text.language != "en", default=None)
-    return f"{entry.path or entry.key}{'' if text is None else f'  {text.text}'}"
+    """The file or the key of a picture, and its title."""
+    return f"{entry.path or entry.key}{'' if entry.title is None else f'  {entry.title}'}"
 
 
 def content(entry: Entry) -> dict[str, Any]:
-    """What is known of a picture, for JSON; its texts by language, "und" where that is not known."""
+    """The fields of an entry for JSON, with its texts by language, "und" where that is not known."""
     return vars(entry) | {"texts": {text.language or "und": text.text for text in entry.texts}}
 
 

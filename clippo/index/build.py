@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from clippo.data.base import BrokenExampleError, Example, Source, Text
+from clippo.data.base import BrokenExampleError, Example, Source
 from clippo.data.decode import pixels_of
 from clippo.data.folder import PICTURE_SUFFIXES, read_file
 from clippo.data.loader import made_ahead
@@ -34,6 +34,7 @@ from clippo.index.search import Graph
 from clippo.index.store import (
     EXACT_UP_TO,
     Broken,
+    Described,
     IndexAbout,
     IndexWriter,
     NewPicture,
@@ -80,17 +81,11 @@ class ReadPicture:
     """A picture as a worker has read it.
 
     Attributes:
-        key, sha256, state, date, width, height, texts: as of `NewPicture`.
+        described: all but its pixels.
         pixels, thumbnail: (S, S, 3) uint8 for the model, and WebP; None if the content is known.
     """
 
-    key: str
-    sha256: bytes
-    state: State | None
-    date: str | None
-    width: int
-    height: int
-    texts: tuple[Text, ...]
+    described: Described
     pixels: np.ndarray | None
     thumbnail: bytes | None
 
@@ -228,14 +223,15 @@ class Blocks(Dataset[list[ReadPicture | UnreadPicture] | Exception]):
             if self.own.get(key) != sha256 and sha256 not in self.known:
                 decoded = pixels_of(example, at_least=max(2 * self.transform.image_size, self.thumbnail_px))
                 pixels, thumbnail = self.transform(decoded), thumbnail_of(decoded, self.thumbnail_px)
-            width, height, date = described(image)
+            width, height, date = size_and_date(image)
         except BrokenExampleError as error:
             return UnreadPicture(key, state, error.reason)
         except UnicodeEncodeError:
             return UnreadPicture(key.encode("utf-8", "replace").decode(), state, "the name is not UTF-8")
         if date is None and state is not None:
             date = datetime.fromtimestamp(state[1] // 10**9).isoformat()
-        return ReadPicture(key, sha256, state, date, width, height, example.texts, pixels, thumbnail)
+        own = Described(key, sha256, state, date, width, height, example.texts)
+        return ReadPicture(own, pixels, thumbnail)
 
 
 def thumbnail_of(pixels: np.ndarray, longest_side: int) -> bytes:
@@ -249,7 +245,7 @@ def thumbnail_of(pixels: np.ndarray, longest_side: int) -> bytes:
     return content.getvalue()
 
 
-def described(image: np.ndarray | bytes | None) -> tuple[int, int, str | None]:
+def size_and_date(image: np.ndarray | bytes | None) -> tuple[int, int, str | None]:
     """Width and height of a picture, px, and the date when it was taken, if its EXIF data tell."""
     if not isinstance(image, bytes):
         assert image is not None  # it has been decoded
@@ -278,7 +274,7 @@ def build_index(
 ) -> Report:
     """Make an index of pictures, or bring it up to date with the pictures of a source.
 
-    Pictures are committed by the dozen: after a crash or a kill, the next call goes on from there. Those of
+    64 pictures are committed at a time: after a crash or a kill, the next call goes on from there. Those of
     other sources stay as they are.
 
     Args:
@@ -409,30 +405,28 @@ class Update:
         written: list[NewPicture] = []
         touched = []
         for picture in pictures:
-            own = self.known.get(picture.key)
-            is_same = own is not None and own.sha256 == picture.sha256
-            if own is not None and is_same and self.writer.has_texts(own.id, picture.texts):
-                if own.state != picture.state:
-                    touched.append((own.id, picture.state, picture.date))
+            now = picture.described
+            own = self.known.get(now.key)
+            is_same = own is not None and own.sha256 == now.sha256
+            if own is not None and is_same and self.writer.has_texts(own.id, now.texts):
+                if own.state != now.state:
+                    touched.append((own.id, now.state, now.date))
                 continue
             if picture.thumbnail is None:
-                embedding, thumbnail = self.writer.embedded(picture.sha256)
+                embedding, thumbnail = self.writer.embedded(now.sha256)
             else:
                 embedding, thumbnail = next(embeddings).tobytes(), picture.thumbnail
             if own is None and picture.thumbnail is None:
-                self.found_again.add(picture.sha256)
+                self.found_again.add(now.sha256)
             self.report.embedded += picture.thumbnail is not None
             self.report.new += own is None
             self.report.changed += own is not None
-            written.append(
-                NewPicture(
-                    picture.key, picture.sha256, picture.state, picture.date, picture.width, picture.height,
-                    picture.texts, embedding, thumbnail,
-                )
-            )  # fmt: skip
-        broken = [(b.key, b.state, b.reason) for b in block if isinstance(b, UnreadPicture)]
+            written.append(NewPicture(now, embedding, thumbnail))
+        unread = [picture for picture in block if isinstance(picture, UnreadPicture)]
+        broken = [(picture.key, picture.state, picture.reason) for picture in unread]
         self.writer.write(self.name, written, touched, broken)
-        self.seen.update(picture.key for picture in block)
+        self.seen.update(picture.described.key for picture in pictures)
+        self.seen.update(picture.key for picture in unread)
 
     def remove_gone(self, unreadable: tuple[str, ...]) -> None:
         """Remove the pictures that the source has no more, but those in folders that cannot be read now."""

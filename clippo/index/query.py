@@ -1,4 +1,4 @@
-"""What one looks for in an index: a text, a picture, or both."""
+"""Queries of an index: a text, a picture, or both."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from clippo.model.configs import flat, from_dict, to_dict
 __all__ = [
     "EXACT_UP_TO",
     "Broken",
+    "Described",
     "Entry",
     "Filter",
     "IndexAbout",
@@ -75,7 +76,7 @@ CREATE TABLE broken (
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a picture.
+    """A picture of an index.
 
     Attributes:
         id: its number in the index, which no other picture gets later.
@@ -99,6 +100,12 @@ class Entry:
     height: int
     texts: tuple[Text, ...]
 
+    @property
+    def title(self) -> str | None:
+        """Its text in English, or else its first; None without texts."""
+        text = min(self.texts, key=lambda text: text.language != "en", default=None)
+        return None if text is None else text.text
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -111,7 +118,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class IndexAbout:
-    """What the embeddings of an index were made with.
+    """The model and the settings that made the embeddings of an index.
 
     Attributes:
         model: where the model was read from.
@@ -266,7 +273,7 @@ class PictureIndex:
             return self._database.execute(statement, values).fetchall()
 
     def entry(self, id: int) -> Entry:
-        """What is known of a picture.
+        """Read the record of a picture.
 
         Raises:
             KeyError: no picture has this id.
@@ -387,7 +394,7 @@ State = tuple[int, int]  # of a file: its bytes, and the time of its last change
 
 @dataclass(frozen=True)
 class Known:
-    """What an index knows of a picture that it has.
+    """The state in which an index read a picture.
 
     Attributes:
         id: as of `Entry`.
@@ -401,15 +408,13 @@ class Known:
 
 
 @dataclass(frozen=True)
-class NewPicture:
-    """A picture to write into an index.
+class Described:
+    """A picture of a source, but for its pixels.
 
     Attributes:
         key, date, width, height: as of `Entry`.
         sha256, state: as of `Known`.
-        texts: all texts; the first in each language is written.
-        embedding: (D,) float16, as bytes.
-        thumbnail: as WebP.
+        texts: all texts; an index keeps the first in each language.
     """
 
     key: str
@@ -419,6 +424,19 @@ class NewPicture:
     width: int
     height: int
     texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class NewPicture:
+    """A picture to write into an index.
+
+    Attributes:
+        described: all but its pixels.
+        embedding: (D,) float16, as bytes.
+        thumbnail: as WebP.
+    """
+
+    described: Described
     embedding: bytes
     thumbnail: bytes
 
@@ -430,7 +448,6 @@ class IndexWriter:
         path: of the index, which is made if it is missing.
         about: what the embeddings will be made with; those of an index that is there must have been made with
             the same model.
-
         database: a connection to it.
 
     Raises:
@@ -548,21 +565,23 @@ class IndexWriter:
             broken: keys of pictures that cannot be read, the states of their files if these could be read but
                 not decoded, and the reasons. They are no longer found.
         """
-        keys = [(source, key) for key in (*(new.key for new in pictures), *(key for key, _, _ in broken))]
+        new_keys = [new.described.key for new in pictures]
+        keys = [(source, key) for key in (*new_keys, *(key for key, _, _ in broken))]
         run = self._database.executemany
         run("DELETE FROM thumbnails WHERE id = (SELECT id FROM pictures WHERE source = ? AND key = ?)", keys)
         run("DELETE FROM pictures WHERE source = ? AND key = ?", keys)
         run("DELETE FROM broken WHERE source = ? AND key = ?", keys)
         block = None
-        if any(new.texts for new in pictures):
-            content = packed_texts([new.texts for new in pictures])
+        if any(new.described.texts for new in pictures):
+            content = packed_texts([new.described.texts for new in pictures])
             block = self._database.execute("INSERT INTO texts (content) VALUES (?)", [content]).lastrowid
         for position, new in enumerate(pictures):
-            size, mtime = new.state or (None, None)
+            own = new.described
+            size, mtime = own.state or (None, None)
             row = {
-                "source": source, "key": new.key, "sha256": new.sha256, "bytes": size, "mtime_ns": mtime,
-                "date": new.date, "width": new.width, "height": new.height, "embedding": new.embedding,
-                "texts": block if new.texts else None, "position": position,
+                "source": source, "key": own.key, "sha256": own.sha256, "bytes": size, "mtime_ns": mtime,
+                "date": own.date, "width": own.width, "height": own.height, "embedding": new.embedding,
+                "texts": block if own.texts else None, "position": position,
             }  # fmt: skip
             names = ", ".join(row)
             marks = ", ".join(f":{name}" for name in row)
@@ -627,7 +646,7 @@ def check_format(path: Path, database: sqlite3.Connection) -> None:
 
 
 def read_about(database: sqlite3.Connection) -> IndexAbout:
-    """What an index says of the model and the pictures."""
+    """Read the model and the settings that an index was made with."""
     rows = database.execute("SELECT key, value FROM about")
     return from_dict(IndexAbout, {key: json.loads(value) for key, value in rows})
 

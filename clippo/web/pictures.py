@@ -35,6 +35,5 @@ def pictures_of(index: PictureIndex) -> WebPictures:
 
 
 def name_of(entry: Entry) -> str:
-    """A picture's name in English, or else its first in another language, or else that of its file."""
-    in_english_first = sorted(entry.texts, key=lambda text: text.language != "en")
-    return in_english_first[0].text if in_english_first else entry.key.rpartition("/")[2]
+    """The title of a picture, or else the name of its file."""
+    return entry.title or entry.key.rpartition("/")[2]

@@ -17,7 +17,7 @@ from clippo.data.base import Text
 from clippo.errors import UserError
 from clippo.index import Filter, Hit, PictureIndex, Query, build_index, store
 from clippo.index.build import update_graph
-from clippo.index.store import IndexWriter, NewPicture, graph_path
+from clippo.index.store import Described, IndexWriter, NewPicture, graph_path
 from clippo.model import Clippo
 from clippo.renderer import UnifontRenderer
 
@@ -36,7 +36,7 @@ def index(index_file):
 
 def made_up(key: str, taken: str | None, texts: tuple[Text, ...] = ()) -> NewPicture:
     z = F.normalize(torch.randn(16), dim=0).half().numpy().tobytes()
-    return NewPicture(key, key.encode(), None, taken, 3, 2, texts, z, b"thumbnail")
+    return NewPicture(Described(key, key.encode(), None, taken, 3, 2, texts), z, b"thumbnail")
 
 
 def test_an_index_reads_what_was_built(model, index, photos):
