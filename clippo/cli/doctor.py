@@ -33,7 +33,7 @@ def doctor() -> None:
 def program() -> Iterator[tuple[str, str]]:
     """Versions of the program and of the packages that it needs."""
     yield "clippo", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
-    yield "packages", ", ".join(f"{name} {version_of(name)}" for name in requirements(""))
+    yield "packages", ", ".join(f"{name} {version_of(name)}" for name in packages_by_extra()[""])
 
 
 def devices() -> Iterator[tuple[str, str]]:
@@ -86,7 +86,7 @@ def fonts() -> Iterator[tuple[str, str]]:
 
 def extras() -> Iterator[tuple[str, str]]:
     """The extras whose packages are all here, and the others."""
-    of_extra = {extra: requirements(extra) for extra in extra_names()}
+    of_extra = {extra: own for extra, own in packages_by_extra().items() if extra not in ("", *OF_DEVELOPERS)}
     whole = [extra for extra, names in of_extra.items() if all(map(version_of, names))]
     yield "extras", ", ".join(whole) or "none"
     for extra in sorted(of_extra.keys() - set(whole)):
@@ -94,21 +94,15 @@ def extras() -> Iterator[tuple[str, str]]:
         yield "", f"missing: {', '.join(lacking)}; pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def extra_names() -> list[str]:
-    """The extras of users."""
-    found = (re.search(r"extra == ['\"]([\w-]+)['\"]", line) for line in requires(DISTRIBUTION) or ())
-    return [name for name in dict.fromkeys(m[1] for m in found if m) if name not in OF_DEVELOPERS]
-
-
-def requirements(extra: str) -> list[str]:
-    """Names of the packages that an extra needs, or that the program always needs for ""."""
-    names = []
+def packages_by_extra() -> dict[str, list[str]]:
+    """Names of the packages that each extra needs, and under "" of those that the program always needs."""
+    found: dict[str, list[str]] = {}
     for line in requires(DISTRIBUTION) or ():
         name, _, condition = line.partition(";")
-        of_extra = re.search(r"extra == ['\"]([\w-]+)['\"]", condition)
-        if (of_extra[1] if of_extra else "") == extra:
-            names.append(re.split(r"[\s<>=!~(\[]", name.strip(), maxsplit=1)[0])
-    return names
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", condition)
+        own = found.setdefault(extra[1] if extra else "", [])
+        own.append(re.split(r"[\s<>=!~(\[]", name.strip(), maxsplit=1)[0])
+    return found
 
 
 def main(arguments: list[str]) -> None:

@@ -46,10 +46,8 @@ def export(
         web: The folder to write the page to, new or empty.
         index: An index of `clippo index` by this model, whose pictures the page shows.
     """
-    from clippo.index import PictureIndex
     from clippo.model.export import export as export_model
     from clippo.training.run_folder import load_model
-    from clippo.web import export_web, pictures_of
 
     target = web if out is None else out
     if target is None or (out is not None and web is not None):
@@ -63,11 +61,16 @@ def export(
     model = load_model(source)
     pictures = None
     if index is not None:
+        from clippo.index import PictureIndex
+        from clippo.web import pictures_of
+
         opened = PictureIndex.open(index)
         opened.check_model(model, str(source))
         pictures = pictures_of(opened)
     try:
         if out is None:
+            from clippo.web import export_web
+
             difference = export_web(model, target, pictures)
         else:
             difference = export_model(model, out, texts=texts)
