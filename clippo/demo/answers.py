@@ -26,7 +26,7 @@ SCRIPT_SAMPLE = 100  # names that tell the scripts of a language
 
 
 class Answers:
-    """What a model finds in an index. Its methods may run in any thread, but one at a time runs the model.
+    """Answers of a model and an index. Any thread may call the methods, but one at a time runs the model.
 
     Args:
         model: what the index was made with.
