@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import shutil
 import threading
 from functools import partial
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clippo.bench.studies.demo import chromium
 from clippo.cli import main
 from clippo.data.base import Text
 from clippo.index import build_index
@@ -39,7 +39,6 @@ TEXTS = [
     "Größe, ÄRGER!",
     "a longer text that is cut " * 4,
 ]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NUM_PICTURES = 30
 
 
@@ -107,13 +106,10 @@ def address(site):
 @pytest.fixture
 def browser_page(address):
     """The page, loaded. In the end it has asked nobody else for anything, and written no error."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
     asked, errors = [], []
-    with playwright.sync_playwright() as started:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which root cannot have
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+    with chromium() as browser:
+        if browser is None:
+            pytest.skip("there is no Chromium (apt-get install chromium)")
         page = browser.new_page()
         page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
@@ -122,7 +118,6 @@ def browser_page(address):
         page.goto(address)
         page.locator("#query:enabled").wait_for()
         yield page
-        browser.close()
     assert not errors
     assert not [url for url in asked if not url.startswith((address, "blob:", "data:"))]
 
