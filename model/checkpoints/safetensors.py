@@ -167,12 +167,15 @@ def read_weights(folder: Path, model: Model) -> Model:
             for name, dtype in dtypes.items():
                 if dtype not in FLOATING:
                     raise ValueError(f"{path}: {name} must hold floating numbers, got {dtype}")
-            model = model.to_empty(device="cpu")
-            with torch.no_grad():
-                for name, parameter in model.state_dict().items():
-                    parameter.copy_(file.get_tensor(name_in_file[name]).view_as(parameter))
-                    if not is_finite(parameter):
-                        raise ValueError(f"{path}: {name} holds values that are not finite")
+            weights = {}
+            for name, parameter in model.state_dict().items():
+                # A copy, as what safetensors returns may be the mapped file, which could be written anew.
+                weight = file.get_tensor(name_in_file[name]).to(parameter.dtype, copy=True)
+                if not is_finite(weight):
+                    raise ValueError(f"{path}: {name} holds values that are not finite")
+                weights[name] = weight.view_as(parameter)
+        # `to_empty` would import half a second of torch.fx, for the layout of a tensor on the meta device.
+        model.load_state_dict(weights, assign=True)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     return model
