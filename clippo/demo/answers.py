@@ -38,6 +38,8 @@ class Answers:
     Attributes:
         names: by language, the text of each picture that has one in it, by the picture's id. Texts of
             an unknown language have the language "und".
+        files: the name of each picture's file, and the beginning of its SHA-256, by its id. Reading an entry
+            of the index takes 35 ms where pictures have names in 229 languages.
         scripts: of the names in each language, as of `scripts_of`.
     """
 
@@ -47,8 +49,11 @@ class Answers:
         self.index = index
         self.transform = index.about.transform.build(model.config.image_size)
         self.names: dict[str, dict[int, str]] = {}
-        for id in map(int, index.ids):
-            for text in index.entry(id).texts:
+        self.files: dict[int, tuple[str, str]] = {}
+        for id in index.ids.tolist():
+            entry = index.entry(id)
+            self.files[id] = entry.key.rpartition("/")[2], entry.sha256[:16]
+            for text in entry.texts:
                 self.names.setdefault(text.language or "und", {}).setdefault(id, text.text)
         self.scripts = {
             language: scripts_of("".join(spread([*names.values()], SCRIPT_SAMPLE)))
@@ -58,7 +63,8 @@ class Answers:
     def about(self) -> dict[str, Any]:
         """The model, the number of pictures, and how many of them have a name in each language."""
         counts = {language: len(names) for language, names in sorted(self.names.items())}
-        return {"model": self.index.about.model, "pictures": len(self.index), "languages": counts}
+        name = self.index.about.model.rstrip("/").rpartition("/")[2]  # the page need not know the folders
+        return {"model": name, "pictures": len(self.index), "languages": counts}
 
     def find_by_text(
         self, text: str, top: int, language: str | None, preferred: Sequence[str]
@@ -115,13 +121,13 @@ class Answers:
 
         The address of the thumbnail changes with the content, so that browsers may keep it.
         """
-        entry = self.index.entry(id)
+        file, sha256 = self.files[id]
         named = next((code for code in (language, "en") if id in self.names.get(code, {})), None)
         return {
             "id": id,
-            "name": entry.key.rpartition("/")[2] if named is None else self.names[named][id],
+            "name": file if named is None else self.names[named][id],
             "language": named,
-            "thumbnail": f"/thumbnail/{id}?sha256={entry.sha256[:16]}",
+            "thumbnail": f"/thumbnail/{id}?sha256={sha256}",
         }
 
     def reading(self, pixels: np.ndarray, mask: Tensor | None = None) -> dict[str, Any]:
@@ -145,12 +151,12 @@ class Answers:
         letters, scripts = letters_of(text), scripts_of(text)
         ranks = {code: -rank for rank, code in enumerate(dict.fromkeys([*preferred, "en"]))}
 
-        def fitness(language: str) -> tuple[float, bool, int, int]:
-            names = self.names[language]
-            likeness = max((dice(letters, letters_of(names[id])) for id in ids if id in names), default=0.0)
+        def fitness(language: str) -> tuple[bool, float, int, int]:
+            names, shares_script = self.names[language], scripts <= self.scripts[language]
+            own = [names[id] for id in ids if id in names] if shares_script else []
+            likeness = max((dice(letters, letters_of(name)) for name in own), default=0.0)
             likeness = likeness if likeness >= LIKE else 0.0
-            shares_script = scripts <= self.scripts[language]
-            return likeness, shares_script, ranks.get(language, -len(ranks)), len(names)
+            return shares_script, likeness, ranks.get(language, -len(ranks)), len(names)
 
         return max(self.names, key=fitness, default="und")
 

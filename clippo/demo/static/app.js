@@ -128,11 +128,11 @@ function showWords(words) {
     const term = document.createElement("dt"), described = document.createElement("dd");
     term.textContent = nameOf(code);
     for (const word of found) {
-      const name = document.createElement("bdi"), score = document.createElement("span");
+      const pair = document.createElement("span"), name = document.createElement("bdi");
       name.lang = code;
       name.textContent = word.text;
-      score.textContent = ` ${similarity.format(word.score)} `;
-      described.append(name, score);
+      pair.append(name, ` ${similarity.format(word.score)}`);
+      described.append(pair, " ");
     }
     list.append(term, described);
   }

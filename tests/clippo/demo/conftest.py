@@ -58,7 +58,7 @@ def source(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def index_file(model, source, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("index") / "pictures.idx"
-    build_index(model, source, file)
+    build_index(model, source, file, name="/models/tiny/")
     return file
 
 

@@ -37,6 +37,7 @@ def client_of(answers: Answers) -> httpx2.AsyncClient:
 
 def test_about(client, answers):
     about = client.get("/api/about").json()
+    assert about["model"] == "tiny"
     assert about["pictures"] == len(answers.index)
     assert about["languages"].keys() == set(LANGUAGES)
     assert about["max_text"] == server.MAX_TEXT
