@@ -112,7 +112,11 @@ def listen(host: str, port: int) -> socket.socket:
         UserError: there is no such address, or another program has the port.
     """
     try:
-        return socket.create_server((host, port))
+        listening = socket.create_server((host, port))
+        # asyncio sets this for sockets of its own alone. Without it the second of the two parts of an answer
+        # waits up to 40 ms for the acknowledgement of the first.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -200,8 +204,8 @@ class Api:
         answer = await self.ask_model(lambda: self.answers.map(language, names, embeddings), request)
         return JSONResponse(answer)
 
-    def thumbnail(self, request: Request) -> Response:
-        """Send a thumbnail; Starlette runs this in a thread, because it reads from the disk."""
+    async def thumbnail(self, request: Request) -> Response:
+        """Send a thumbnail. It is read in 20 microseconds, less than the way to another thread takes."""
         try:
             content = self.answers.index.thumbnail(request.path_params["id"])
         except (KeyError, OverflowError) as error:
