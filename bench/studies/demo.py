@@ -4,9 +4,9 @@
     python -m clippo.bench.studies.demo photos.idx --model runs/photos    one's own
 
 It needs Chromium (apt-get install chromium). The delay is from the event of a key to the first frame after
-all pictures are decoded, by the clock of the browser, with an index of 10,000 made-up pictures. The users are
-clients of HTTP: each types words, a key every 300 ms or as soon as the answer to the last one is there, and
-fetches the thumbnails that it has not seen.
+all pictures are decoded, by the clock of the browser, with the index and with 10,000 made-up pictures. The
+users are clients of HTTP: each types words, a key every 300 ms or as soon as the answer to the last one is
+there, and fetches the thumbnails that it has not seen.
 """
 
 from __future__ import annotations
@@ -212,12 +212,13 @@ def main() -> int:
             thumbnail = index.thumbnail(int(index.ids[len(index) // 2]))
             for path in take_pictures(browser, address, thumbnail, arguments.img):
                 print(path)
+            rows = [measure_keys(browser, address) | {"pictures": len(index)}]
         with serving(made_up, name) as (process, address):
             with chromium() as browser:
                 assert browser is not None
-                rows = [measure_keys(browser, address)]
-            rows.append(asyncio.run(measure_users(address, arguments.seconds, process.pid)))
-    rows = [row | {"pictures": arguments.pictures} for row in rows]
+                measured = [measure_keys(browser, address)]
+            measured.append(asyncio.run(measure_users(address, arguments.seconds, process.pid)))
+    rows += [row | {"pictures": arguments.pictures} for row in measured]
     for row in rows:
         print(row)
     print(f"written to {write(RESULTS, provenance(load_average=os.getloadavg()), rows, '-demo')}")

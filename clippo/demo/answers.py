@@ -151,12 +151,12 @@ class Answers:
         letters, scripts = letters_of(text), scripts_of(text)
         ranks = {code: -rank for rank, code in enumerate(dict.fromkeys([*preferred, "en"]))}
 
-        def fitness(language: str) -> tuple[float, bool, int, int]:
-            names = self.names[language]
-            likeness = max((dice(letters, letters_of(names[id])) for id in ids if id in names), default=0.0)
+        def fitness(language: str) -> tuple[bool, float, int, int]:
+            names, shares_script = self.names[language], scripts <= self.scripts[language]
+            own = [names[id] for id in ids if id in names] if shares_script else []
+            likeness = max((dice(letters, letters_of(name)) for name in own), default=0.0)
             likeness = likeness if likeness >= LIKE else 0.0
-            shares_script = scripts <= self.scripts[language]
-            return likeness, shares_script, ranks.get(language, -len(ranks)), len(names)
+            return shares_script, likeness, ranks.get(language, -len(ranks)), len(names)
 
         return max(self.names, key=fitness, default="und")
 

@@ -204,8 +204,8 @@ class Api:
         answer = await self.ask_model(lambda: self.answers.map(language, names, embeddings), request)
         return JSONResponse(answer)
 
-    def thumbnail(self, request: Request) -> Response:
-        """Send a thumbnail; Starlette runs this in a thread, because it reads from the disk."""
+    async def thumbnail(self, request: Request) -> Response:
+        """Send a thumbnail. It is read in 20 microseconds, less than the way to another thread takes."""
         try:
             content = self.answers.index.thumbnail(request.path_params["id"])
         except (KeyError, OverflowError) as error:

@@ -121,7 +121,7 @@ function showReading(reading, cut) {
 }
 
 function showWords(words) {
-  $("#words").hidden = words === undefined;
+  $("#words").hidden = words === undefined || languages.options.length === 0;
   const list = $("#words dl");
   list.replaceChildren();
   for (const [code, found] of Object.entries(words ?? {})) {
