@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -192,11 +193,13 @@ class Place(Transform):
         self.image_size = image_size
         self.plain = np.full((image_size, image_size, 4), 255, np.uint8)
         self.plain[..., :3] = config.background
-        # Made ahead, because a gradient takes longer to make than the picture takes to draw.
+
+    @cached_property
+    def gradients(self) -> np.ndarray:
+        """Backgrounds of training, made once: a gradient takes longer to make than the picture to draw."""
         count = max(16, GRADIENT_BYTES // self.plain.nbytes)
-        self.gradients = color_gradients(
-            count, image_size, config.background, config.strength, generator(0, "gradients")
-        )
+        config, rng = self.config, generator(0, "gradients")
+        return color_gradients(count, self.image_size, config.background, config.strength, rng)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         skia = import_skia()

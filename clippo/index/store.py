@@ -284,7 +284,7 @@ class PictureIndex:
             if not rows:
                 raise KeyError(id)
             [(source, key, sha256, taken, width, height, block, position)] = rows
-            texts = () if block is None else self._texts(block)[position]
+            texts = () if block is None else texts_at(position, self._texts(block))
         path = f"{source}/{key}" if os.path.isabs(source) else None
         return Entry(int(id), source, key, path, sha256.hex(), taken, width, height, texts)
 
@@ -539,7 +539,7 @@ class IndexWriter:
         [(block, position)] = self._database.execute(
             "SELECT texts, position FROM pictures WHERE id = ?", [id]
         ).fetchall()
-        kept = () if block is None else self._texts(block)[position]
+        kept = () if block is None else texts_at(position, self._texts(block))
         return packed_texts([kept]) == packed_texts([texts])
 
     def embedded(self, sha256: bytes) -> tuple[bytes, bytes]:
@@ -665,14 +665,16 @@ def packed_texts(texts: Sequence[Sequence[Text]]) -> bytes:
     return zlib.compress(content.encode("utf-8", "replace"), 9)
 
 
-def read_texts(database: sqlite3.Connection, block: int) -> dict[int, tuple[Text, ...]]:
-    """The texts that were written together, by the position of the picture."""
+def read_texts(database: sqlite3.Connection, block: int) -> list[tuple[str | None, dict[str, str]]]:
+    """Read what `packed_texts` has packed: pairs of a language and of its texts by position."""
     [(content,)] = database.execute("SELECT content FROM texts WHERE id = ?", [block]).fetchall()
-    found: dict[int, tuple[Text, ...]] = {}
-    for language, texts in json.loads(zlib.decompress(content)):
-        for position, text in texts.items():
-            found[int(position)] = (*found.get(int(position), ()), Text(text, language))
-    return found
+    return [(language, texts) for language, texts in json.loads(zlib.decompress(content))]
+
+
+def texts_at(position: int, texts: Iterable[tuple[str | None, dict[str, str]]]) -> tuple[Text, ...]:
+    """The texts of one of the pictures of `packed_texts`."""
+    key = str(position)
+    return tuple(Text(own[key], language) for language, own in texts if key in own)
 
 
 def graph_path(path: Path) -> Path:
