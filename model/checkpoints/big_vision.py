@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from errno import EINVAL
 from math import isqrt, prod
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -463,7 +464,10 @@ def arrays_of(path: str | Path, expected: str, prefixes: Sequence[str]) -> Itera
         check_file(Path(path))
         with zipfile.ZipFile(path) as archive:
             yield Arrays(archive, prefixes)
-    except BROKEN as error:
+    except (*BROKEN, OSError) as error:
+        # zipfile seeks to where the file says, which may be before its beginning.
+        if isinstance(error, OSError) and error.errno != EINVAL:
+            raise
         raise ValueError(f"{path} cannot be read as {expected}: {error}") from error
 
 
