@@ -134,11 +134,13 @@ def install() -> None:
         compiled = compile_by_inductor(model, **({"backend": "aot_eager"} | options))
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            replace(originals)  # because the compiler looks closer at the GPU than is feigned here
+            # The compiler looks closer at the GPU than is feigned here. It may compile within a compilation.
+            before = {name: getattr(torch.cuda, name) for name in functions}
+            replace(originals)
             try:
                 return compiled(*args, **kwargs)
             finally:
-                replace(functions)
+                replace(before)
 
         return call
 
