@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -102,14 +103,14 @@ def test_messages_name_extras_that_exist():
     assert [pair for pair in named if pair[1] not in extras] == []
 
 
-STRANGERS = ("model", "renderer", "bench", "tests", "setup")
+STRANGER = "raise SystemExit('a module of the working directory was imported')\n"
 
 
 def in_a_strangers_folder(code: str, folder: Path, packages: Path) -> str:
     """Output of Python code in a folder with modules of the names of the repository's folders."""
     folder.mkdir()
-    for name in STRANGERS:
-        (folder / f"{name}.py").write_text(f"raise SystemExit('the {name}.py of a stranger was imported')\n")
+    for name in ("model", "renderer", "bench", "tests", "setup"):
+        (folder / f"{name}.py").write_text(STRANGER)
     # "-c" puts the working directory at the head of the path, as `python -m` does; a console script does not.
     environment = os.environ | {"PYTHONPATH": str(packages)}
     command = [sys.executable, "-c", code]
@@ -149,3 +150,44 @@ def test_the_program_of_the_wheel_searches_beside_a_strangers_modules(installed,
     assert "usage: clippo" in help_text
     search = code.format(["search", "clippo-dictionary", "dog"])
     assert "dog" in in_a_strangers_folder(search, tmp_path / "search", installed)
+
+
+def run(*command: str | Path, folder: Path | None = None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("versions", ["newest", "lowest"])
+def test_the_wheel_works_in_an_environment_of_its_own(versions, wheel, tmp_path):
+    """With the newest versions of all but PyTorch, which is this environment's, or with the lowest of all."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    programs = tmp_path / "venv" / "bin"
+    pip = [programs / "python", "-m", "pip"]
+    if versions == "newest":
+        pytorch = f"torch=={version('torch').partition('+')[0]}"
+        run(*pip, "install", "--quiet", pytorch, wheel)
+    else:
+        run(*pip, "install", "--quiet", "uv")  # pip itself takes the newest versions only
+        lowest = ["--python", programs / "python", "--resolution", "lowest-direct"]
+        run(programs / "uv", "pip", "install", "--quiet", *lowest, wheel)
+    assert "No broken requirements" in run(*pip, "check")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "model.py").write_text(STRANGER)
+    for code in ("import clippo.renderer, clippo.model, clippo_kernels", "import clippo.bench"):
+        run(programs / "python", "-c", code, folder=work)
+    clippo = programs / "clippo"
+    assert "usage: clippo" in run(clippo, "--help", folder=work)
+    assert "dog" in run(clippo, "search", "clippo-dictionary", "dog", folder=work)
+    assert "pip install 'clippo-kernels[web]'" in run(clippo, "doctor", folder=work)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_every_dependency_has_a_wheel(python, wheel, tmp_path):
+    """For each Python that is supported."""
+    target = ["--python-version", python, "--only-binary=:all:", "--target", tmp_path / "packages"]
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", *target, wheel)
