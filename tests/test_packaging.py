@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from clippo import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = ROOT / "pyproject.toml"
+PROJECT = tomllib.loads(PYPROJECT.read_text())["project"]
 
 # The packages by the folders of the repository that hold them.
 PACKAGES = {
@@ -101,6 +104,28 @@ def test_messages_name_extras_that_exist():
     }
     assert len(named) > 5
     assert [pair for pair in named if pair[1] not in extras] == []
+
+
+def test_fragments_of_news_become_a_changelog(tmp_path):
+    kinds = [kind["directory"] for kind in tomllib.loads(PYPROJECT.read_text())["tool"]["towncrier"]["type"]]
+    fragments = [file.name for file in (ROOT / "changelog.d").iterdir() if file.name != "README.md"]
+    name = re.compile(rf"(\d+|\+[\w-]+)\.({'|'.join(kinds)})\.md")
+    assert [fragment for fragment in fragments if not name.fullmatch(fragment)] == []
+    for source in (PYPROJECT, ROOT / "CHANGELOG.md"):
+        shutil.copy(source, tmp_path)
+    shutil.copytree(ROOT / "changelog.d", tmp_path / "changelog.d")
+    (tmp_path / "changelog.d" / "+cats.fixed.md").write_text("Cats are found.")
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "9.9.9"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("## 9.9.9 (")
+    assert "### Fixed\n\n- Cats are found.\n" in done.stdout
+
+
+def test_pages_name_the_version_of_the_package():
+    (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    newest = re.search(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert cited == newest == __version__
 
 
 STRANGER = "raise SystemExit('a module of the working directory was imported')\n"
