@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clippo.results import ROOT, Row, provenance, write_results
+from clippo.results import Row, provenance, write_results
 
 __all__ = [
     "OURS",
@@ -34,7 +34,7 @@ __all__ = [
 
 # The contestant that is this project. Names that begin with it are variants of it, and never count as peers.
 OURS = "clippo"
-RESULTS = ROOT / "bench" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def rows_of(benchmarks: list[Row]) -> list[Row]:

@@ -385,6 +385,19 @@ def test_the_renderer_imports_neither_torch_nor_skia(tmp_path):
     assert python("-c", code, folder=tmp_path, path=ROOT) == "set()"
 
 
+@pytest.mark.slow
+def test_the_model_imports_little_beyond_torch(tmp_path):
+    """Its first use is not a second later for a package that few calls need, such as matplotlib or tyro."""
+    code = """
+import sys, torch
+before = {*sys.modules}
+import clippo.model
+print(sorted({name.partition(".")[0] for name in {*sys.modules} - before} - sys.stdlib_module_names))
+"""
+    allowed = ["PIL", "clippo", "clippo_kernels", "safetensors"]
+    assert python("-c", code, folder=tmp_path, path=ROOT) == str(allowed)
+
+
 @pytest.mark.parametrize("name", ["model", "renderer"])
 def test_a_folder_of_the_checkout_is_the_package(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from clippo.bench.report import ROOT
+from clippo.results import ROOT
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure for minutes")
 
