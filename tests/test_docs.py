@@ -2,7 +2,8 @@
 
 A fence of "python needs NAME" marks a block that needs a file, a folder or a package that is not at hand,
 and the page says where it comes from. Here files and folders have a stand-in, and without the package the
-block is skipped. A block that begins with the path of a file is that file, and is run by test_extending.py.
+block is skipped. A fence without a language right below a block is what the block prints. A block that begins
+with the path of a file is that file, and is run by test_extending.py.
 """
 
 import re
@@ -17,18 +18,23 @@ from clippo.finetuning.objectives import Classification
 from clippo.model import Clippo, create_model, save_big_vision
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/*.md"))]
-BLOCK = re.compile(r"^```python(?: needs (\S+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = [
+    page for places in ("*.md", "docs/*.md", "model/pretrained/*/*.md") for page in sorted(ROOT.glob(places))
+]
+BLOCK = re.compile(
+    r"^```python(?: needs (?P<needed>\S+))?\n(?P<code>.*?)^```\n(?:\n```\n(?P<printed>.*?)^```)?",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def python_blocks():
-    """The code of each block with what it needs."""
+    """What each block needs, its code, and what it prints where the page shows that."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
-            if not re.match(r"# \S+\.py\n", block[2]):
+            if not re.match(r"# \S+\.py\n", block["code"]):
                 line = text.count("\n", 0, block.start()) + 1
-                yield pytest.param(block[1], block[2], id=f"{page.relative_to(ROOT)}:{line}")
+                yield pytest.param(*block.groups(), id=f"{page.relative_to(ROOT)}:{line}")
 
 
 def published_weights(path: str) -> None:
@@ -45,14 +51,16 @@ STAND_INS = {"clippo_b16_yfcc100m.npz": published_weights, "runs/reviews/model":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("needed", "code"), list(python_blocks()))
-def test_a_python_block_runs_alone(needed, code, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("needed", "code", "printed"), list(python_blocks()))
+def test_a_python_block_runs_alone(needed, code, printed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if needed in STAND_INS:
         STAND_INS[needed](needed)
     elif needed is not None:
         pytest.importorskip(needed)
     exec(compile(code, "block", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own pages
+    if printed is not None:
+        assert capsys.readouterr().out == printed
 
 
 def test_every_fence_of_python_is_one_of_the_blocks_that_are_run():
