@@ -49,7 +49,6 @@ claims: setup
 	$(BIN)/python -m clippo.bench.studies.claims
 
 docs: setup
-	$(BIN)/python -m pip install --quiet '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going docs build/site
 	@echo "build/site/index.html"
 
