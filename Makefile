@@ -7,6 +7,7 @@
 #                     pyproject.toml allows of all packages; in .venv-lowest, which takes 6 GB
 #   make lint         style and types
 #   make bench        the CPU benchmarks
+#   make docs         the documentation site, in build/site; docs-links follows its links to other sites
 #   make claims       the runs and measures of docs/claims.md, in hours; it goes on where it was cut off
 #
 # PYTHON=python3.12 picks the interpreter, TORCH=torch==2.11.0 the PyTorch that .venv gets.
@@ -18,7 +19,7 @@ BIN := .venv/bin
 # A process a core, each with one thread, as the threads of several would wait for one another.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: train test test-slow test-lowest bench claims lint setup
+.PHONY: train test test-slow test-lowest bench claims docs docs-links lint setup
 
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
@@ -46,6 +47,13 @@ claims: setup
 	$(BIN)/clippo data fetch texts
 	$(BIN)/clippo data fetch dictionary
 	$(BIN)/python -m clippo.bench.studies.claims
+
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/site
+	@echo "build/site/index.html"
+
+docs-links: docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b linkcheck docs build/links
 
 lint: setup
 	$(BIN)/ruff check .

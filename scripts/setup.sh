@@ -78,6 +78,6 @@ else
     if has_torch "$PYTHON"; then packages=--system-site-packages; else packages=""; fi
     "$PYTHON" -m venv $packages $VENV
     has_torch $VENV/bin/python || $VENV/bin/python -m pip install --quiet "$TORCH"
-    $VENV/bin/python -m pip install --quiet --editable '.[dev,bench]'
+    $VENV/bin/python -m pip install --quiet --editable '.[dev,bench,docs]'
 fi
 echo "$wanted" >$VENV/ready
