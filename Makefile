@@ -50,7 +50,7 @@ claims: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy clippo clippo_kernels
+	$(BIN)/mypy clippo clippo_kernels examples
 
 setup:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/setup.sh
