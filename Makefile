@@ -58,7 +58,7 @@ docs-links: docs
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy clippo clippo_kernels
+	$(BIN)/mypy clippo clippo_kernels examples
 
 setup:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh scripts/setup.sh
