@@ -8,6 +8,8 @@
 #   make lint         style and types
 #   make bench        the CPU benchmarks
 #   make docs         the documentation site, in build/site; docs-links follows its links to other sites
+#   make fuzz         every parser of files from outside, ten minutes
+#   make soak         training, drawing, an index and the page for an hour: do memory and files stay flat?
 #   make claims       the runs and measures of docs/claims.md, in hours; it goes on where it was cut off
 #
 # PYTHON=python3.12 picks the interpreter, TORCH=torch==2.11.0 the PyTorch that .venv gets.
@@ -19,7 +21,7 @@ BIN := .venv/bin
 # A process a core, each with one thread, as the threads of several would wait for one another.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: train test test-slow test-lowest bench claims docs docs-links lint setup
+.PHONY: train test test-slow test-lowest bench claims docs docs-links fuzz lint setup soak
 
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
@@ -47,6 +49,13 @@ claims: setup
 	$(BIN)/clippo data fetch texts
 	$(BIN)/clippo data fetch dictionary
 	$(BIN)/python -m clippo.bench.studies.claims
+
+fuzz: setup
+	$(BIN)/python -m pip install -q "atheris>=3.0"
+	$(BIN)/python -m tests.fuzz
+
+soak: setup
+	$(BIN)/python -m clippo.bench.studies.soak
 
 docs: setup
 	$(BIN)/python -m sphinx -q -W --keep-going docs build/site

@@ -5,7 +5,7 @@
 
 Each runs in a process of its own under Atheris (libFuzzer), which ends at the first input that gives an
 unclear error, crashes, takes over 10 seconds or over 2 GiB. That input is kept in `corpus` beside this file,
-where `test_fuzz.py` reads it from then on. Atheris comes with the extra `fuzz`.
+where `test_fuzz.py` reads it from then on. `make fuzz` installs Atheris.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def fuzz(name: str, seconds: int) -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("fuzzing needs Atheris: pip install 'clippo-kernels[fuzz]'")
+        sys.exit("fuzzing needs Atheris: pip install atheris")
     with atheris.instrument_imports(include=["clippo"]):
         from tests.fuzz.parsers import PARSERS
 
