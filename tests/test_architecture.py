@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -235,6 +236,14 @@ def test_modules_import_what_others_list(project):
         if path.name != "__init__.py"
     ]
     assert not unknown, f"these modules list names that they do not define:\n{project.show(unknown)}"
+
+
+def test_what_the_page_names_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)`(?:, `(\w+)`)?", page)
+    assert len(named) > 20
+    for file, name in named:
+        assert not name or re.search(rf"^(class|def) {name}\b", (ROOT / file).read_text(), re.MULTILINE), name
 
 
 def made_up(root: Path, files: dict[str, str]) -> Modules:
