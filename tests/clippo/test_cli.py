@@ -208,37 +208,36 @@ def test_train_then_evaluate_and_search(cwd):
 
 
 @pytest.mark.slow
-def test_own_data_from_the_first_look_to_the_measure(cwd):
+def test_own_data_from_the_first_look_to_the_measure(cwd, monkeypatch, capsys):
     """Of a folder: check, convert, train, evaluate on other files, search."""
+    monkeypatch.chdir(cwd)
+
+    def printed(*arguments: object) -> str:
+        """What a verb prints. One process runs all of them, because each would import PyTorch."""
+        main([*map(str, arguments)])
+        return capsys.readouterr().out
+
     source = EmojiConfig(languages=("en",)).build("all", image_size=48)
-    (cwd / "photos").mkdir()
+    Path("photos").mkdir()
     for number in range(40):
         example = source[30 * number]
-        (cwd / f"photos/{number}.png").write_bytes(png(example.image))
-        (cwd / f"photos/{number}.txt").write_text(example.texts[0].text)
-    run = clippo("data", "check", "photos", "--sheet", "pairs.png", "--size", 96, cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("40 examples, 40 texts\nbroken: 0\n")
-    with Image.open(cwd / "pairs.png") as picture:
+        Path(f"photos/{number}.png").write_bytes(png(example.image))
+        Path(f"photos/{number}.txt").write_text(example.texts[0].text)
+    found = printed("data", "check", "photos", "--sheet", "pairs.png", "--size", 96)
+    assert found.startswith("40 examples, 40 texts\nbroken: 0\n")
+    with Image.open("pairs.png") as picture:
         assert picture.size == (4 * (2 * 96 + 24), 6 * 104 + 8)
-    run = clippo("data", "convert", "photos", "--to", "shards", cwd=cwd)
-    assert run.stdout == "shards: 1 tars, 0 examples left out\n", run.stderr
+    assert printed("data", "convert", "photos", "--to", "shards") == "shards: 1 tars, 0 examples left out\n"
     small = "--steps 4 --warmup-steps 1 --model.width 48 --model.depth 1 --workers 0".split()
-    run = clippo("train", "own", "--data", "folder:photos?held_out=0.2", *small, cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    assert "any/text_to_image" in run.stdout
-    assert RunFolder(cwd / "runs/own").config().data.held_out == 0.2
+    assert "any/text_to_image" in printed("train", "own", "--data", "folder:photos?held_out=0.2", *small)
+    assert RunFolder("runs/own").config().data.held_out == 0.2
     two = ["--data", "photos?held_out=0.2=1", "--data", "shards=2"]
-    run = clippo("train", "own", *two, *small, "--out", "runs/two", cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    assert RunFolder(cwd / "runs/two").config().data.shares == (1.0, 2.0)
-    run = clippo("train", "own", "--resume", "--out", "runs/two", cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    run = clippo("evaluate", "runs/own", "--data", "shards?held_out=0.5", "--out", "again", cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    assert {row["evaluator"] for row in read_results(cwd / "again/results.json").rows} == {"held_out"}
-    run = clippo("search", "runs/own", "dog", "--top", 3, cwd=cwd)
-    assert len(run.stdout.splitlines()) == 3, run.stderr
+    printed("train", "own", *two, *small, "--out", "runs/two")
+    assert RunFolder("runs/two").config().data.shares == (1.0, 2.0)
+    printed("train", "own", "--resume", "--out", "runs/two")
+    printed("evaluate", "runs/own", "--data", "shards?held_out=0.5", "--out", "again")
+    assert {row["evaluator"] for row in read_results(Path("again/results.json")).rows} == {"held_out"}
+    assert len(printed("search", "runs/own", "dog", "--top", 3).splitlines()) == 3
 
 
 @pytest.mark.slow
