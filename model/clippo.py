@@ -94,6 +94,11 @@ class Clippo(nn.Module):
         return self.logit_scale.device
 
     @property
+    def background(self) -> int:
+        """Grey level behind drawn text, and beneath transparent pixels; white if text is not drawn."""
+        return self.text_input.background if isinstance(self.text_input, RenderedText) else 255
+
+    @property
     def renderer(self) -> TextRenderer:
         """The renderer that draws strings for `encode_text`.
 
@@ -287,7 +292,7 @@ class Clippo(nn.Module):
         if not isinstance(renderer, Renderer):
             raise TypeError(f"renderer must be a clippo.renderer.Renderer, got {type(renderer).__name__}")
         return compose(
-            [rgb_pixels(image) for image in images], texts, renderer, position,
+            [rgb_pixels(image, self.background) for image in images], texts, renderer, position,
             resize=lambda pixels, height, width: resized(pixels, (height, width), self.config.resize),
         )  # fmt: skip
 
@@ -296,8 +301,12 @@ class Clippo(nn.Module):
         return self.encode_image(images) @ self.encode_text(texts).T
 
     def preprocess_image(self, image: Any) -> np.ndarray:
-        """Resize an image to (S, S, 3) uint8, as the model was trained; see `model.preprocess`."""
-        return preprocess_image(image, self.config.image_size, self.config.resize)
+        """Resize an image to (S, S, 3) uint8, as the model was trained; see `model.preprocess`.
+
+        What is transparent takes the background of the text: clippo-dictionary, which was trained on cut-out
+        pictures, finds 84 % of them on its grey, and 7 % on white.
+        """
+        return preprocess_image(image, self.config.image_size, self.config.resize, self.background)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes.

@@ -20,13 +20,14 @@ Resize = Literal["bilinear", "bicubic"]
 WIDE_MODES = ("I", "F")  # beginnings of Pillow's names for more than 8 bits a channel
 
 
-def preprocess_image(image: Any, size: int, how: Resize = "bilinear") -> np.ndarray:
+def preprocess_image(image: Any, size: int, how: Resize = "bilinear", background: int = 255) -> np.ndarray:
     """Resize an image to a square, without keeping its aspect ratio.
 
     Args:
         image: as of `rgb_pixels`.
         size: S, px.
         how: "bilinear" as for the published models, or "bicubic"; see `resized`.
+        background: as of `rgb_pixels`.
 
     Returns:
         (S, S, 3) uint8.
@@ -34,7 +35,7 @@ def preprocess_image(image: Any, size: int, how: Resize = "bilinear") -> np.ndar
     Raises:
         TypeError, ValueError: see `rgb_pixels`.
     """
-    return resized_untraced(rgb_pixels(image), size, how)
+    return resized_untraced(rgb_pixels(image, background), size, how)
 
 
 def resized(pixels: np.ndarray, size: int | tuple[int, int], how: Resize) -> np.ndarray:
@@ -71,15 +72,16 @@ def resized_untraced(pixels: np.ndarray, size: int | tuple[int, int], how: Resiz
     return resize_here(pixels, size, how)
 
 
-def rgb_pixels(image: Any) -> np.ndarray:
+def rgb_pixels(image: Any, background: int = 255) -> np.ndarray:
     """Convert one image to (H, W, 3) uint8.
 
     The EXIF orientation of a PIL image is applied. Images with an alpha channel, and arrays with four
-    channels, are composited on white.
+    channels, are composited on the background.
 
     Args:
         image: a PIL image; or an array or a tensor (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, uint8,
             or floating in [-1, 1]. Where the first and the last axis could both be the channels, the last is.
+        background: grey level, 0 to 255.
 
     Raises:
         TypeError: not an image, or pixels of more than 8 bits, whose white level is unknown.
@@ -111,7 +113,7 @@ def rgb_pixels(image: Any) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(f"image must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, not {shape}")
     if image.shape[2] == 4:
-        image = np.asarray(on_white(Image.fromarray(np.ascontiguousarray(image), "RGBA")))
+        image = np.asarray(on_grey(Image.fromarray(np.ascontiguousarray(image), "RGBA"), background))
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
@@ -136,6 +138,6 @@ def check_range(pixels: Any) -> None:
         )
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+def on_grey(image: Image.Image, background: int) -> Image.Image:
+    plain = Image.new("RGBA", image.size, (background, background, background, 255))
+    return Image.alpha_composite(plain, image).convert("RGB")

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from clippo.index.store import (
     State,
     graph_path,
 )
-from clippo.model import Clippo, RenderedText
+from clippo.model import Clippo
 
 __all__ = ["Report", "build_index", "remove_source"]
 
@@ -296,11 +296,7 @@ def build_index(
         raise UserError(f"cannot write the index {out}: there is no folder {out.parent}")
     pictures, source_name = open_source(source, model.config.image_size)
     if transform is None:
-        transform = SquashConfig(resize=model.config.resize)
-        if isinstance(model.text_input, RenderedText):
-            # In training here, cut-out pictures stand on about the grey of rendered text: clippo-dictionary
-            # finds 84 % of its own first by their English names on this grey, and 7 % on white.
-            transform = replace(transform, background=model.text_input.background)
+        transform = SquashConfig(resize=model.config.resize, background=model.background)
     with IndexWriter.open(out, IndexAbout.of(model, name, transform, thumbnail_px)) as writer:
         report = Update(model, writer, pictures, source_name).run(workers)
         with closing(PictureIndex.open(out)) as index:

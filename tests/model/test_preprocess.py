@@ -92,3 +92,12 @@ def test_very_small_and_very_large_images():
 def test_what_is_no_image(image, error, message):
     with pytest.raises(error, match=message):
         preprocess_image(image, 224)
+
+
+def test_transparent_pixels_take_the_background():
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    expected = np.full((2, 2, 3), 127, np.uint8)
+    expected[0, 0] = (10, 20, 30)
+    np.testing.assert_array_equal(preprocess_image(rgba, 2, background=127), expected)
+    np.testing.assert_array_equal(rgb_pixels(Image.fromarray(rgba), 127), expected)
