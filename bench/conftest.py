@@ -10,8 +10,8 @@ import torch
 
 from clippo.bench.cases import parameters_of
 
-# The cases marked `headline`: of each subject one problem, with every contestant. By the name of the
-# benchmark, the parameters that a case must have.
+# The cases marked `headline`: of each subject one problem, with every contestant but those that a suite calls
+# COMPILED. By the name of the benchmark, the parameters that a case must have.
 HEADLINE: dict[str, dict[str, Any]] = {
     "test_packed": {"which": "both", "N": 197, "heads": "B"},
     "test_varlen": {"which": "both", "mixture": "captions and photographs"},
@@ -42,9 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """
     for item in items:
         wanted = HEADLINE.get(item.originalname)
-        if wanted is not None and wanted.items() <= parameters_of(item).items():
+        if wanted is not None and wanted.items() <= parameters_of(item).items() and not is_compiled(item):
             item.add_marker("headline")
-    items.sort(key=lambda item: parameters_of(item).get("name") in getattr(item.module, "COMPILED", ()))
+    items.sort(key=is_compiled)
+
+
+def is_compiled(item: pytest.Function) -> bool:
+    return parameters_of(item).get("name") in getattr(item.module, "COMPILED", ())
 
 
 @pytest.fixture
