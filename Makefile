@@ -6,7 +6,8 @@
 #   make test-lowest  the tests of the kernels, and the launch table of sm_90, with the lowest versions that
 #                     pyproject.toml allows of all packages; in .venv-lowest, which takes 6 GB
 #   make lint         style and types
-#   make bench        the CPU benchmarks
+#   make bench        one CPU benchmark of each subject beside its peers, as one table
+#   make bench-all    all CPU benchmarks
 #   make docs         the documentation site, in build/site; docs-links follows its links to other sites
 #   make fuzz         every parser of files from outside, ten minutes
 #   make soak         training, drawing, an index and the page for an hour: do memory and files stay flat?
@@ -21,7 +22,7 @@ BIN := .venv/bin
 # A process a core, each with one thread, as the threads of several would wait for one another.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: train test test-slow test-lowest bench claims docs docs-links fuzz lint setup soak
+.PHONY: train test test-slow test-lowest bench bench-all claims docs docs-links fuzz lint setup soak
 
 train: setup
 	$(BIN)/clippo train emoji --out runs/emoji --resume
@@ -41,8 +42,16 @@ test-lowest: setup
 	$(BIN)/python -m clippo_kernels.aot --arch sm_90
 	$(PYTEST) -m "not long" tests/clippo_kernels tests/bench/test_tune.py
 
-bench: export BENCH := 1
+bench bench-all: export BENCH := 1
+# Smaller searches than those of the tables: the whole ones take minutes.
+bench: export CLIPPO_BENCH_INDEX := 20000
+bench: export CLIPPO_BENCH_RETRIEVAL := 5000
 bench: setup
+	@mkdir -p .benchmarks
+	$(BIN)/python -m pytest bench -m headline --benchmark-quiet --benchmark-json=.benchmarks/headline.json
+	$(BIN)/python -m clippo.bench.report .benchmarks/headline.json --summary
+
+bench-all: setup
 	$(BIN)/python -m pytest bench
 
 claims: setup

@@ -3,6 +3,7 @@
     pytest bench/suites/bench_patch_embed.py --benchmark-json=benchmarks.json
     python -m clippo.bench.report benchmarks.json              writes bench/results/<device>/...json
     python -m clippo.bench.report benchmarks.json --out DIR    writes DIR/<device>/...json
+    python -m clippo.bench.report benchmarks.json --summary    prints one table of all and writes nothing
 
 `python -m clippo.bench.gpu` does all of it on a GPU.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "path_of",
     "row_of",
     "steps_table",
+    "summary",
     "table",
     "write",
 ]
@@ -143,6 +145,22 @@ def rates_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def summary(rows: list[Row]) -> str:
+    """As Markdown, a line a benchmark: its median time with the interquartile range, and that time as a
+    multiple of ours where the group has one of ours.
+    """
+    ours = {row["group"]: row["median_us"] for row in rows if row["name"] == OURS}
+    lines = [
+        [
+            f"{row['group']}: {row['name']}",
+            f"{row['median_us'] / 1e3:.4g} ± {row['spread']:.0%}",
+            f"{row['median_us'] / ours[row['group']]:.2f}x" if row["group"] in ours else "",
+        ]
+        for row in sorted(rows, key=lambda row: row["group"])
+    ]
+    return markdown(["", "ms", "of clippo's"], lines)
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table whose first column is a label and whose other columns are figures."""
     rule = "|---|" + "--:|" * (len(header) - 1)
@@ -171,8 +189,12 @@ def main() -> int:
     )
     parser.add_argument("benchmarks", type=Path, help="the JSON that pytest-benchmark wrote")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--summary", action="store_true", help="print one table of all, and write nothing")
     arguments = parser.parse_args()
     rows = rows_of(json.loads(arguments.benchmarks.read_text())["benchmarks"])
+    if arguments.summary:
+        print(summary(rows))
+        return 0
     if rates := [row for row in rows if "strings_per_s" in row]:
         print(rates_table(rates))
     if len(rates) < len(rows):

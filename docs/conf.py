@@ -22,6 +22,7 @@ linkcheck_ignore = [r"https?://127\.0\.0\.1"]
 
 # Files beside this folder that the site shows as pages, with the pages that include them.
 INCLUDED = {
+    "../CHANGELOG.md": "changelog.md",
     "../CONTRIBUTING.md": "contributing.md",
     "../SECURITY.md": "security.md",
     "../model/pretrained/clippo-dictionary/README.md": "model_card.md",

@@ -1,3 +1,7 @@
+import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,3 +66,18 @@ def test_tests_of_all_ops_run_in_turn():
 def test_names_of_cases():
     case = cases.case_of("bench/suites/bench_patch_embed.py::test_on_device[clippo-224/16-256]")
     assert case == "bench_patch_embed.py::test_on_device[clippo-224/16-256]"
+
+
+@pytest.mark.slow
+def test_every_suite_but_those_for_gpus_has_a_headline_case():
+    """And each name in HEADLINE is that of a benchmark, with parameters that one of its cases has."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "bench", "-m", "headline", "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    found = {tuple(re.split(r"::|\[", line)[:2]) for line in done.stdout.splitlines() if "::" in line}
+    suites = {str(file.relative_to(root)) for file in (root / "bench" / "suites").glob("bench_*.py")}
+    assert suites - {suite for suite, _ in found} == {"bench/suites/bench_training_step.py"}
+    conftest = ast.parse((root / "bench" / "conftest.py").read_text())
+    (headline,) = (node.value for node in ast.walk(conftest) if isinstance(node, ast.AnnAssign))
+    assert {name for _, name in found} == ast.literal_eval(headline).keys()

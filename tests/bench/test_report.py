@@ -89,3 +89,18 @@ def test_command(monkeypatch, capsys, tmp_path):
     written = json.loads(path.read_text())
     assert written["rows"] == report.rows_of([benchmark])
     assert written["provenance"].keys() >= {"device", "torch", "triton", "commit", "date"}
+
+
+def test_a_summary_has_a_line_for_each_benchmark():
+    rows = [
+        row("b", "alone", 2500.0),
+        row("a", "clippo", 100.0),
+        row("a", "sdpa", 130.0),
+        row("b", "another", 1.0),
+    ]
+    assert report.summary(rows).splitlines()[2:] == [
+        "| a: clippo | 0.1 ± 2% | 1.00x |",
+        "| a: sdpa | 0.13 ± 2% | 1.30x |",
+        "| b: alone | 2.5 ± 2% |  |",
+        "| b: another | 0.001 ± 2% |  |",
+    ]
