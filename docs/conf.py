@@ -26,8 +26,10 @@ linkcheck_ignore = [r"https?://127\.0\.0\.1"]
 
 DOCS = Path(__file__).resolve().parent
 INCLUDED = {  # files of the repository, and the pages that show them
+    DOCS.parent / "CHANGELOG.md": "changelog.md",
     DOCS.parent / "CONTRIBUTING.md": "contributing.md",
     DOCS.parent / "SECURITY.md": "security.md",
+    DOCS.parent / "examples/README.md": "examples.md",
     DOCS.parent / "model/pretrained/clippo-dictionary/README.md": "model_card.md",
 }
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
