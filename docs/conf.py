@@ -1,5 +1,9 @@
 """Settings of Sphinx for the site that `make docs` builds from this folder into build/site."""
 
+import os
+import re
+from pathlib import Path
+
 from clippo_kernels import __version__
 
 project = "CLIPPO kernels"
@@ -20,19 +24,38 @@ napoleon_use_ivar = True  # a field that is also an attribute is described once
 
 linkcheck_ignore = [r"https?://127\.0\.0\.1"]
 
-# Files beside this folder that the site shows as pages, with the pages that include them.
-INCLUDED = {
-    "../CHANGELOG.md": "changelog.md",
-    "../CONTRIBUTING.md": "contributing.md",
-    "../SECURITY.md": "security.md",
-    "../model/pretrained/clippo-dictionary/README.md": "model_card.md",
+DOCS = Path(__file__).resolve().parent
+INCLUDED = {  # files of the repository, and the pages that show them
+    DOCS.parent / "CHANGELOG.md": "changelog.md",
+    DOCS.parent / "CONTRIBUTING.md": "contributing.md",
+    DOCS.parent / "SECURITY.md": "security.md",
+    DOCS.parent / "examples/README.md": "examples.md",
+    DOCS.parent / "model/pretrained/clippo-dictionary/README.md": "model_card.md",
 }
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 
 
-def link_to_pages(app, name, source):
-    """Let links to files that a page includes lead to that page."""
-    for file, page in INCLUDED.items():
-        source[0] = source[0].replace(f"]({file}", f"]({page}")
+def linked(text, folder):
+    """Let links of a page in a folder lead to pages of the site, or else to the files, as downloads."""
+
+    def link(match):
+        file = (folder / match[1]).resolve()
+        if not file.is_file():
+            return match[0]
+        if file in INCLUDED:
+            return f"](/{INCLUDED[file]}"
+        is_of_site = file.is_relative_to(DOCS)
+        return f"]({'' if is_of_site else 'path:'}/{os.path.relpath(file, DOCS)}"
+
+    return LINK.sub(link, text)
+
+
+def link_page(app, name, source):
+    source[0] = linked(source[0], (DOCS / name).parent)
+
+
+def link_included(app, path, name, source):
+    source[0] = linked(source[0], (DOCS / path).resolve().parent)
 
 
 def show_as_code(app, what, name, object_, options, lines):
@@ -43,5 +66,6 @@ def show_as_code(app, what, name, object_, options, lines):
 
 
 def setup(app):
-    app.connect("source-read", link_to_pages)
+    app.connect("source-read", link_page)
+    app.connect("include-read", link_included)
     app.connect("autodoc-process-docstring", show_as_code)

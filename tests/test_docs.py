@@ -19,7 +19,9 @@ from clippo.model import Clippo, create_model, save_big_vision
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    page for places in ("*.md", "docs/*.md", "model/pretrained/*/*.md") for page in sorted(ROOT.glob(places))
+    page
+    for places in ("*.md", "docs/*.md", "examples/*.md", "model/pretrained/*/*.md")
+    for page in sorted(ROOT.glob(places))
 ]
 BLOCK = re.compile(
     r"^```python(?: needs (?P<needed>\S+))?\n(?P<code>.*?)^```\n(?:\n```\n(?P<printed>.*?)^```)?",
