@@ -5,8 +5,8 @@
 
 is the `clippo` program with one more kind of source, `shapes:`, for every command that takes one. The run
 trains on 100 names, such as "small red circle", and then finds the pictures of 20 others: the first one is
-right in 90 % of the cases (R@1; chance is 5 %). The same file in `clippo/data/`, without its last two lines,
-is found without being run.
+right in 90 % of the cases (R@1; chance is 5 %). The same classes in a file in `clippo/data/` are
+found without a script.
 """
 
 from dataclasses import dataclass
