@@ -22,12 +22,10 @@ NAMES = ["dog", "fraise", "ракета", "比萨饼"]  # each in another langua
 
 
 def pictures(titles: list[str]) -> list[Image.Image]:
-    """Pictures of the package by their English names, on the grey on which the model has learned them."""
+    """Pictures of the package by their English names."""
     index = PictureIndex.open("clippo-dictionary")
     ids = {index.entry(id).title: id for id in index.ids.tolist()}
-    found = [Image.open(io.BytesIO(index.thumbnail(ids[title]))) for title in titles]
-    grey = [Image.new("RGBA", picture.size, (127, 127, 127)) for picture in found]
-    return [Image.alpha_composite(*both).convert("RGB") for both in zip(grey, found, strict=True)]
+    return [Image.open(io.BytesIO(index.thumbnail(ids[title]))) for title in titles]
 
 
 def main() -> None:
