@@ -94,8 +94,8 @@ class Clippo(nn.Module):
         return self.logit_scale.device
 
     @property
-    def background(self) -> int:
-        """Grey level behind drawn text, and beneath transparent pixels; white if text is not drawn."""
+    def image_background(self) -> int:
+        """Grey level beneath transparent pixels: that behind drawn text, white if text is not drawn."""
         return self.text_input.background if isinstance(self.text_input, RenderedText) else 255
 
     @property
@@ -292,7 +292,7 @@ class Clippo(nn.Module):
         if not isinstance(renderer, Renderer):
             raise TypeError(f"renderer must be a clippo.renderer.Renderer, got {type(renderer).__name__}")
         return compose(
-            [rgb_pixels(image, self.background) for image in images], texts, renderer, position,
+            [rgb_pixels(image, self.image_background) for image in images], texts, renderer, position,
             resize=lambda pixels, height, width: resized(pixels, (height, width), self.config.resize),
         )  # fmt: skip
 
@@ -306,7 +306,7 @@ class Clippo(nn.Module):
         What is transparent takes the background of the text: clippo-dictionary, which was trained on cut-out
         pictures, finds 84 % of them on its grey, and 7 % on white.
         """
-        return preprocess_image(image, self.config.image_size, self.config.resize, self.background)
+        return preprocess_image(image, self.config.image_size, self.config.resize, self.image_background)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Turn strings into the input of `embed_texts`, on the CPU: (B, S, S) uint8 pixels, or bytes.

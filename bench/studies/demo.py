@@ -38,7 +38,7 @@ from clippo.index import PictureIndex, build_index
 from clippo.results import ROOT, Row, provenance
 from clippo.training.run_folder import load_model, with_renderer
 
-__all__ = ["chromium", "serving"]
+__all__ = ["WORDS", "chromium", "serving"]
 
 WORDS = ["strawberry", "perro", "Schmetterling", "собака", "فراولة", "कुत्ता", "草莓", "いちご", "딸기", "🐕"]
 KEY_S = 0.3

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clippo.renderer import Renderer, renderer_configs
 
-__all__ = ["main"]
+__all__ = ["main", "texts_of"]
 
 SIZE = 224
 BATCH = 250

@@ -296,7 +296,7 @@ def build_index(
         raise UserError(f"cannot write the index {out}: there is no folder {out.parent}")
     pictures, source_name = open_source(source, model.config.image_size)
     if transform is None:
-        transform = SquashConfig(resize=model.config.resize, background=model.background)
+        transform = SquashConfig(resize=model.config.resize, background=model.image_background)
     with IndexWriter.open(out, IndexAbout.of(model, name, transform, thumbnail_px)) as writer:
         report = Update(model, writer, pictures, source_name).run(workers)
         with closing(PictureIndex.open(out)) as index:

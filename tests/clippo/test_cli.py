@@ -218,24 +218,25 @@ def test_own_data_from_the_first_look_to_the_measure(cwd, monkeypatch, capsys):
         return capsys.readouterr().out
 
     source = EmojiConfig(languages=("en",)).build("all", image_size=48)
-    Path("photos").mkdir()
+    photos = cwd / "photos"
+    photos.mkdir()
     for number in range(40):
         example = source[30 * number]
-        Path(f"photos/{number}.png").write_bytes(png(example.image))
-        Path(f"photos/{number}.txt").write_text(example.texts[0].text)
-    found = printed("data", "check", "photos", "--sheet", "pairs.png", "--size", 96)
+        (photos / f"{number}.png").write_bytes(png(example.image))
+        (photos / f"{number}.txt").write_text(example.texts[0].text)
+    found = printed("data", "check", photos, "--sheet", "pairs.png", "--size", 96)
     assert found.startswith("40 examples, 40 texts\nbroken: 0\n")
     with Image.open("pairs.png") as picture:
         assert picture.size == (4 * (2 * 96 + 24), 6 * 104 + 8)
-    assert printed("data", "convert", "photos", "--to", "shards") == "shards: 1 tars, 0 examples left out\n"
+    assert printed("data", "convert", photos, "--to", "shards") == "shards: 1 tars, 0 examples left out\n"
     small = "--steps 4 --warmup-steps 1 --model.width 48 --model.depth 1 --workers 0".split()
-    assert "any/text_to_image" in printed("train", "own", "--data", "folder:photos?held_out=0.2", *small)
+    assert "any/text_to_image" in printed("train", "own", "--data", f"folder:{photos}?held_out=0.2", *small)
     assert RunFolder("runs/own").config().data.held_out == 0.2
-    two = ["--data", "photos?held_out=0.2=1", "--data", "shards=2"]
+    two = ["--data", f"{photos}?held_out=0.2=1", "--data", f"{cwd}/shards=2"]
     printed("train", "own", *two, *small, "--out", "runs/two")
     assert RunFolder("runs/two").config().data.shares == (1.0, 2.0)
     printed("train", "own", "--resume", "--out", "runs/two")
-    printed("evaluate", "runs/own", "--data", "shards?held_out=0.5", "--out", "again")
+    printed("evaluate", "runs/own", "--data", f"{cwd}/shards?held_out=0.5", "--out", "again")
     assert {row["evaluator"] for row in read_results(Path("again/results.json")).rows} == {"held_out"}
     assert len(printed("search", "runs/own", "dog", "--top", 3).splitlines()) == 3
 
