@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_examples_train_from_the_command_line(tmp_path):
     for package in ("clippo", "clippo_kernels"):
         shutil.copytree(

@@ -79,6 +79,7 @@ def test_a_damaged_shard_gives_way_to_the_checkpoint_before(whole):
     assert losses(whole) == before
 
 
+@pytest.mark.long
 def test_one_process_without_torchrun_is_refused(tiny_config, tmp_path, whole):
     with pytest.raises(UserError, match="parallel must be ddp without torchrun"):
         train(dataclasses.replace(tiny_config, parallel="fsdp"), tmp_path / "run")
