@@ -1,6 +1,6 @@
 """The commands of the guides, run as they stand, one page after another in a folder of its own.
 
-A folder has what a reader would have: pictures with texts, as a folder and a table, an index and two runs.
+A folder has what a reader would have: pictures with texts or classes, a table, an index and two runs.
 A training takes four steps, a page is served for some seconds, and eight processes are two. Commands are left
 out that need what is not at hand, or that other tests run: see LEFT_OUT.
 """
@@ -64,6 +64,9 @@ def home(tmp_path_factory) -> Path:
         name = f"photos/{'first' if number % 2 else 'second'}/{number}"
         (folder / f"{name}.png").write_bytes(png(example.image))
         (folder / f"{name}.txt").write_text(text)
+        flower = folder / name.replace("photos", "flowers")
+        flower.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / f"{name}.png", flower.with_suffix(".png"))
         rows.append(f'{name}.png,"{text}"')
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     shutil.copy(folder / "photos/first/3.png", folder / "fish.jpg")
