@@ -30,7 +30,7 @@ BLOCK = re.compile(
 
 
 def python_blocks():
-    """What each block needs, its code, and what it prints where the page shows that."""
+    """The need of each block, its code, and its output where the page shows that."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):

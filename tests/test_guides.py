@@ -52,7 +52,7 @@ def commands_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """What a reader has."""
+    """The files of a reader."""
     folder = tmp_path_factory.mktemp("home")
     source = EmojiConfig(languages=("en",)).build("all", image_size=64)
     for kind in ("first", "second"):

@@ -122,7 +122,7 @@ def held_by(pid: int) -> dict[str, float]:
 
 
 def growth(rows: list[Row], name: str, what: str) -> tuple[float, float]:
-    """What a part held in the second and in the last quarter of the time."""
+    """The amounts that a part held in the second and in the last quarter of the time."""
     values = [row[what] for row in rows if row["name"] == name]
     quarter, of = len(values) // 4, statistics.median if what == "mib" else max
     return of(values[quarter : 2 * quarter]), of(values[-quarter:])

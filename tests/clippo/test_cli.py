@@ -213,7 +213,7 @@ def test_own_data_from_the_first_look_to_the_measure(cwd, monkeypatch, capsys):
     monkeypatch.chdir(cwd)
 
     def printed(*arguments: object) -> str:
-        """What a verb prints. One process runs all of them, because each would import PyTorch."""
+        """The output of a verb. One process runs all of them, because each would import PyTorch."""
         main([*map(str, arguments)])
         return capsys.readouterr().out
 
