@@ -11,11 +11,12 @@ where `test_fuzz.py` reads it from then on. `make fuzz` installs Atheris.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--inside"]:  # before anything is imported, which would not be instrumented then
+        fuzz(sys.argv[2], int(sys.argv[3]))
     from tests.fuzz.parsers import PARSERS
 
     parser = argparse.ArgumentParser(
@@ -34,22 +37,23 @@ def main() -> int:
         "parsers", nargs="*", choices=[[], *PARSERS], metavar="PARSER", help=f"some of {', '.join(PARSERS)}"
     )
     parser.add_argument("--seconds", type=int, default=30, help="for each parser")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.inside:
-        fuzz(arguments.parsers[0], arguments.seconds)
-    failed = []
+    failed = False
     for name in tqdm(arguments.parsers or PARSERS, unit="parser"):
-        command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(arguments.seconds), "--inside"]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        command = [sys.executable, "-m", "tests.fuzz", "--inside", name, str(arguments.seconds)]
+        with TemporaryDirectory() as work:  # libFuzzer ends its process without cleaning up
+            environment = os.environ | {"TMPDIR": work}
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, errors="replace", check=False
+            )
         runs = re.findall(r"^#(\d+)", done.stderr, re.MULTILINE)
         tqdm.write(
             f"{name:16}{int(runs[-1]) if runs else 0:>10,} inputs  {'failed' if done.returncode else 'ok'}"
         )
         if done.returncode:
-            failed.append(name)
+            failed = True
             tqdm.write(done.stderr[-3000:])
-    return 1 if failed else 0
+    return int(failed)
 
 
 def fuzz(name: str, seconds: int) -> None:
@@ -62,16 +66,16 @@ def fuzz(name: str, seconds: int) -> None:
         from tests.fuzz.parsers import PARSERS
 
     parser = PARSERS[name]
-    with TemporaryDirectory() as work:
-        seeds, folder = Path(work, "seeds"), Path(work, "input")
-        seeds.mkdir()
-        folder.mkdir()
-        for number, content in enumerate(parser.seeds()):
-            (seeds / str(number)).write_bytes(content)
-        limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=1048576"]
-        options = [name, *limits, f"-artifact_prefix={CORPUS}/{name}-", str(seeds)]
-        atheris.Setup(options, lambda data: parser(folder, data))
-        atheris.Fuzz()
+    work = Path(mkdtemp())
+    seeds, folder = work / "seeds", work / "input"
+    seeds.mkdir()
+    folder.mkdir()
+    for number, content in enumerate(parser.seeds()):
+        (seeds / str(number)).write_bytes(content)
+    limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=1048576"]
+    options = [name, *limits, f"-artifact_prefix={CORPUS}/{name}-", str(seeds)]
+    atheris.Setup(options, lambda data: parser(folder, data))
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
