@@ -145,10 +145,13 @@ class RowGroups:
 
     def read(self, group: int, columns: Sequence[str]) -> Any:
         """Some columns of a row group: a pyarrow.Table or RecordBatch."""
-        if not self.parquet:
-            return self.batches[group].select(list(columns))
         try:
-            return self.parquet.read_row_group(group, columns=list(columns))
+            if self.parquet:
+                rows = self.parquet.read_row_group(group, columns=list(columns))
+            else:
+                rows = self.batches[group].select(list(columns))
+            rows.validate(full=True)  # such as strings that are not UTF-8
+            return rows
         except (self.arrow.ArrowException, OSError) as error:
             raise UserError(f"{self.file}, row group {group}: {' '.join(str(error).split())}") from error
 
