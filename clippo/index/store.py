@@ -627,7 +627,8 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (sqlite3.Error, ValueError, zlib.error) as error:  # the last two of content that is damaged
+    # The last three come of damaged content: TypeError of a value that SQLite has as another type, or as none.
+    except (sqlite3.Error, ValueError, TypeError, zlib.error) as error:
         raise UserError(f"cannot {doing} the index {path}: {error}") from error
 
 
