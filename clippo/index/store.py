@@ -627,7 +627,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # The last three come of damaged content: TypeError of a value that SQLite has as another type, or as none.
+    # The last three come of damaged content: TypeError of a value that has another type, or is missing.
     except (sqlite3.Error, ValueError, TypeError, zlib.error) as error:
         raise UserError(f"cannot {doing} the index {path}: {error}") from error
 
